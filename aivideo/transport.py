@@ -1,0 +1,295 @@
+"""Bytes to the service and back: the one file that names aiohttp's client.
+
+Everything above asks a :class:`Transport`, a Protocol of three methods, so a test or a proxy of
+one's own can stand in its place. aiohttp's errors become ours here, each with the one fact that
+money depends on: may a byte of the request have been written?
+
+How :class:`AiohttpTransport` knows: a request's bytes are written only after the connector has
+handed out a connection, so its ``connect`` is where "not a byte" ends. Whatever fails before that
+(no route, DNS, TLS, a proxy that refused ``CONNECT``, a timeout while connecting) is provably
+unsent; whatever fails after it is not, whichever exception it raises. This errs on the safe side
+only: a connection that dies between the two counts as written.
+
+Three habits of HTTP clients are switched off, since each would send a paid POST twice or unseen
+(tried against aiohttp 3.14; pinned by ``tests/shell/test_transport.py``):
+
+* A redirect is an answer, not an order: a 307 would carry the POST's body to another origin.
+* aiohttp silently sends a GET again when a reused connection turns out dead. Here the second
+  ``connect`` of one request is refused, so each request the pace granted is at most one request.
+* Servers close idle connections, and a POST that meets the closing one is lost in a way nobody
+  can tell from taken. So a POST goes only over a connection that is fresh or was in use a moment
+  ago (``POST_MAX_IDLE``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
+
+from aivideo.errors import APIConnectionError, APITimeoutError
+from aivideo.sansio.wire import Answer
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+
+    import aiohttp
+
+POST_MAX_IDLE = 0.5
+"""Seconds a connection may have lain idle and still carry a POST. Common servers close after 5 s
+and more; under half a second of it, the race is theirs to lose."""
+
+_KEPT_HEADERS = ("retry-after", "date", "x-request-id", "content-type", "location")
+
+
+class Incoming(Protocol):
+    """A streamed answer: ``status``, ``headers`` with lower-case names, and the body in chunks."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            APIConnectionError: the connection broke before the body's promised end.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """What carries requests. A fake in a test needs no more than these."""
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+    ) -> Answer:
+        """Send one request exactly once, follow nothing, and return the whole answer.
+
+        Args:
+            method: "GET" or "POST".
+            url: the absolute URL, percent-encoded.
+            headers: to be sent as they are; the key is among them.
+            body: JSON, or None.
+            timeout: seconds for all of it, connecting included.
+
+        Raises:
+            APIConnectionError: no answer; ``written`` says whether a byte may have left.
+            APITimeoutError: no answer within ``timeout``; likewise.
+        """
+        ...
+
+    def stream(
+        self, url: str, headers: Mapping[str, str], timeout: float
+    ) -> AbstractAsyncContextManager[Incoming]:
+        """Open ``url``, which is a stranger's (a result's): no key goes there.
+
+        Args:
+            url: the absolute URL, used as it is.
+            headers: to be sent as they are; never an ``Authorization``.
+            timeout: seconds without a byte after which it counts as broken.
+
+        Raises:
+            APIConnectionError: no answer.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class _Passage:
+    """One request on its way: whether a connection was handed out for it, and which."""
+
+    __slots__ = ("protocol", "written")
+
+    def __init__(self) -> None:
+        self.written = False
+        self.protocol: object | None = None
+
+
+_passage: ContextVar[_Passage] = ContextVar("aivideo_passage")
+
+
+@cache
+def _connector_class() -> type[aiohttp.TCPConnector]:
+    import aiohttp  # here: importing aivideo must not cost what aiohttp costs
+
+    class Connector(aiohttp.TCPConnector):
+        """A TCPConnector that notes when a connection is handed out, and hands out one a request."""
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.last_used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+
+        async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109  its signature
+            passage = _passage.get()
+            if passage.written:
+                raise aiohttp.ClientConnectionError("not sent again: one request, one sending")
+            while True:
+                connection = await super().connect(req, traces, timeout)
+                protocol = connection.protocol
+                since = self.last_used.get(protocol)
+                if (
+                    since is None
+                    or req.method != "POST"
+                    or 0 <= asyncio.get_running_loop().time() - since <= POST_MAX_IDLE
+                ):
+                    break
+                connection.close()
+            passage.protocol = protocol
+            passage.written = True
+            return connection
+
+    return Connector
+
+
+class AiohttpTransport:
+    """The transport that a :class:`~aivideo.Session` uses unless it is given another.
+
+    Args:
+        proxy: URL of an HTTP proxy for all requests.
+        ssl: an ``ssl.SSLContext`` of your own (a private certificate authority, say).
+        trust_env: take proxies from ``HTTPS_PROXY`` and its kin.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        trust_env: bool = False,
+    ) -> None:
+        self._proxy = proxy
+        self._ssl = ssl
+        self._trust_env = trust_env
+        self._api: aiohttp.ClientSession | None = None
+        self._results: aiohttp.ClientSession | None = None
+        self._last_used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<AiohttpTransport {'closed' if self._closed else 'open'}>"
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+    ) -> Answer:
+        """Send one request exactly once; see :meth:`Transport.send`."""
+        session = self._api or self._open()
+        import aiohttp
+        import yarl
+
+        passage = _Passage()
+        token = _passage.set(passage)
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                session.request(
+                    method,
+                    yarl.URL(url, encoded=True),
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                ) as response,
+            ):
+                content = await response.read()
+                kept: dict[str, str] = {}
+                if response.status != 200:
+                    found = response.headers
+                    kept = {name: found[name] for name in _KEPT_HEADERS if name in found}
+        except TimeoutError:
+            raise APITimeoutError(
+                f"no answer to {method} within {timeout:g} s"
+                + ("" if passage.written else " (never connected)"),
+                written=passage.written,
+            ) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # ValueError: what aiohttp raises for an answer that is no HTTP, or a header that cannot be.
+            raise APIConnectionError(
+                f"{method} failed: {type(error).__name__}: {error}", written=passage.written
+            ) from None
+        finally:
+            _passage.reset(token)
+        self._last_used[passage.protocol] = asyncio.get_running_loop().time()
+        return Answer(response.status, content, kept)
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str], timeout: float
+    ) -> AsyncIterator[Incoming]:
+        """Open a result's URL without a key; see :meth:`Transport.stream`."""
+        if self._results is None:
+            self._open()
+        session = self._results
+        assert session is not None
+        import aiohttp
+        import yarl
+
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
+        try:
+            response = await session.get(
+                yarl.URL(url, encoded=True), headers=headers, timeout=limits, proxy=self._proxy
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # Not chained, and without its text: both may hold the signed URL.
+            raise APIConnectionError(
+                f"the result's origin did not answer: {type(error).__name__}", written=True
+            ) from None
+        try:
+            yield _AiohttpIncoming(response)
+        finally:
+            response.release() if response.content.at_eof() else response.close()
+
+    async def aclose(self) -> None:
+        """Close every connection; a closed transport sends nothing more."""
+        self._closed = True
+        sessions, self._api, self._results = (self._api, self._results), None, None
+        for session in sessions:
+            if session is not None:
+                await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise APIConnectionError("the transport is closed", written=False)
+        import aiohttp
+
+        settings: dict[str, Any] = {"limit": 0}  # the limiter bounds what is in flight
+        if self._ssl is not None:
+            settings["ssl"] = self._ssl
+        connector = _connector_class()(**settings)
+        self._last_used = connector.last_used  # type: ignore[attr-defined]  # made in this file
+        common: dict[str, Any] = {
+            "cookie_jar": aiohttp.DummyCookieJar(),
+            "timeout": aiohttp.ClientTimeout(total=None),  # send() has the one deadline
+            "trust_env": self._trust_env,
+        }
+        self._api = aiohttp.ClientSession(connector=connector, **common)
+        self._results = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(**settings), auto_decompress=False, **common
+        )
+        return self._api
+
+
+class _AiohttpIncoming:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = {
+            name.lower(): value for name, value in response.headers.items()
+        }
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        import aiohttp
+
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise APIConnectionError(
+                f"the result broke off: {type(error).__name__}", written=True
+            ) from None
