@@ -56,7 +56,7 @@ class Rule(Protocol):
 
 @frozen
 class Text:
-    """Text of 1 to ``max_characters`` characters (Unicode code points, not bytes), not all blank."""
+    """Text of 1 to ``max_characters`` characters (code points, not bytes), not all blank."""
 
     name: str
     max_characters: int = 5000
@@ -82,7 +82,7 @@ class Text:
 
 @frozen
 class Choice:
-    """One of a few values, of exactly their type (``"8"`` and ``8.0`` and ``True`` are not ``8``)."""
+    """One of a few values, of exactly their type: ``"8"``, ``8.0`` and ``True`` are not ``8``."""
 
     name: str
     values: tuple[int | str, ...]
@@ -266,10 +266,10 @@ def names() -> tuple[str, ...]:
     return tuple(_models)
 
 
-def dollars(credits: int) -> Decimal:
+def dollars(amount: int) -> Decimal:
     """Credits as US dollars, exactly.
 
     >>> dollars(100)
     Decimal('0.500')
     """
-    return DOLLARS_PER_CREDIT * credits
+    return DOLLARS_PER_CREDIT * amount

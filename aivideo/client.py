@@ -39,7 +39,9 @@ class Secret:
         return "<secret>"
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
-        raise TypeError("an API key is not pickled; take it from AIVIDEO_API_KEY where it is needed")
+        raise TypeError(
+            "an API key is not pickled; take it from AIVIDEO_API_KEY where it is needed"
+        )
 
 
 def read_key(api_key: str | None) -> Secret:
@@ -56,9 +58,13 @@ def read_key(api_key: str | None) -> Secret:
             "(to try without one: `aivideo demo`, or `aivideo simulate` and any key sk-…)"
         )
     if not key.startswith("sk-") or len(key) < 4:
-        raise ConfigurationError("the API key must start with 'sk-': copy it whole from the dashboard")
+        raise ConfigurationError(
+            "the API key must start with 'sk-': copy it whole from the dashboard"
+        )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError("the API key holds a space or an unprintable character: copy it again")
+        raise ConfigurationError(
+            "the API key holds a space or an unprintable character: copy it again"
+        )
     return Secret(key)
 
 
@@ -136,7 +142,9 @@ class Client:
         allow_insecure: bool = False,
     ) -> None:
         if not request_timeout > 0:
-            raise ConfigurationError(f"request_timeout={request_timeout!r} must be more than 0 seconds")
+            raise ConfigurationError(
+                f"request_timeout={request_timeout!r} must be more than 0 seconds"
+            )
         self._key = read_key(api_key)
         self.base_url = read_base_url(base_url, insecure=allow_insecure)
         self.request_timeout = request_timeout
@@ -177,9 +185,7 @@ class Client:
             case other:
                 raise other.error
 
-    async def submit(
-        self, request: Request, *, callback_url: str | None = None
-    ) -> verdict.Verdict:
+    async def submit(self, request: Request, *, callback_url: str | None = None) -> verdict.Verdict:
         """``POST`` a paid generation, once, and judge what came of it; raises nothing of ours."""
         heard: wire.Answer | APIConnectionError
         try:
@@ -206,7 +212,7 @@ class Client:
 
     async def credits(self) -> Credits:
         """``GET`` the balance; raises like :meth:`retrieve`."""
-        return _read(await self._send(wire.credits()), wire.read_credits)
+        return _read(await self._send(wire.balance()), wire.read_credits)
 
     async def _send(self, message: wire.Message) -> wire.Answer:
         headers = {"Authorization": f"Bearer {self._key.reveal()}", "User-Agent": _USER_AGENT}

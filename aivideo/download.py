@@ -33,13 +33,17 @@ STALL_TIMEOUT = 60.0
 
 
 async def save(
-    task: CompletedTask, target: str | os.PathLike[str], transport: Transport, *, url: str | None = None
+    task: CompletedTask,
+    target: str | os.PathLike[str],
+    transport: Transport,
+    *,
+    url: str | None = None,
 ) -> Path:
     """Fetch a completed task's first result to ``target``.
 
     Args:
         task: whose ``urls[0]`` to fetch.
-        target: the file to make; its folder is made too; a file of that name is replaced at the end.
+        target: the file to make, folder and all; a file of that name is replaced at the end.
         transport: what to fetch with.
         url: another of its URLs.
 

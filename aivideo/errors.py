@@ -21,7 +21,7 @@
     ├── APIConnectionError          no answer: no connection, or one that broke
     │   └── APITimeoutError         no answer in time
     ├── ResponseError               an answer, but not one that this API documents
-    ├── SubmitUnknownError          a paid POST whose fate is not known; it is never sent again by itself
+    ├── SubmitUnknownError          a paid POST whose fate is not known; never sent again by itself
     ├── TaskFailedError             the task ended as failed (its credits come back by themselves)
     ├── WaitTimeoutError            we stopped waiting; the job goes on
     ├── SessionClosedError          the session closed while somebody waited; the job goes on
@@ -159,7 +159,7 @@ class BadRequestError(InvalidRequestError, APIStatusError):
 
 
 class AuthenticationError(APIStatusError):
-    """HTTP 401 ``invalid_api_key``: the key is invalid, disabled or deleted, or the account blocked."""
+    """HTTP 401 ``invalid_api_key``: the key is invalid, disabled or deleted; account blocked."""
 
     _cure = (
         "Check AIVIDEO_API_KEY: it must start with 'sk-', be enabled, and its account not blocked."
@@ -211,13 +211,11 @@ class SpendLimitError(APIStatusError):
     Not a :class:`RateLimitError`: slowing down does not help.
     """
 
-    _cure = (
-        "Raise the key's spend cap or wait until it resets, then call session.resume_submits()."
-    )
+    _cure = "Raise the key's spend cap or wait until it resets, then call session.resume_submits()."
 
 
 class InternalServerError(APIStatusError):
-    """HTTP 500 ``internal_error``: the service's own fault. Whether a task was made is not documented."""
+    """HTTP 500 ``internal_error``: the service's fault. Whether a task was made is undocumented."""
 
     _cure = (
         "Of a create, it is not documented whether it was charged: it is not sent again by itself."

@@ -173,7 +173,7 @@ class Limiter:
         )
 
     def _now(self) -> float:
-        return self._clock() if self._clock else asyncio.get_running_loop().time()
+        return (self._clock or asyncio.get_running_loop().time)()
 
     def _pump(self) -> None:
         """Grant what may be granted now, and set the timer for the next."""

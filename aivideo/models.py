@@ -76,10 +76,10 @@ class Sora2:
     def credits(self) -> int:
         """What it costs, in credits: 25 a second ("定价")."""
         price = catalog.find(self.model).price
-        credits = None if price is None else price.credits(self.input)
-        if credits is None:  # only by a catalogue entry that somebody replaced by one without price
+        amount = None if price is None else price.credits(self.input)
+        if amount is None:  # only by a catalogue entry that somebody replaced by one without price
             raise InvalidRequestError(f"the catalogue has no price for {self.model}; register one")
-        return credits
+        return amount
 
     @property
     def dollars(self) -> Decimal:
@@ -130,7 +130,10 @@ class Generation:
             copied = orjson.loads(orjson.dumps(dict(self.input)))
         except (TypeError, ValueError) as error:
             raise InvalidRequestError.because(
-                "input", self.input, f"is not JSON ({error})", "use str, int, float, bool, list, dict"
+                "input",
+                self.input,
+                f"is not JSON ({error})",
+                "use str, int, float, bool, list, dict",
             ) from None
         catalog.find(self.model).check(copied)
         object.__setattr__(self, "input", copied)  # ours alone: the caller's dict may change

@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from attrs import define, field, frozen
 
@@ -33,6 +33,8 @@ from aivideo.sansio import lifecycle
 from aivideo.sansio.agenda import Agenda
 
 log = logging.getLogger("aivideo.tracker")
+
+T = TypeVar("T")
 
 MISSING_FOR = 120.0
 """Seconds a task must have been answered by 404 alone before it is taken for gone: a task may
@@ -159,9 +161,7 @@ class TaskTracker:
             future.add_done_callback(lambda done: _discard(watched.waiters, done))
         return future
 
-    def subscribe(
-        self, task_id: TaskId, on_update: Callable[[Task], object]
-    ) -> Callable[[], None]:
+    def subscribe(self, task_id: TaskId, on_update: Callable[[Task], object]) -> Callable[[], None]:
         """Call ``on_update`` at each change of a watched task; returns what ends that."""
         watched = self._watched.get(task_id)
         if watched is None:
@@ -269,7 +269,7 @@ class TaskTracker:
             task = await turn.fetch(task_id)
         except (AuthenticationError, PermissionDeniedError) as error:
             self._failed += 1
-            log.error("watching stops: %s", error)
+            log.warning("watching stops: %s", error)
             self._give_up(error)
         except TaskNotFoundError as error:
             self._failed += 1
@@ -340,7 +340,9 @@ class TaskTracker:
 
     def _contradict(self, end: Task, heard: Task) -> None:
         self._contradictions += 1
-        log.warning("task %s ended as %s, and now is said to be %s", end.id, end.status, heard.status)
+        log.warning(
+            "task %s ended as %s, and now is said to be %s", end.id, end.status, heard.status
+        )
 
     def _give_up(self, error: AIVideoError) -> None:
         watched, self._watched = self._watched, {}
@@ -356,6 +358,6 @@ def _fail(watched: _Watched, error: AIVideoError) -> None:
             waiter.exception()  # seen: a waiter that left must not make the loop complain
 
 
-def _discard(items: list[object], item: object) -> None:
+def _discard(items: list[T], item: T) -> None:
     if item in items:
         items.remove(item)

@@ -24,7 +24,7 @@ Three habits of HTTP clients are switched off, since each would send a paid POST
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -120,13 +120,13 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
     import aiohttp  # here: importing aivideo must not cost what aiohttp costs
 
     class Connector(aiohttp.TCPConnector):
-        """A TCPConnector that notes when a connection is handed out, and hands out one a request."""
+        """Notes when a connection is handed out, and hands out one a request."""
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
             self.last_used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
-        async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109  its signature
+        async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
             passage = _passage.get()
             if passage.written:
                 raise aiohttp.ClientConnectionError("not sent again: one request, one sending")
@@ -209,7 +209,7 @@ class AiohttpTransport:
                 written=passage.written,
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: what aiohttp raises for an answer that is no HTTP, or a header that cannot be.
+            # ValueError: what aiohttp raises for an answer that is no HTTP.
             raise APIConnectionError(
                 f"{method} failed: {type(error).__name__}: {error}", written=passage.written
             ) from None
@@ -221,7 +221,7 @@ class AiohttpTransport:
     @asynccontextmanager
     async def stream(
         self, url: str, headers: Mapping[str, str], timeout: float
-    ) -> AsyncIterator[Incoming]:
+    ) -> AsyncGenerator[Incoming]:
         """Open a result's URL without a key; see :meth:`Transport.stream`."""
         if self._results is None:
             self._open()

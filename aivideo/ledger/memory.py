@@ -9,7 +9,6 @@ from aivideo.models import TaskId
 from aivideo.sansio import journal
 from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
 
-
 _OVER = (JobStatus.COMPLETED, JobStatus.SAVED, JobStatus.FAILED, JobStatus.REFUSED)
 
 

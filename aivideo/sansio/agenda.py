@@ -72,7 +72,7 @@ class Agenda:
             self._at(task_id, now + min(LATEST, SOONEST * 2**entry.failures))
 
     def ended(self, task_id: str, now: float, duration: float | None = None) -> None:
-        """Note that it ended, after ``duration`` seconds by the service's clock if that is known."""
+        """Note that it ended, after ``duration`` seconds by the service's clock, if known."""
         entry = self._entries.pop(task_id, None)
         if entry is not None:
             known = self._durations.setdefault(entry.kind, deque(maxlen=MEMORY))

@@ -144,7 +144,7 @@ _IN_DOUBT = (JobStatus.SUBMITTING, JobStatus.UNKNOWN, JobStatus.FAULTED)
 _ENDED_WELL = (JobStatus.COMPLETED, JobStatus.SAVED)
 
 
-def apply(job: JobRecord, event: Event) -> JobRecord:
+def apply(job: JobRecord, event: Event) -> JobRecord:  # noqa: C901  one arm an event: a table
     """Say what ``job`` is after ``event``.
 
     Raises:
@@ -238,13 +238,13 @@ class CreditTotals:
         """What counts towards a ceiling: all but what came back."""
         return self.charged + self.reserved + self.unknown
 
-    def moved(self, credits: int, before: Holding | None, after: Holding) -> CreditTotals:
-        """Move one job's ``credits`` from one column to another."""
+    def moved(self, amount: int, before: Holding | None, after: Holding) -> CreditTotals:
+        """Move one job's credits, ``amount``, from one column to another."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         if before is not None and before.value in columns:
-            columns[before.value] -= credits
+            columns[before.value] -= amount
         if after.value in columns:
-            columns[after.value] += credits
+            columns[after.value] += amount
         return CreditTotals(**columns)
 
 

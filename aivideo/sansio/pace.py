@@ -45,7 +45,7 @@ LONGEST_HOLD = 3600.0
 
 @frozen
 class RateLimit:
-    """A limit that the user knows; then no 429 occurs. Make one with :meth:`bucket` or :meth:`window`.
+    """A limit that the user knows: then no 429 occurs. See :meth:`bucket` and :meth:`window`.
 
     Attributes:
         count: requests …
@@ -58,7 +58,11 @@ class RateLimit:
     burst: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        for name, value in (("count", self.count), ("seconds", self.seconds), ("burst", self.burst)):
+        for name, value in (
+            ("count", self.count),
+            ("seconds", self.seconds),
+            ("burst", self.burst),
+        ):
             if value is None and name == "burst":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:

@@ -53,7 +53,7 @@ TASKS = "/v1/tasks/"
 
 @frozen
 class Message:
-    """A request to the service, without the key: ``method``, ``path`` (encoded) and JSON ``body``."""
+    """A request to the service, without the key: ``path`` is encoded, ``body`` is JSON."""
 
     method: str
     path: str
@@ -89,7 +89,7 @@ def retrieve(task_id: TaskId) -> Message:
     return Message("GET", TASKS + quote(task_id, safe=""))
 
 
-def credits() -> Message:
+def balance() -> Message:
     """``GET`` the balance (named under "insufficient_credits (402)")."""
     return Message("GET", CREDITS)
 
@@ -137,7 +137,9 @@ def read_task(answer: Answer) -> Task:
     try:
         return task_of(body)
     except _BrokenContractError as error:
-        raise ResponseError(f"not a task object, {error}", status=answer.status, body=answer.body) from None
+        raise ResponseError(
+            f"not a task object, {error}", status=answer.status, body=answer.body
+        ) from None
 
 
 def read_callback(body: bytes) -> Task:
@@ -180,7 +182,7 @@ def task_of(body: Mapping[str, Any]) -> Task:
 
 
 def read_credits(answer: Answer) -> Credits:
-    """Read the balance: ``{"code": 200, "data": {"balance", "total_purchased", "total_consumed"}}``.
+    """Read the balance: ``{"code": 200, "data": {"balance", "total_purchased", …}}``.
 
     Raises:
         APIStatusError: the service answered with an error.
@@ -197,7 +199,9 @@ def read_credits(answer: Answer) -> Credits:
             total_consumed=_integer(data, "total_consumed"),
         )
     except _BrokenContractError as error:
-        raise ResponseError(f"not a balance, {error}", status=answer.status, body=answer.body) from None
+        raise ResponseError(
+            f"not a balance, {error}", status=answer.status, body=answer.body
+        ) from None
 
 
 _BY_CODE: dict[str, type[APIStatusError]] = {

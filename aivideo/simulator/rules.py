@@ -99,7 +99,8 @@ def read_order(body: bytes, kind: str, models: Mapping[str, Model]) -> Order:
         models: what is sold.
 
     Raises:
-        RefusedError: `invalid_request` if a rule is broken, `model_not_found` if it is not sold here.
+        RefusedError: `invalid_request` if a rule is broken, `model_not_found` if no such model is
+            sold here.
     """
     try:
         order = orjson.loads(body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -116,6 +116,10 @@ def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> 
         raise ValueError(f"{attribute.name} is a share from 0 to 1: {value!r}")
 
 
+def _key_set(keys: Iterable[str]) -> frozenset[str]:
+    return frozenset(keys)
+
+
 @attrs.frozen(kw_only=True)
 class Scenario:
     """A service to stand in for the real one. Everything has a default; same seed, same service.
@@ -130,11 +134,11 @@ class Scenario:
     """Each key with its balance in credits; others get a 401. None: any `sk-…` key is good."""
     default_balance: int = attrs.field(default=1_000_000, validator=_not_negative)
     """What a key has in credits when `keys` is None."""
-    disabled_keys: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    disabled_keys: frozenset[str] = attrs.field(default=(), converter=_key_set)
     """401: disabled or deleted."""
-    blocked_keys: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    blocked_keys: frozenset[str] = attrs.field(default=(), converter=_key_set)
     """401: the account is blocked."""
-    refused_ip_keys: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    refused_ip_keys: frozenset[str] = attrs.field(default=(), converter=_key_set)
     """403: the caller's address is not on the key's list."""
 
     rate_limit: RateLimit | None = None

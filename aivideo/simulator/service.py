@@ -36,6 +36,8 @@ from aivideo.simulator.truth import Account, TaskRecord, Truth
 # The creation time of the provider's own example: what a bare Service's clock begins with.
 DEFAULT_EPOCH = 1_774_706_165.0
 
+_CarryOut = Callable[[SimRequest, Account, float], SimAnswer]
+
 _TASKS = "/v1/tasks/"
 _CREATES = {"/v1/videos/generations": "video", "/v1/images/generations": "image"}
 _HTML_502 = (
@@ -155,6 +157,7 @@ class Service:
         self._advance(now)
         truth = self.truth
         path = request.path
+        carry_out: _CarryOut
         if request.method == "POST" and path in _CREATES:
             endpoint = Endpoint.CREATE
             carry_out = self._create
@@ -184,7 +187,7 @@ class Service:
 
     def _carried_out(
         self,
-        carry_out: Callable[[SimRequest, Account, float], SimAnswer],
+        carry_out: _CarryOut,
         request: SimRequest,
         now: float,
     ) -> SimAnswer:

@@ -1,4 +1,11 @@
-"""What this package is tested with, for the tests of those who build on it."""
+"""What we test ourselves with, for tests of your own.
+
+`VirtualTimeLoop` runs hours of pacing and polling in no time, exactly. The pytest plugin beside it
+loads by itself where aivideo is installed and brings the fixtures `simulator` and `live_simulator`:
+see `aivideo.testing.pytest_plugin`. Install with `pip install "aivideo[testing]"`.
+"""
+
+from __future__ import annotations
 
 from aivideo.testing.virtual_time import DeadlockError, VirtualTimeLoop
 

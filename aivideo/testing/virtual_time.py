@@ -18,7 +18,8 @@ returns, so what one task sent is readable by the next look. We look a few times
 * worker threads of `loop.run_in_executor`, `asyncio.to_thread` and `loop.getaddrinfo`: the loop
   counts them itself, from the call until its result is in;
 * worker threads of `anyio.to_thread` (files of anyio, sync endpoints of FastAPI): counted too, by
-  the default limiter's tokens; a call with a limiter of its own is not seen;
+  the default limiter's tokens; a call with a limiter of its own, or one that is abandoned when
+  cancelled, is not seen;
 * subprocesses, other machines, threads of your own: `with loop.hold(): ...`.
 
 While the clock is held it stands still: sockets and threads go on, timers do not. Code that spins
@@ -33,46 +34,33 @@ from __future__ import annotations
 import asyncio
 import selectors
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
-from attrs import define
-
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
-# One look is enough on Linux (22,000 sends, connects and closes, on an idle machine and on one
-# with three busy processes per two cores: none was seen late). The others cost half a µs each.
+# One look is enough on Linux: of 22,000 sends, connects and closes, on an idle machine and on one
+# with three busy processes on two cores, none was seen late. The others cost half a µs each.
 _LOOKS = 3
-
-# How often a loop that waits for real looks whether its deadline has passed, in real seconds.
-_REAL_WAIT = 0.5
 
 
 class DeadlockError(RuntimeError):
-    """Nothing can happen any more: no timer, no socket that speaks, and no thread that ends.
+    """Nothing has happened for too long, and nothing can be told to happen.
 
-    The message names every task that waits, and where.
+    Nothing is ready, and either there is no timer to jump to or the clock is held. The message
+    names what holds it, and every task that waits, and where.
     """
-
-
-@define
-class _Clock:
-    """The time it is, and how many things hold it."""
-
-    now: float
-    holds: int = 0
-    jumps: int = 0
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop on which waiting takes no time.
 
-    Use it wherever a loop factory is asked for: `asyncio.Runner(loop_factory=VirtualTimeLoop)`;
+    Use it wherever a loop factory is asked for: `asyncio.Runner(loop_factory=VirtualTimeLoop)`, or,
     with anyio's pytest plugin, as a fixture:
 
         @pytest.fixture
@@ -87,73 +75,72 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
         Args:
             start: what `time()` says first, in seconds.
-            deadlock_after: real seconds of silence after which `DeadlockError` is raised out of
-                `run_until_complete`: nothing is ready, and either no timer is set or the clock is
-                held. None waits for ever, as any other loop does.
+            deadlock_after: real seconds without any event, with nothing to jump to, after which
+                `DeadlockError` is raised out of `run_until_complete`. None waits for ever, as any
+                other loop does.
         """
-        self._clock = _Clock(start)
-        self._pool: Executor | None = None
-        self._selector_ = _JumpingSelector(self._clock, self._wait_for_real)
+        self._now = start
+        self._jumps = 0
+        self._holds = 0
         self._deadlock_after = deadlock_after
-        super().__init__(self._selector_)
+        self._pool: ThreadPoolExecutor | None = None
+        super().__init__(_JumpingSelector(self))
 
     def __repr__(self) -> str:
         """Say what one asks when a test hangs: what time it is, and what holds it."""
         state = "closed" if self.is_closed() else "running" if self.is_running() else "idle"
         return (
-            f"<VirtualTimeLoop {state} at {self._clock.now:.6g} s, "
-            f"{self._clock.jumps} jumps, {self._clock.holds} holds>"
+            f"<VirtualTimeLoop {state} at {self._now:.6g} s, "
+            f"{self._jumps} jumps, {self._holds} holds>"
         )
 
     def time(self) -> float:
         """Return the virtual time, in seconds."""
-        # The base class asks for the time while it is being made, and after it was closed.
-        return self._clock.now
+        return self._now
 
     @property
     def jumps(self) -> int:
-        """How often time has jumped."""
-        return self._clock.jumps
+        """How often time has jumped so far."""
+        return self._jumps
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep the clock from moving while something works that the loop cannot see.
 
-        Timers do not fire meanwhile, so do not sleep inside. May be nested, and entered from any
-        coroutine or callback of this loop.
+        No timer fires meanwhile: do not sleep inside. May be nested; to be entered and left in the
+        loop's own thread.
         """
-        self._clock.holds += 1
+        self._holds += 1
         try:
             yield
         finally:
-            self._clock.holds -= 1
+            self._holds -= 1
 
     # ---- worker threads -------------------------------------------------------------------------
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: Unpack[_Ts]
     ) -> asyncio.Future[_T]:
-        """Run a function in a worker, the clock held until its result is in."""
+        """Run a function in a worker, the clock held until its result was delivered."""
         if executor is None:
             if self._pool is None:
                 self.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
             executor = self._pool
-        assert executor is not None
-        work = _Submitted(executor)
-        result = super().run_in_executor(work, func, *args)
-        self._hold_until_delivered(work.future, result)
+        assert executor is not None  # noqa: S101 # for the type checkers: it was just made
+        submit = _Submit(executor)
+        result = super().run_in_executor(submit, func, *args)
+        self._hold_until_delivered(submit.work, result)
         return result
 
-    def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override] # typeshed says Executor, CPython refuses any other
+    def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override] # CPython takes no other Executor
         """Set where `run_in_executor(None, ...)` works."""
         super().set_default_executor(executor)
         self._pool = executor
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait until the workers have ended.
+        """Wait until the workers have ended, the clock held.
 
-        The clock is held: from Python 3.12 on there is a timeout of 300 s around it, which would be
-        over at once.
+        From Python 3.12 on asyncio gives them 300 s, which would be over at once.
         """
         self._pool = None
         with self.hold():
@@ -162,34 +149,107 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             else:
                 await super().shutdown_default_executor()
 
-    def _hold_until_delivered(self, work: Future[_T], result: asyncio.Future[_T]) -> None:
-        """Hold the clock from now until the worker has ended and its result was delivered.
+    def _hold_until_delivered(self, work: Future[Any], result: asyncio.Future[Any]) -> None:
+        """Hold the clock until a worker has ended *and* whoever waits for it was told.
 
-        Ended alone is too early: between the worker's last breath and the wake-up of whoever
-        waits, the loop may look, see nothing, and jump. Delivered alone is too early as well: a
-        waiter that was cancelled has its answer while the worker still works.
+        Ended is too early: between the worker's last step and the wake-up of the one who waits,
+        the loop may look, see nothing, and jump. Told is too early: a waiter that was cancelled
+        has its answer while the worker still works.
         """
-        self._clock.holds += 1
+        self._holds += 1
 
         def release() -> None:
-            self._clock.holds -= 1
+            self._holds -= 1
 
-        def release_from_worker(_work: Future[_T]) -> None:
+        def release_from_worker(_work: Future[Any]) -> None:
             if not self.is_closed():
                 self.call_soon_threadsafe(release)
 
-        def delivered(_result: asyncio.Future[_T]) -> None:
+        def told(_result: asyncio.Future[Any]) -> None:
             if work.done():
                 release()
             else:
                 work.add_done_callback(release_from_worker)
 
-        result.add_done_callback(delivered)
+        result.add_done_callback(told)
 
-    # ---- waiting for real -----------------------------------------------------------------------
 
-    def _wait_for_real(self, timeout: float | None) -> float | None:
-        """Say how long the selector must really wait: 0 for not at all, None for ever."""
-        if timeout is None or self._clock.holds or _anyio_workers():
-            return self._deadlock_after
-        return 0.0
+class _JumpingSelector(selectors.DefaultSelector):
+    """A selector that moves its loop's clock instead of waiting."""
+
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready, after having moved the clock by `timeout` if nothing is.
+
+        Args:
+            timeout: until the next timer, in seconds: 0 if a callback is ready, None if there is
+                no timer.
+        """
+        events = super().select(0)
+        if events or (timeout is not None and timeout <= 0):
+            return events
+        if timeout is None or self._loop._holds or _anyio_workers():
+            return self._wait()
+        # Besides sockets there is one key, the pipe by which other threads wake the loop: a loop
+        # without sockets need not look again.
+        if len(self.get_map()) > 1:
+            for _ in range(_LOOKS - 1):
+                if events := super().select(0):
+                    return events
+        self._loop._now += timeout
+        self._loop._jumps += 1
+        return []
+
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait really, for a socket, a thread or a signal."""
+        patience = self._loop._deadlock_after
+        began = time.monotonic()
+        events = super().select(patience)
+        # A signal interrupts the wait; that is no deadlock.
+        if not events and patience is not None and time.monotonic() - began >= patience:
+            raise DeadlockError(_describe(self._loop, patience))
+        return events
+
+
+class _Submit(Executor):
+    """Hands work on to an executor and keeps hold of the future it got for it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.work: Future[Any]
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        work = self._executor.submit(fn, *args, **kwargs)
+        self.work = work
+        return work
+
+
+def _anyio_workers() -> float:
+    """Count the worker threads that anyio runs for the running loop.
+
+    By its default limiter's tokens: one is borrowed before the thread is asked and given back once
+    its result was delivered.
+    """
+    to_thread = sys.modules.get("anyio.to_thread")
+    if to_thread is None:
+        return 0
+    workers: float = to_thread.current_default_thread_limiter().borrowed_tokens
+    return workers
+
+
+def _describe(loop: VirtualTimeLoop, patience: float) -> str:
+    workers = _anyio_workers()
+    holders = f"{loop._holds} hold()s or worker threads, {workers:g} worker threads of anyio"
+    held = f"the clock is held by {holders}" if loop._holds or workers else "no timer is set"
+    lines = [
+        f"nothing has happened for {patience:g} real seconds, and time cannot jump: {held}.",
+        f"It is {loop.time():g} s. Tasks that wait:",
+    ]
+    for task in sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name()):
+        stack = task.get_stack(limit=1)
+        where = f"{stack[0].f_code.co_filename}:{stack[0].f_lineno}" if stack else "not started"
+        lines.append(f"  {task.get_name()}: {task.get_coro()!r} at {where}")
+    return "\n".join(lines)

@@ -220,7 +220,7 @@ def test_a_key_that_is_missing_malformed_or_unknown_is_a_401(authorization: str 
 
 def test_disabled_blocked_and_refused_keys_are_told_apart() -> None:
     service = Service(
-        Scenario(disabled_keys={"sk-d"}, blocked_keys={"sk-b"}, refused_ip_keys={"sk-i"})
+        Scenario(disabled_keys=["sk-d"], blocked_keys=["sk-b"], refused_ip_keys=["sk-i"])
     )
 
     assert error(create(service, 0, key="sk-d"))[1] == "invalid_api_key"

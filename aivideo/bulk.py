@@ -1,0 +1,195 @@
+"""Many requests at once: submitted as fast as the pace allows, told of as they end.
+
+There is no asyncio task per running job. A job is a task while it is being submitted, a future in
+the tracker while it runs, and a task again while its file is fetched; so what is held is small,
+and grows with the jobs that run, not with the requests that there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+from aivideo.engine import Engine, closed_under
+from aivideo.errors import AIVideoError, SessionClosedError, TaskFailedError
+from aivideo.job import Job
+from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
+
+SaveTo: TypeAlias = str | os.PathLike[str] | Callable[[int, Request], str | os.PathLike[str]]
+"""A folder, or a function from a request's place and itself to the file it should become."""
+
+
+class Bulk:
+    """One ``generate_many``: a producer that submits, and a queue of what has ended.
+
+    Args:
+        engine: what submits, watches and fetches.
+        requests: any iterable, async or not; read only while there is room.
+        save_to: where files go, or None.
+        batch: the name under which the requests are jobs, or None.
+        window: how many may wait to be submitted, and how many outcomes to be taken, at most.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        requests: Iterable[Request] | AsyncIterable[Request],
+        save_to: SaveTo | None,
+        batch: str | None,
+        window: int,
+    ) -> None:
+        self._engine = engine
+        self._window = window
+        self._requests = requests
+        self._save_to = save_to
+        self._batch = batch
+        self._ready: deque[Outcome] = deque()
+        self._changed = asyncio.Event()
+        self._submitting: dict[asyncio.Task[None], Job] = {}
+        self._waiting: dict[asyncio.Future[Task], Job] = {}
+        self._fetching: set[asyncio.Task[None]] = set()
+        self._producer: asyncio.Task[None] | None = None
+        self._left = False
+
+    async def outcomes(self) -> AsyncIterator[Outcome]:
+        """Yield how each ended, as they end; then raise what the caller's iterable raised."""
+        producer = self._producer = asyncio.create_task(self._produce())
+        producer.add_done_callback(lambda _: self._changed.set())
+        while True:
+            while self._ready:
+                yield self._ready.popleft()
+                self._changed.set()  # the producer may go on
+            if producer.done() and not (self._submitting or self._waiting or self._fetching):
+                if not self._ready:
+                    break
+                continue
+            self._changed.clear()
+            await self._changed.wait()
+        await producer  # raises what the caller's iterable raised, after all else has ended
+
+    async def leave(self) -> None:
+        """Stop: nothing more is submitted; what was taken stays watched by the session."""
+        self._left = True
+        if self._producer is not None:
+            self._producer.cancel()
+        for task, job in list(self._submitting.items()):
+            self._engine.withdraw(job)
+            task.cancel()
+        for future in list(self._waiting):
+            future.cancel()
+        tasks: list[asyncio.Task[None]] = [*self._submitting, *self._fetching]
+        if self._producer is not None:
+            tasks.append(self._producer)
+        for fetching in self._fetching:
+            fetching.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _produce(self) -> None:
+        index = 0
+        async for request in _each(self._requests):
+            await self._room()
+            try:
+                job = await self._engine.plan(
+                    request,
+                    callback_url=None,
+                    key=None if self._batch is None else str(index),
+                    on_update=None,
+                    batch=self._batch,
+                    index=index,
+                )
+            except SessionClosedError as error:
+                self._ended(Failed(request, error, index=index))
+            else:
+                submitting = asyncio.create_task(self._submit(job, request, index))
+                self._submitting[submitting] = job
+                submitting.add_done_callback(self._submitted)
+            index += 1
+
+    async def _room(self) -> None:
+        """Wait until reading one request more serves a purpose."""
+        limit = self._window
+        while len(self._submitting) >= limit or len(self._ready) >= limit:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _submit(self, job: Job, request: Request, index: int) -> None:
+        try:
+            task_id = await self._engine.taken(job)
+        except AIVideoError as error:
+            self._ended(Failed(request, error, index=index))
+            return
+        self._engine.watch(task_id, request)
+        future = self._engine.tracker.wait(task_id)
+        self._waiting[future] = job
+        future.add_done_callback(lambda done: self._heard(done, job, request, index))
+
+    def _submitted(self, submitting: asyncio.Task[None]) -> None:
+        self._submitting.pop(submitting, None)
+        self._changed.set()
+        if not submitting.cancelled():
+            submitting.result()  # a defect of ours must be seen, not lost
+
+    def _heard(self, done: asyncio.Future[Task], job: Job, request: Request, index: int) -> None:
+        self._waiting.pop(done, None)
+        if done.cancelled() or self._left:
+            return
+        error = done.exception()
+        if isinstance(error, SessionClosedError):
+            error = closed_under(job)
+        if isinstance(error, AIVideoError):
+            self._ended(Failed(request, error, task_id=job.task_id, index=index))
+            return
+        task = done.result()
+        if isinstance(task, FailedTask):
+            self._ended(Failed(request, TaskFailedError(task), task_id=task.id, index=index))
+        elif isinstance(task, CompletedTask):
+            if self._save_to is None:
+                self._ended(Succeeded(request, task, index=index))
+            else:
+                fetching = asyncio.create_task(self._fetch(job, request, task, index))
+                self._fetching.add(fetching)
+                self._engine.saving.add(fetching)
+                fetching.add_done_callback(self._fetched)
+
+    async def _fetch(self, job: Job, request: Request, task: CompletedTask, index: int) -> None:
+        try:
+            path = await self._engine.fetch(job, task, self._path(request, task, index))
+        except AIVideoError as error:
+            self._ended(Failed(request, error, task_id=task.id, index=index))
+        else:
+            self._ended(Succeeded(request, task, path, index=index))
+
+    def _fetched(self, fetching: asyncio.Task[None]) -> None:
+        self._fetching.discard(fetching)
+        self._engine.saving.discard(fetching)
+        self._changed.set()
+        if not fetching.cancelled():
+            fetching.result()  # as in _submitted
+
+    def _path(self, request: Request, task: CompletedTask, index: int) -> Path:
+        assert self._save_to is not None
+        if callable(self._save_to):
+            return Path(self._save_to(index, request))
+        suffix = Path(task.urls[0].partition("?")[0]).suffix if task.urls else ""
+        return Path(self._save_to) / f"{index + 1:05d}-{_safe(task.id)}{suffix or '.mp4'}"
+
+    def _ended(self, outcome: Outcome) -> None:
+        self._ready.append(outcome)
+        self._changed.set()
+
+
+async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]
