@@ -129,6 +129,11 @@ class URLs:
         return None
 
 
+def is_name(value: object) -> bool:
+    """Whether ``value`` is text, and not blank."""
+    return isinstance(value, str) and bool(value.strip())
+
+
 def is_web_url(value: object) -> bool:
     """Whether ``value`` is an absolute http(s) URL with a host and nothing unprintable in it."""
     if not isinstance(value, str) or any(c.isspace() or not c.isprintable() for c in value):

@@ -87,7 +87,7 @@ class Sora2:
         return catalog.dollars(self.credits)
 
 
-def _check_stated_credits(_: object, __: object, value: object) -> None:
+def _check_stated_credits(_: object, __: object, value: int | None) -> None:
     if value is not None and (type(value) is not int or value < 0):
         raise InvalidRequestError.because(
             "credits", value, "must be a whole number of credits, 0 or more", "give an int or None"
@@ -118,7 +118,7 @@ class Generation:
     )
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.model, str) or not self.model.strip():
+        if not catalog.is_name(self.model):
             raise InvalidRequestError.because(
                 "model", self.model, "must name a model", f"one of {list(catalog.names())}, say"
             )

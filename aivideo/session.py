@@ -8,6 +8,7 @@ from typing import Self
 
 from attrs import frozen
 
+from aivideo import catalog
 from aivideo.bulk import Bulk, SaveTo
 from aivideo.client import DEFAULT_REQUEST_TIMEOUT, Client
 from aivideo.engine import Engine, OnUpdate
@@ -274,7 +275,7 @@ class Session:
         Raises:
             InvalidRequestError: that is no id.
         """
-        if not isinstance(task_id, str) or not task_id.strip():  # pyright: ignore[reportUnnecessaryIsInstance]  what a user passes
+        if not catalog.is_name(task_id):
             raise InvalidRequestError.because(
                 "task_id", task_id, "must be the id of a task", "take it from job.task_id"
             )

@@ -164,13 +164,8 @@ def draw_text(
     # What could not fit in the smallest size is not even measured: a prompt may have 5000
     # characters, and measuring them all costs more than the whole video.
     text = words.text[: _most_characters(sizes[-1], width, height)]
-    for size in sizes:
-        if len(text) > _most_characters(size, width, height):
-            continue
-        font = load_font(words.font, size)
-        lines = _wrapped(text, font, width)
-        if len(lines) <= _rows(size, height):
-            break
+    size, lines = _largest_fit(text, words.font, sizes, width, height)
+    font = load_font(words.font, size)
     lines, hidden = lines[: _rows(size, height)], lines[_rows(size, height) :]
     if hidden or len(text) < len(words.text):
         lines[-1] = lines[-1][:-1].rstrip() + "…"
@@ -179,6 +174,18 @@ def draw_text(
     for line in lines:
         pen.text((left, y), line, font=font, fill=ink)
         y += line_height
+
+
+def _largest_fit(
+    text: str, font: str | None, sizes: range, width: int, height: int
+) -> tuple[int, list[str]]:
+    """The largest size whose lines fit, with the lines; the smallest if none does."""
+    for size in sizes:
+        if len(text) <= _most_characters(size, width, height):
+            lines = _wrapped(text, load_font(font, size), width)
+            if len(lines) <= _rows(size, height):
+                return size, lines
+    return sizes[-1], _wrapped(text, load_font(font, sizes[-1]), width)
 
 
 def _line_height(size: int) -> int:

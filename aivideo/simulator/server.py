@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import struct
@@ -191,10 +192,9 @@ async def _listen(server: web.Server, host: str, port: int, name: str) -> asynci
     try:
         return await loop.create_server(server, host, port)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = str(error) if error.errno is None else os.strerror(error.errno)
         raise PortInUseError(
-            error.errno,
-            f"cannot listen on {host}:{port} for {name} ({reason}); choose another port",
+            f"cannot listen on {host}:{port} for {name}: {reason}; choose another port"
         ) from None
 
 

@@ -35,7 +35,7 @@ import asyncio
 import selectors
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
@@ -104,7 +104,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._jumps
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> Generator[None]:
         """Keep the clock from moving while something works that the loop cannot see.
 
         No timer fires meanwhile: do not sleep inside. May be nested; to be entered and left in the
@@ -119,14 +119,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     # ---- worker threads -------------------------------------------------------------------------
 
     def run_in_executor(
-        self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: Unpack[_Ts]
+        self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
         """Run a function in a worker, the clock held until its result was delivered."""
         if executor is None:
             if self._pool is None:
                 self.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
             executor = self._pool
-        assert executor is not None  # noqa: S101 # for the type checkers: it was just made
+        assert executor is not None
         submit = _Submit(executor)
         result = super().run_in_executor(submit, func, *args)
         self._hold_until_delivered(submit.work, result)

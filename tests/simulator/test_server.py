@@ -78,33 +78,53 @@ async def test_a_task_goes_from_create_to_a_video_that_plays(
         assert container.duration == 8 * av.time_base
 
 
-async def test_the_providers_three_commands_get_the_documented_answers() -> None:
-    async def curl(*arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            "curl", "-sS", *arguments, stdout=asyncio.subprocess.PIPE
-        )
-        out, _ = await process.communicate()
-        assert process.returncode == 0
-        return out.decode()
+async def as_curl(method: str, url: str, body: str = "") -> str:
+    """The body of the answer to what `curl` sends for the provider's commands, byte for byte."""
+    parts, content = urlsplit(url), body.encode()
+    lines = [
+        f"{method} {parts.path} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        "User-Agent: curl/8.5.0",
+        "Accept: */*",
+        f"Authorization: Bearer {KEY}",
+    ]
+    if content:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+    head, _, answer = (await one_answer(reader)).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    return answer.decode()
 
-    sora = '"model": "sora-2", "callback_url": "https://your-server.com/webhook"'
-    text = f'{{{sora}, "input": {{"prompt": "{PROMPT}", "duration": 8, "aspect_ratio": "16:9"}}}}'
-    image = (
-        f'{{{sora}, "input": {{"prompt": "镜头缓慢推进,人物转身微笑", "duration": 4, '
-        '"aspect_ratio": "9:16", "image_urls": ["https://example.com/photo.jpg"]}}'
-    )
-    key = ("-H", f"Authorization: Bearer {KEY}")
-    typed = ("-H", "Content-Type: application/json")
+
+async def test_the_providers_three_commands_get_the_documented_answers() -> None:
+    text = """{
+"model": "sora-2",
+"callback_url": "https://your-server.com/webhook",
+"input": {
+"prompt": "无人机航拍日落时分的山脉,电影级光影效果",
+"duration": 8,
+"aspect_ratio": "16:9"
+}
+}"""
+    image = """{
+"model": "sora-2",
+"callback_url": "https://your-server.com/webhook",
+"input": {
+"prompt": "镜头缓慢推进,人物转身微笑",
+"duration": 4,
+"aspect_ratio": "9:16",
+"image_urls": ["https://example.com/photo.jpg"]
+}
+}"""
     async with serve(Scenario(queue_seconds=0, task_seconds=3600)) as sim:
         for body in (text, image):
-            url = f"{sim.url}/v1/videos/generations"
-            answer = await curl("-X", "POST", url, *key, *typed, "-d", body)
+            answer = await as_curl("POST", f"{sim.url}/v1/videos/generations", body)
             task_id = list(sim.truth.tasks)[-1]
-            expected = f'{{"code":200,"msg":"success","data":{{"taskId":"{task_id}"}}}}'
-            assert answer == expected
-            shown = await curl(f"{sim.url}/v1/tasks/{task_id}", *key)
+            assert answer == f'{{"code":200,"msg":"success","data":{{"taskId":"{task_id}"}}}}'
             created = int(sim.service.unix(sim.truth.tasks[task_id].created))
-            assert shown == (
+            assert await as_curl("GET", f"{sim.url}/v1/tasks/{task_id}") == (
                 f'{{"id":"{task_id}","status":"processing","model":"sora-2",'
                 f'"created_at":{created},"progress":null}}'
             )
@@ -223,7 +243,7 @@ async def test_callbacks_are_posted_to_this_machine(http: aiohttp.ClientSession)
         assert [record.attempt for record in sim.truth.callbacks] == [1, 2]
 
 
-async def _one_answer(reader: asyncio.StreamReader) -> bytes:
+async def one_answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(
         int(line.partition(b":")[2])
@@ -240,7 +260,7 @@ async def test_idle_connections_are_closed() -> None:
     async with serve(Scenario(idle_close=0.05)) as sim, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(sim.url).port)
         writer.write(GET_TRUTH)
-        await _one_answer(reader)
+        await one_answer(reader)
 
         assert await reader.read() == b""
 
@@ -251,9 +271,9 @@ async def test_a_connection_is_closed_after_its_last_request() -> None:
     async with serve(Scenario(max_requests_per_connection=2)) as sim, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(sim.url).port)
         writer.write(GET_TRUTH)
-        assert b"Connection: close" not in await _one_answer(reader)
+        assert b"Connection: close" not in await one_answer(reader)
         writer.write(GET_TRUTH)
-        assert b"Connection: close" in await _one_answer(reader)
+        assert b"Connection: close" in await one_answer(reader)
         assert await reader.read() == b""
         writer.close()
 
@@ -262,7 +282,9 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
     async with serve() as sim:
         port = urlsplit(sim.url).port
         assert port is not None
-        with pytest.raises(PortInUseError, match=f"cannot listen on 127.0.0.1:{port} for the API"):
+        with pytest.raises(
+            PortInUseError, match=f"^cannot listen on 127.0.0.1:{port} for the API: "
+        ):
             async with serve(port=port):
                 pass
         with pytest.raises(PortInUseError, match="for the results"):

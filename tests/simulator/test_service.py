@@ -247,6 +247,14 @@ def test_too_little_money_is_a_402_and_takes_nothing() -> None:
     }
 
 
+def test_the_last_credit_can_be_spent() -> None:
+    service = Service(Scenario(keys={KEY: 200}))
+
+    taken(create(service, 0))
+
+    assert credit_balance(service, 0)["balance"] == 0
+
+
 def test_unknown_models_and_tasks_are_404s_of_their_own() -> None:
     service = Service(Scenario(models={}))
     kind = "invalid_request_error"
@@ -407,6 +415,8 @@ def test_no_credit_is_ever_made_or_lost(
         assert account.balance >= 0
         assert account.running == sum(task.ends > now for task in tasks)
         assert 0 <= account.spent <= 2000
+        if not windowed:
+            assert account.spent == account.charged - account.refunded
         for task in tasks:
             assert task.refunded == (task.outcome == "failed" and task.ends <= now)
 
