@@ -136,7 +136,7 @@ def _font_files() -> Iterator[Path]:
 
 
 def _how_broad(path: Path) -> tuple[int, str]:
-    name = path.name.lower().replace("-", "").replace("_", "")
+    name = path.name.lower().translate(dict.fromkeys(map(ord, "-_ ")))
     rank = next((n for n, word in enumerate(_BROAD) if word in name), len(_BROAD))
     return rank, str(path)
 

@@ -8,7 +8,7 @@ first asks for it (`pip install "aivideo[testing]"`). Both fixtures set `AIVIDEO
     async def test_that_a_refusal_is_told(simulator):
         async with Session() as session:
             ...
-        assert simulator.truth.creates_accepted == 1
+        assert simulator.truth.creates_taken == 1
 
 `simulator` runs on the test's own event loop, for async tests under anyio's plugin; with
 `VirtualTimeLoop` as the loop its hours take no time. `live_simulator` runs on a thread of its own

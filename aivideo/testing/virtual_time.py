@@ -48,12 +48,17 @@ _Ts = TypeVarTuple("_Ts")
 # with three busy processes on two cores, none was seen late. The others cost half a µs each.
 _LOOKS = 3
 
+# 194 days, in seconds. A loop that gets there has only `sleep(inf)` left, which would take it from
+# day to day for ever. And from there on floats are coarser than asyncio's idea of "now" (1 ns):
+# timers would be found due and not due, for ever.
+_END_OF_TIME = float(2**24)
+
 
 class DeadlockError(RuntimeError):
-    """Nothing has happened for too long, and nothing can be told to happen.
+    """Nothing can happen any more that the loop could wait for.
 
-    Nothing is ready, and either there is no timer to jump to or the clock is held. The message
-    names what holds it, and every task that waits, and where.
+    Nothing is ready; and there is no timer, or the clock has been held for too long, or the next
+    timer is beyond 194 days. The message names every task that waits, and where.
     """
 
 
@@ -74,7 +79,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Make a loop.
 
         Args:
-            start: what `time()` says first, in seconds.
+            start: what `time()` says first, in seconds: less than 194 days.
             deadlock_after: real seconds without any event, with nothing to jump to, after which
                 `DeadlockError` is raised out of `run_until_complete`. None waits for ever, as any
                 other loop does.
@@ -199,6 +204,8 @@ class _JumpingSelector(selectors.DefaultSelector):
             for _ in range(_LOOKS - 1):
                 if events := super().select(0):
                     return events
+        if self._loop._now + timeout >= _END_OF_TIME:
+            raise DeadlockError(_describe(self._loop, "194 days have passed: no timer is near"))
         self._loop._now += timeout
         self._loop._jumps += 1
         return []
@@ -210,7 +217,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         events = super().select(patience)
         # A signal interrupts the wait; that is no deadlock.
         if not events and patience is not None and time.monotonic() - began >= patience:
-            raise DeadlockError(_describe(self._loop, patience))
+            raise DeadlockError(_describe(self._loop, _held_for(self._loop, patience)))
         return events
 
 
@@ -240,14 +247,19 @@ def _anyio_workers() -> float:
     return workers
 
 
-def _describe(loop: VirtualTimeLoop, patience: float) -> str:
+def _held_for(loop: VirtualTimeLoop, patience: float) -> str:
+    silence = f"nothing has happened for {patience:g} real seconds"
     workers = _anyio_workers()
-    holders = f"{loop._holds} hold()s or worker threads, {workers:g} worker threads of anyio"
-    held = f"the clock is held by {holders}" if loop._holds or workers else "no timer is set"
-    lines = [
-        f"nothing has happened for {patience:g} real seconds, and time cannot jump: {held}.",
-        f"It is {loop.time():g} s. Tasks that wait:",
-    ]
+    if not (loop._holds or workers):
+        return f"{silence}, and no timer is set"
+    return (
+        f"{silence}, and the clock is held by {loop._holds} hold()s or worker threads "
+        f"and {workers:g} worker threads of anyio"
+    )
+
+
+def _describe(loop: VirtualTimeLoop, what: str) -> str:
+    lines = [f"{what}. It is {loop.time():g} s. Tasks that wait:"]
     for task in sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name()):
         stack = task.get_stack(limit=1)
         where = f"{stack[0].f_code.co_filename}:{stack[0].f_lineno}" if stack else "not started"
