@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import hashlib
 import io
 import os
 import re
@@ -24,11 +25,14 @@ from typing import Any, Literal, cast
 import orjson
 from attrs import field, frozen
 
+from aivideo import catalog
 from aivideo.errors import (
     AIVideoError,
     APIStatusError,
+    DownloadError,
     InsufficientCreditsError,
     InvalidRequestError,
+    ResultExpiredError,
     SessionClosedError,
     SpendLimitError,
     SubmitUnknownError,
@@ -43,7 +47,19 @@ SPEND_LIMIT_PAUSE = 60.0
 """Seconds until submits are tried again, when the user chose to wait for a spend cap to reset."""
 
 _FIELDS = frozenset(
-    "id prompt duration aspect_ratio image image_urls model input credits task_id unknown".split()
+    {
+        "id",
+        "prompt",
+        "duration",
+        "aspect_ratio",
+        "image",
+        "image_urls",
+        "model",
+        "input",
+        "credits",
+        "task_id",
+        "unknown",
+    }
 )
 _SHOWN_PROBLEMS = 10
 
@@ -202,9 +218,7 @@ def read_manifest(path: Path, defaults: Defaults) -> list[Line]:
     return lines
 
 
-def _rows(
-    path: Path, text: str, problems: list[str]
-) -> Iterable[tuple[int, Mapping[str, object]]]:
+def _rows(path: Path, text: str, problems: list[str]) -> Iterable[tuple[int, Mapping[str, object]]]:
     match path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
             return _json_rows(path, text, problems)
@@ -245,7 +259,9 @@ def _csv_rows(
     strange = sorted(set(reader.fieldnames) - _FIELDS)
     if strange or "prompt" not in reader.fieldnames:
         what = f"unknown columns {strange}" if strange else "no column 'prompt'"
-        problems.append(f"{path}:1: {what}; the first line names columns such as id,prompt,duration")
+        problems.append(
+            f"{path}:1: {what}; the first line names columns such as id,prompt,duration"
+        )
         return
     try:
         for row in reader:
@@ -274,7 +290,7 @@ def _line(number: int, fields: Mapping[str, object], defaults: Defaults) -> Line
     if task_id is not None and (not isinstance(task_id, str) or not task_id.strip()):
         raise ValueError(f"task_id={task_id!r} must be the id of a task")
     request = _request(fields, defaults)
-    name = str(given) if given is not None else f"{number:04d}-{_slug(request)}"
+    name = str(given) if given is not None else f"{number:04d}-{slug(text_of(request))}"
     return Line(
         number=number,
         id=_safe(name),
@@ -315,8 +331,13 @@ def _request(fields: Mapping[str, object], defaults: Defaults) -> Request:
     )
 
 
-def _slug(request: Request) -> str:
-    text = request.prompt if isinstance(request, Sora2) else request.model
+def text_of(request: Request) -> str:
+    """Say what a request is about: its prompt, or its model where we do not know."""
+    return request.prompt if isinstance(request, Sora2) else request.model
+
+
+def slug(text: str) -> str:
+    """Make a short piece of a file name of a prompt."""
     words = re.findall(r"[^\W_]+", text.lower())
     return "-".join(words)[:40].strip("-") or "clip"
 
@@ -329,8 +350,6 @@ def _safe(name: str) -> str:
     if safe == name and safe.upper().partition(".")[0] not in _RESERVED:
         return safe
     mark = orjson.dumps(name)
-    import hashlib
-
     return f"{safe or 'clip'}-{hashlib.sha256(mark).hexdigest()[:6]}"
 
 
@@ -347,13 +366,17 @@ def estimate(lines: Iterable[Line]) -> Estimate:
     for line in lines:
         if line.task_id is None and not line.unknown:
             request = line.request
-            name = f"{request.model}, {request.duration} s" if isinstance(request, Sora2) else (
-                request.model
+            name = (
+                f"{request.model}, {request.duration} s"
+                if isinstance(request, Sora2)
+                else (request.model)
             )
             counts[name, request.credits] += 1
     rows = tuple(
         (name, count, None if each is None else each * count)
-        for (name, each), count in sorted(counts.items(), key=lambda row: (row[0][0], row[0][1] or 0))
+        for (name, each), count in sorted(
+            counts.items(), key=lambda row: (row[0][0], row[0][1] or 0)
+        )
     )
     return Estimate(
         rows,
@@ -362,13 +385,13 @@ def estimate(lines: Iterable[Line]) -> Estimate:
     )
 
 
-def check_output(folder: Path, lines: Iterable[Line], *, overwrite: bool) -> None:
-    """Find out, before anything is spent, whether the results can be written.
+def check_folder(folder: Path) -> None:
+    """Find out whether files can be written into ``folder``; it is made where it is not there.
 
     Tried, not asked: permission bits say nothing to root, and nothing of a read-only disk.
 
     Raises:
-        ManifestError: the folder cannot be written to, or a file is there already.
+        ManifestError: they cannot.
     """
     probe = folder / f".aivideo-{secrets.token_hex(4)}.probe"
     try:
@@ -381,8 +404,17 @@ def check_output(folder: Path, lines: Iterable[Line], *, overwrite: bool) -> Non
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise ManifestError(
-            [f"cannot write to the output folder {folder}: {error.strerror}; choose another --output"]
+            [f"cannot write to the folder {folder}: {error.strerror}; choose another --output"]
         ) from None
+
+
+def check_output(folder: Path, lines: Iterable[Line], *, overwrite: bool) -> None:
+    """Find out, before anything is spent, whether the results can be written.
+
+    Raises:
+        ManifestError: the folder cannot be written to, or a file is there already.
+    """
+    check_folder(folder)
     there = [line.file_name for line in lines if (folder / line.file_name).exists()]
     if there and not overwrite:
         raise ManifestError(
@@ -418,6 +450,11 @@ class Batch:
         self._wait_for_spend_limit = wait_for_spend_limit
         self._sending: list[Line] = []
         self._stop = asyncio.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """Submit nothing more; what is under way finishes. Call it from the loop's thread."""
@@ -458,11 +495,18 @@ class Batch:
         )
 
     async def _work(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for line in self.lines:
-                if line.task_id is not None and not line.unknown:
-                    group.create_task(self._take_up(line, line.task_id))
-            group.create_task(self._generate())
+        parts = [
+            asyncio.create_task(self._take_up(line, line.task_id))
+            for line in self.lines
+            if line.task_id is not None and not line.unknown
+        ]
+        parts.append(asyncio.create_task(self._generate()))
+        try:
+            await asyncio.gather(*parts)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
 
     async def _generate(self) -> None:
         left = [line for line in self.lines if line.task_id is None and not line.unknown]
@@ -470,7 +514,7 @@ class Batch:
             self._sending = left
             again: list[Line] = []
             outcomes = self._session.generate_many(
-                [line.request for line in left], save_to=lambda index, _: self._path(left[index])
+                [line.request for line in left], save_to=self._path_of_sending
             )
             async with aclosing(outcomes):
                 async for outcome in outcomes:
@@ -500,6 +544,9 @@ class Batch:
                 self._note(Result(line=line, status="failed", task_id=task_id, error=error))
         else:
             self._note(Result(line=line, status="saved", task_id=task_id, path=path))
+
+    def _path_of_sending(self, index: int, _: Request) -> Path:
+        return self._path(self._sending[index])
 
     def _path(self, line: Line) -> Path:
         return self.folder / line.file_name
@@ -552,17 +599,15 @@ class Batch:
 
 
 def _result(line: Line, outcome: Outcome) -> Result:
-    match outcome:
-        case Succeeded(_, task, path):
-            return Result(line=line, status="saved", task_id=task.id, path=path)
-        case Failed(_, error):
-            pass
+    if isinstance(outcome, Succeeded):
+        return Result(line=line, status="saved", task_id=outcome.task.id, path=outcome.path)
+    error, task_id = outcome.error, outcome.task_id
     if isinstance(error, SubmitUnknownError):
         return Result(line=line, status="unknown", error=error)
     if isinstance(error, SessionClosedError):
-        status: Literal["running", "unsent"] = "running" if outcome.task_id else "unsent"
-        return Result(line=line, status=status, task_id=outcome.task_id, error=error)
-    return Result(line=line, status="failed", task_id=outcome.task_id, error=error)
+        status: Literal["running", "unsent"] = "running" if task_id else "unsent"
+        return Result(line=line, status=status, task_id=task_id, error=error)
+    return Result(line=line, status="failed", task_id=task_id, error=error)
 
 
 def _left_over(result: Result) -> dict[str, Any] | None:
@@ -600,13 +645,9 @@ def _left_over(result: Result) -> dict[str, Any] | None:
 
 
 def _is_about_the_file(error: AIVideoError | None) -> bool:
-    from aivideo.errors import DownloadError, ResultExpiredError
-
     return isinstance(error, DownloadError) and not isinstance(error, ResultExpiredError)
 
 
 def dollars(credits_: int) -> Decimal:
     """Credits as US dollars."""
-    from aivideo import catalog
-
     return catalog.dollars(credits_)

@@ -49,7 +49,6 @@ from aivideo.ledger import Ledger
 from aivideo.limiter import GateClosed, Limiter, RequestKind, Slot
 from aivideo.models import (
     CompletedTask,
-    Credits,
     FailedTask,
     Generation,
     Request,
@@ -134,12 +133,12 @@ class Engine:
             return known
         return Job(f"task-{task_id}", None, owner=self, status=JobStatus.RUNNING, task_id=task_id)
 
-    async def credits(self) -> Credits:
-        """Ask for the balance, at the pace."""
+    async def ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Send a GET at the pace; again where the pace was to blame."""
         while True:
             slot = await self.limiter.acquire(RequestKind.OTHER)
             try:
-                return await _settling(slot, self.client.credits())
+                return await _settling(slot, question())
             except RateLimitError:
                 continue  # the limiter has taken note, and says when
 
@@ -336,7 +335,7 @@ class Engine:
         while self._outage.on:
             await asyncio.sleep(self._outage.pause)
             try:
-                await self.credits()
+                await self.ask(self.client.credits)
             except AIVideoError as error:
                 log.info("the service does not answer yet: %s", error)
                 self._outage.relapse()

@@ -203,17 +203,16 @@ class Limiter:
 
     def _next_queue(self) -> deque[asyncio.Future[Slot]] | None:
         creates, polls = self._creates, self._polls
-        while creates and creates[0].done():
-            creates.popleft()
-        while polls and polls[0].done():
-            polls.popleft()
+        for waiters in (creates, polls):
+            while waiters and waiters[0].done():  # cancelled while it waited
+                del waiters[0]
         room = (
             self._max_running_jobs is None
             or self._running_jobs + self._creates_in_flight < self._max_running_jobs
         )
         if creates and room and not (polls and self._creates_in_a_row >= CREATES_PER_POLL):
             return creates
-        return polls if polls else None
+        return polls or None
 
     def _set_timer(self, when: float | None) -> None:
         if self._timer is not None:

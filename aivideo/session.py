@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Self
 
 from attrs import frozen
@@ -22,7 +22,7 @@ from aivideo.job import Job
 from aivideo.ledger import Ledger
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.limiter import Limiter, LimiterStatistics
-from aivideo.models import CompletedTask, Credits, Outcome, Request, TaskId
+from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
 from aivideo.sansio.journal import CreditTotals
 from aivideo.sansio.pace import RateLimit
 from aivideo.tracker import TrackerStatistics
@@ -227,7 +227,7 @@ class Session:
         *,
         save_to: SaveTo | None = None,
         batch: str | None = None,
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Make many, and yield how each ended, in the order they end.
 
         ``requests`` is read only as fast as it can be submitted, and a slow consumer holds back
@@ -285,6 +285,17 @@ class Session:
         """List the jobs that have not ended."""
         return [*self._engine.jobs.values()]
 
+    async def retrieve(self, task_id: TaskId) -> Task:
+        """Ask for a task once, at the pace.
+
+        Raises:
+            TaskNotFoundError: there is none of that id.
+            APIStatusError: the service refused.
+            APIConnectionError: no answer.
+            ResponseError: an answer that is no task.
+        """
+        return await self._engine.ask(lambda: self._client.retrieve(task_id))
+
     async def credits(self) -> Credits:
         """Ask for the balance, at the pace.
 
@@ -293,7 +304,7 @@ class Session:
             APIConnectionError: no answer.
             ResponseError: an answer that is no balance.
         """
-        return await self._engine.credits()
+        return await self._engine.ask(self._client.credits)
 
     def statistics(self) -> SessionStatistics:
         """Say what the session is doing now."""

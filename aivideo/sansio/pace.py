@@ -154,12 +154,15 @@ class LearnedPace:
     _idle_since: float | None = None
 
     def ready_at(self, now: float) -> float:
+        """When the next may go; ``inf`` while the one probe of a hold is under way."""
         if self.held_until is not None:
             return float("inf") if self._probing else self.held_until
-        # After a jump of the clock there is no debt to make up for: never more than one at once.
-        return self._next
+        # After a jump of the clock there is no debt to make up for: `sent` counts from `now`. A
+        # clock that was set back must not hold everybody until it has caught up.
+        return min(self._next, now + 1 / self.rate)
 
     def sent(self, now: float) -> Ticket:
+        """Note a sending."""
         if self._idle_since is not None:
             self._grow_from += max(0.0, now - self._idle_since)
             self._idle_since = None
@@ -172,6 +175,7 @@ class LearnedPace:
         return Ticket(now, self.rate)
 
     def accepted(self, ticket: Ticket, now: float) -> None:
+        """Note that it got through; only what was sent since the last cut may raise the pace."""
         self._cycle_accepted += 1
         if ticket.probe and self.held_until is not None:
             self._reopen(now)
@@ -179,6 +183,7 @@ class LearnedPace:
             self._grow(ticket, now)
 
     def rejected(self, ticket: Ticket, now: float, retry_after: float | None, draw: float) -> None:
+        """Note a 429: cut once a round trip, hold, and probe."""
         asked = min(LONGEST_HOLD, max(0.0, retry_after or 0.0))
         if self.held_until is not None:
             if ticket.probe:
@@ -194,12 +199,14 @@ class LearnedPace:
         self._cut(now, asked, draw)
 
     def lost(self, ticket: Ticket, now: float) -> None:
+        """Note that no answer came; a lost probe is asked again after the hold."""
         if ticket.probe:
             self._probing = False
             if self.held_until is not None:
                 self.held_until = max(self.held_until, now + self._hold)
 
     def idle(self, now: float) -> None:
+        """Note that nothing waits: growth stands still."""
         if self._idle_since is None:
             self._idle_since = now
 
@@ -275,6 +282,7 @@ class StatedPace:
         return float(max(1, (self.limit.burst or 1) - 1))
 
     def ready_at(self, now: float) -> float:
+        """When the limit has room; ``inf`` while only an answer can make some."""
         held = now if self.held_until is None else self.held_until
         if self.limit.burst is None:
             self._spent = [end for end in self._spent if end > now]
@@ -285,6 +293,7 @@ class StatedPace:
         return max(held, now + max(0.0, 1 - self._tokens) / self.rate)
 
     def sent(self, now: float) -> Ticket:
+        """Note a sending."""
         if self.held_until is not None and now >= self.held_until:
             self.held_until = None
         self._out += 1
@@ -294,15 +303,18 @@ class StatedPace:
         return Ticket(now, self.rate)
 
     def accepted(self, ticket: Ticket, now: float) -> None:
+        """Note that it got through."""
         self._answered(now)
 
     def rejected(self, ticket: Ticket, now: float, retry_after: float | None, draw: float) -> None:
+        """Note a 429: somebody else uses the key too. Wait what it asks."""
         self._answered(now)
         asked = min(LONGEST_HOLD, max(0.0, retry_after or 0.0))
         wait = asked if asked >= 2 else (1 + draw) / self.rate
         self.held_until = max(self.held_until or now, now + wait)
 
     def lost(self, ticket: Ticket, now: float) -> None:
+        """Note that no answer came: it may have counted."""
         self._answered(now)
 
     def idle(self, now: float) -> None:

@@ -134,7 +134,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         assert executor is not None
         submit = _Submit(executor)
         result = super().run_in_executor(submit, func, *args)
-        self._hold_until_delivered(submit.work, result)
+        self._hold_until_delivered(submit.work)
         return result
 
     def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override] # CPython takes no other Executor
@@ -154,29 +154,24 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             else:
                 await super().shutdown_default_executor()
 
-    def _hold_until_delivered(self, work: Future[Any], result: asyncio.Future[Any]) -> None:
+    def _hold_until_delivered(self, work: Future[Any]) -> None:
         """Hold the clock until a worker has ended *and* whoever waits for it was told.
 
-        Ended is too early: between the worker's last step and the wake-up of the one who waits,
-        the loop may look, see nothing, and jump. Told is too early: a waiter that was cancelled
-        has its answer while the worker still works.
+        Both, because between a worker's last step and the wake-up of the one who waits, the loop
+        may look, see nothing, and jump; and because a waiter that was cancelled has its answer
+        while the worker still works. A future calls back in the order in which it was asked to:
+        asyncio asked first, so the waiter's wake-up stands before the release in the loop's queue.
         """
         self._holds += 1
 
         def release() -> None:
             self._holds -= 1
 
-        def release_from_worker(_work: Future[Any]) -> None:
+        def ended(_work: Future[Any]) -> None:
             if not self.is_closed():
                 self.call_soon_threadsafe(release)
 
-        def told(_result: asyncio.Future[Any]) -> None:
-            if work.done():
-                release()
-            else:
-                work.add_done_callback(release_from_worker)
-
-        result.add_done_callback(told)
+        work.add_done_callback(ended)
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -1,0 +1,412 @@
+"""The commands. Each is short: it reads its options, drives a session, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from aivideo import batch as batches
+from aivideo._version import __version__
+from aivideo.cli import exits, show
+from aivideo.cli.run import run_batch
+from aivideo.errors import AIVideoError, ConfigurationError
+from aivideo.models import CompletedTask, FailedTask, Sora2, Task
+from aivideo.session import Session
+
+BaseURL = Annotated[
+    str | None, Parameter(help="The service; by default AIVIDEO_BASE_URL, else the real one.")
+]
+AsJSON = Annotated[bool, Parameter(name="--json", negative="", help="JSON on stdout.")]
+Pace = Annotated[
+    float | None,
+    Parameter(help="The key's rate limit, if you know it; otherwise it is found."),
+]
+
+app = App(
+    name="aivideo",
+    version=__version__,
+    help=f"""Make videos with the AI Video API (Sora 2): one, or thousands.
+
+The key is taken from AIVIDEO_API_KEY. Without one, try `aivideo demo`; or run
+`aivideo simulate` in another terminal and set AIVIDEO_BASE_URL=http://127.0.0.1:8811
+and AIVIDEO_API_KEY=sk-anything.
+
+{exits.TABLE}""",
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        exits.say(f"{error} (see `aivideo --help`)")
+        return exits.USAGE
+    except (AIVideoError, OSError, ValueError) as error:
+        return exits.say_error(error)
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    return code if isinstance(code, int) else exits.OK
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    return asyncio.run(work)
+
+
+# --- one clip -------------------------------------------------------------------------------------
+
+
+@app.command
+def generate(
+    prompt: str,
+    /,
+    *,
+    duration: int = 8,
+    aspect_ratio: str = "16:9",
+    image: str | None = None,
+    output: Path = Path("video.mp4"),
+    wait_timeout: float | None = None,
+    base_url: BaseURL = None,
+    as_json: AsJSON = False,
+) -> int:
+    """Make one clip and save it.
+
+    Example: aivideo generate "A paper boat in the rain" --duration 8 --output boat.mp4
+
+    Parameters
+    ----------
+    prompt
+        What to show, in 1 to 5000 characters.
+    duration
+        Seconds: 4, 8 or 12 (100, 200 or 300 credits).
+    aspect_ratio
+        16:9 or 9:16.
+    image
+        URL of a first frame (image-to-video).
+    output
+        The file to write.
+    wait_timeout
+        Seconds to wait at most; the task goes on, and `aivideo task` finds it again.
+    """
+    request = Sora2(prompt, duration=duration, aspect_ratio=aspect_ratio, image=image)
+    batches.check_folder(output.parent)
+    return _run(_generate(request, output, wait_timeout, base_url, as_json=as_json))
+
+
+async def _generate(
+    request: Sora2, output: Path, wait_timeout: float | None, base_url: str | None, *, as_json: bool
+) -> int:
+    console = Console(stderr=True)
+    async with Session(base_url=base_url) as session:
+        with console.status("submitting …") as status:
+            job = await session.submit(request)
+            console.print(f"task {job.task_id}: {show.money(request.credits)}", highlight=False)
+            status.update("waiting; minutes to hours. Ctrl-C leaves the task running")
+            try:
+                task = await job.result(wait_timeout=wait_timeout)
+                status.update("fetching …")
+                path = await job.save(output)
+            except (asyncio.CancelledError, AIVideoError):
+                exits.say(f"go on with: aivideo task {job.task_id} --save {output}")
+                raise
+    if as_json:
+        show.out({"task_id": task.id, "file": str(path), "credits": request.credits})
+    else:
+        console.print(f"saved {path}", highlight=False)
+    return exits.OK
+
+
+@app.command
+def task(
+    task_id: str,
+    /,
+    *,
+    save: Path | None = None,
+    base_url: BaseURL = None,
+    as_json: AsJSON = False,
+) -> int:
+    """Show a task by its id; with --save, wait for it and fetch its result.
+
+    Example: aivideo task 7d89c51e-9430-410e-909e-df347131ebaa --save boat.mp4
+
+    Parameters
+    ----------
+    task_id
+        As `aivideo generate` and `unfinished.jsonl` say it.
+    save
+        The file to write.
+    """
+    if save is not None:
+        batches.check_folder(save.parent)
+    return _run(_task(task_id, save, base_url, as_json=as_json))
+
+
+async def _task(task_id: str, save: Path | None, base_url: str | None, *, as_json: bool) -> int:
+    async with Session(base_url=base_url) as session:
+        if save is not None:
+            path = await session.job(task_id).save(save)
+            if as_json:
+                show.out({"task_id": task_id, "file": str(path)})
+            else:
+                print(f"saved {path}")
+            return exits.OK
+        found = await session.retrieve(task_id)
+    if as_json:
+        show.out(_task_as_json(found))
+    else:
+        for name, value in _task_as_json(found).items():
+            print(f"{name:13} {value}")
+    return exits.FAILED if isinstance(found, FailedTask) else exits.OK
+
+
+def _task_as_json(found: Task) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "task_id": found.id,
+        "status": str(found.status),
+        "model": found.model,
+        "created_at": found.created_at.isoformat(),
+    }
+    if isinstance(found, CompletedTask):
+        # Not the URL: it is signed, and whoever reads it in a log may fetch it. --save does.
+        row |= {
+            "completed_at": found.completed_at.isoformat(),
+            "expires_at": found.expires_at.isoformat(),
+            "results": len(found.urls),
+        }
+    elif isinstance(found, FailedTask):
+        row |= {"code": found.error.code, "message": found.error.message}
+    elif found.progress is not None:
+        row["progress"] = found.progress
+    return row
+
+
+@app.command(name="credits")
+def show_credits(*, base_url: BaseURL = None, as_json: AsJSON = False) -> int:
+    """Show the balance. 1 credit is $0.005; a second of Sora 2 costs 25.
+
+    Example: aivideo credits
+    """
+
+    async def ask() -> int:
+        async with Session(base_url=base_url) as session:
+            balance = await session.credits()
+        if as_json:
+            show.out(
+                {
+                    "balance": balance.balance,
+                    "total_purchased": balance.total_purchased,
+                    "total_consumed": balance.total_consumed,
+                    "dollars": str(balance.dollars),
+                }
+            )
+        else:
+            print(f"balance    {show.money(balance.balance)}")
+            print(f"purchased  {show.money(balance.total_purchased)}")
+            print(f"consumed   {show.money(balance.total_consumed)}")
+        return exits.OK
+
+    return _run(ask())
+
+
+# --- many -----------------------------------------------------------------------------------------
+
+
+@app.command
+def batch(
+    file: Path,
+    /,
+    *,
+    output: Path,
+    duration: int | None = None,
+    aspect_ratio: str | None = None,
+    max_credits: int | None = None,
+    on_spend_limit: Literal["stop", "wait"] = "stop",
+    max_running_jobs: int | None = None,
+    max_requests_per_minute: Pace = None,
+    poll_interval: float | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    base_url: BaseURL = None,
+    as_json: AsJSON = False,
+) -> int:
+    """Make a clip for each line of a file, and save them in a folder.
+
+    Example: aivideo batch prompts.txt --duration 4 --aspect-ratio 16:9 --output clips --dry-run
+
+    FILE is plain text (a prompt a line), .csv or .jsonl (fields prompt, duration, aspect_ratio,
+    image, id). It is checked whole before anything is sent. Ctrl-C stops submitting and lets what
+    is under way finish (twice: exits at once); OUTPUT/unfinished.jsonl is a manifest to go on with.
+
+    Parameters
+    ----------
+    file
+        The manifest.
+    output
+        The folder for the files, report.jsonl and unfinished.jsonl.
+    duration
+        Seconds, for lines that say none: 4, 8 or 12.
+    aspect_ratio
+        For lines that say none: 16:9 or 9:16.
+    max_credits
+        A ceiling over what is charged, reserved or of unknown fate.
+    on_spend_limit
+        At the key's spend cap: stop, or wait until it resets.
+    max_running_jobs
+        Tasks under way at once, at most.
+    poll_interval
+        Seconds between two looks at a task; by default learned, which costs less.
+    dry_run
+        Say what it would cost, and whether the balance covers it; send no create.
+    overwrite
+        Make clips again (and pay again) whose files are there already.
+    """
+    lines = batches.read_manifest(file, batches.Defaults(duration, aspect_ratio))
+    if dry_run:
+        return _run(_dry_run(lines, base_url, as_json=as_json))
+    batches.check_output(output, lines, overwrite=overwrite)
+    session = Session(
+        base_url=base_url,
+        max_credits=max_credits,
+        max_running_jobs=max_running_jobs,
+        max_requests_per_minute=max_requests_per_minute,
+        poll_interval=poll_interval,
+    )
+    return _run(run_batch(session, lines, output, wait=on_spend_limit == "wait", as_json=as_json))
+
+
+async def _dry_run(lines: list[batches.Line], base_url: str | None, *, as_json: bool) -> int:
+    estimate = batches.estimate(lines)
+    balance: int | None = None
+    why_not = "AIVIDEO_API_KEY is not set, so the balance was not asked for"
+    if os.environ.get("AIVIDEO_API_KEY"):
+        try:
+            async with Session(base_url=base_url, request_timeout=15) as session:
+                balance = (await session.credits()).balance
+        except AIVideoError as error:
+            if isinstance(error, ConfigurationError):
+                raise
+            why_not = f"the balance could not be asked for: {error}"
+    covered = None if balance is None else balance >= estimate.credits
+    if as_json:
+        show.out(
+            {
+                "rows": [
+                    {"what": what, "clips": count, "credits": total}
+                    for what, count, total in estimate.rows
+                ],
+                "credits": estimate.credits,
+                "dollars": str(batches.dollars(estimate.credits)),
+                "unpriced": estimate.unpriced,
+                "balance": balance,
+                "covered": covered,
+            }
+        )
+        return exits.MONEY if covered is False else exits.OK
+    console = Console()
+    show.estimate_table(estimate, console)
+    if balance is None:
+        console.print(why_not, highlight=False, markup=False)
+    elif covered:
+        console.print(f"The balance covers it: {show.money(balance)}.", highlight=False)
+    else:
+        console.print(
+            f"The balance does not cover it: {show.money(balance)}, "
+            f"{show.money(estimate.credits - balance)} short. Top up under Dashboard > Billing.",
+            highlight=False,
+        )
+    console.print("Nothing was sent.")
+    return exits.MONEY if covered is False else exits.OK
+
+
+# --- without a key --------------------------------------------------------------------------------
+
+
+@app.command
+def demo(*, output: Path = Path("aivideo-demo")) -> int:
+    """Make twelve clips from a stand-in service on this machine. No key, no cost.
+
+    Example: aivideo demo
+
+    Parameters
+    ----------
+    output
+        The folder for the files; files of an earlier demo are replaced.
+    """
+    from aivideo.cli.demo import run_demo
+
+    return _run(run_demo(output))
+
+
+@app.command
+def simulate(
+    *,
+    port: int = 8811,
+    results_port: int = 0,
+    host: str = "127.0.0.1",
+    speed: float = 60.0,
+    rate_limit: str | None = None,
+    retry_after: Literal["none", "seconds", "date"] = "none",
+    failure_rate: float = 0.0,
+    task_seconds: str | None = None,
+    max_running_jobs: int | None = None,
+    spend_limit: int | None = None,
+    balance: int = 1_000_000,
+    progress: Literal["null", "percent"] = "null",
+    latency: float = 0.0,
+    seed: int = 0,
+) -> int:
+    """Run the stand-in service until Ctrl-C. Any key that starts with sk- will do.
+
+    Example: aivideo simulate --speed 600 --rate-limit "token:50/s:10" --failure-rate 0.03 --seed 7
+
+    Parameters
+    ----------
+    port
+        Where the API listens; its truth is at /_sim/truth.
+    results_port
+        Where the results lie: another origin, as with the real service. 0: any free port.
+    speed
+        How many times faster tasks run than the clock.
+    rate_limit
+        token:50/s:10 (a bucket), fixed:20/10s or sliding:100/60s (windows), jobs:20 (running).
+    retry_after
+        Whether a 429 says when to come again.
+    failure_rate
+        The share of tasks that fail (and are refunded).
+    task_seconds
+        How long tasks take before `speed`: 90, 60-180, or lognormal:100:0.5.
+    max_running_jobs
+        More at once get a 429.
+    spend_limit
+        Credits after which the key's spend cap answers.
+    balance
+        Credits of each key.
+    progress
+        What running tasks say of their progress.
+    latency
+        Seconds until each answer.
+    seed
+        The same seed is the same service.
+    """
+    from aivideo.cli.demo import run_simulator
+
+    settings: dict[str, Any] = {
+        "speed": speed,
+        "retry_after": retry_after,
+        "failure_rate": failure_rate,
+        "jobs_in_flight": max_running_jobs,
+        "spend_limit": spend_limit,
+        "default_balance": balance,
+        "progress": progress,
+        "latency": latency,
+        "seed": seed,
+    }
+    return run_simulator(
+        settings, rate_limit, task_seconds, host=host, port=port, results_port=results_port
+    )

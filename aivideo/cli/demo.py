@@ -1,0 +1,112 @@
+"""The two commands that need no key: the demo, and the stand-in service by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aivideo import batch as batches
+from aivideo.cli import exits
+from aivideo.cli.run import run_batch
+from aivideo.errors import ConfigurationError
+from aivideo.models import Sora2
+from aivideo.session import Session
+
+CLIPS = (
+    ("A paper boat drifts down a rain-soaked street, neon signs in the puddles", 8, "16:9"),
+    ("Aerial view of mountains at sunset, long shadows, cinematic light", 8, "16:9"),
+    ("A lighthouse keeper climbs a spiral staircase, lantern in hand", 12, "9:16"),
+    ("Macro shot of a hummingbird drinking from a red flower", 4, "16:9"),
+    ("A tram crosses a snowy square at dusk, people hurry home", 8, "16:9"),
+    ("An old clockmaker sets the last gear of a brass whale", 12, "16:9"),
+    ("Two foxes play in fresh snow under northern lights", 4, "9:16"),
+    ("无人机航拍日落时分的山脉,电影级光影效果", 8, "16:9"),
+    ("A dancer crosses an empty theatre, dust in a beam of light", 8, "9:16"),
+    ("Waves break against black basalt cliffs in slow motion", 4, "16:9"),
+    ("A street cook in Osaka tosses noodles through flames", 4, "9:16"),
+    ("A paper crane unfolds into a real bird and flies off", 12, "9:16"),
+)
+
+
+def _simulator() -> Any:
+    try:
+        import aivideo.simulator as simulator
+    except ModuleNotFoundError as error:
+        if error.name not in ("av", "PIL", "aiohttp"):
+            raise
+        raise ConfigurationError(
+            'the stand-in service needs its extra: pip install "aivideo[simulator]"'
+        ) from None
+    return simulator
+
+
+async def run_demo(output: Path) -> int:
+    """Turn twelve prompts into twelve files, against a service of our own."""
+    simulator = _simulator()
+    lines = [
+        batches.Line(
+            number=number,
+            id=f"{number:02}-{batches.slug(prompt)}",
+            request=Sora2(prompt, duration=duration, aspect_ratio=aspect_ratio),
+        )
+        for number, (prompt, duration, aspect_ratio) in enumerate(CLIPS, 1)
+    ]
+    batches.check_output(output, lines, overwrite=True)
+    console = Console()
+    console.print(
+        "A stand-in of the AI Video API runs on this machine: no key, no cost, 10 × the speed.\n"
+        f"Twelve prompts become twelve MP4s in {output}/.",
+        highlight=False,
+    )
+    scenario = simulator.Scenario(
+        speed=10, task_seconds=(30, 110), rate_limit=simulator.TokenBucket(6, 3), seed=11
+    )
+    async with simulator.serve(scenario) as sim:
+        session = Session("sk-demo", base_url=sim.url)
+        code = await run_batch(session, lines, output, wait=False, table=True)
+    if code == exits.OK:
+        console.print(
+            f"Look at {output}/. Next: aivideo simulate, and in another terminal\n"
+            '  AIVIDEO_API_KEY=sk-demo aivideo generate "A red kite" '
+            "--base-url http://127.0.0.1:8811",
+            highlight=False,
+        )
+    return code
+
+
+def run_simulator(
+    settings: dict[str, Any],
+    rate_limit: str | None,
+    task_seconds: str | None,
+    *,
+    host: str,
+    port: int,
+    results_port: int,
+) -> int:
+    """Run the stand-in service until Ctrl-C, then say what it saw."""
+    simulator = _simulator()
+    if rate_limit is not None:
+        settings["rate_limit"] = simulator.parse_rate_limit(rate_limit)
+    if task_seconds is not None:
+        settings["task_seconds"] = simulator.parse_seconds(task_seconds)
+    scenario = simulator.Scenario(**settings)
+
+    def ready(sim: Any) -> None:
+        print(f"The stand-in service listens at {sim.url} (results at {sim.results_url}).")
+        print("In another terminal:")
+        print(f"  export AIVIDEO_BASE_URL={sim.url} AIVIDEO_API_KEY=sk-demo")
+        print('  aivideo generate "A paper boat in the rain"')
+        print(f"What it has seen: {sim.url}/_sim/truth   Ctrl-C ends it.", flush=True)
+
+    summary = asyncio.run(
+        simulator.serve_forever(
+            scenario, host=host, port=port, results_port=results_port, on_ready=ready
+        )
+    )
+    print()
+    for name, value in summary.items():
+        print(f"{name:24} {value}")
+    return exits.OK

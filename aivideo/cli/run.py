@@ -1,0 +1,100 @@
+"""A batch with its display, its Ctrl-C and its closing words."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aivideo import batch as batches
+from aivideo.cli import exits, show
+from aivideo.session import Session
+
+
+async def run_batch(
+    session: Session,
+    lines: list[batches.Line],
+    output: Path,
+    *,
+    wait: bool,
+    as_json: bool = False,
+    table: bool = False,
+) -> int:
+    """Run a batch with its display, its Ctrl-C and its closing words; return the exit code."""
+    async with session:
+        display = show.RunDisplay(len(lines), session.statistics, as_json=as_json)
+        run = batches.Batch(
+            session, lines, output, on_result=display.result, wait_for_spend_limit=wait
+        )
+        loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            if run.stopped:
+                os._exit(exits.INTERRUPTED)  # the second one means it: at once
+            display.note(
+                "Stopping: nothing more is submitted; what is under way finishes. "
+                "Ctrl-C again exits at once."
+            )
+            run.stop()
+
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+        heart = asyncio.create_task(_heartbeat(display))
+        try:
+            with display:
+                report = await run.run()
+        finally:
+            heart.cancel()
+            loop.remove_signal_handler(signal.SIGINT)
+        display.line() if not display.console.is_terminal else None
+        if as_json:
+            show.out({"summary": _summary(report, session)})
+        else:
+            console = Console()
+            if table:
+                show.results_table(report, console)
+            show.closing_lines(report, session, console)
+            if report.unfinished is not None:
+                console.print(
+                    f"Go on with: aivideo batch {report.unfinished} --output {output}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+        return _exit_code(report)
+
+
+async def _heartbeat(display: show.RunDisplay) -> None:
+    """Where there is no terminal, say where the run stands now and then."""
+    while not display.console.is_terminal:
+        await asyncio.sleep(show.LINE_EVERY)
+        display.line()
+
+
+def _summary(report: batches.BatchReport, session: Session) -> dict[str, Any]:
+    limiter = session.statistics().limiter
+    counts = {
+        name: report.count(name) for name in ("saved", "failed", "unknown", "running", "unsent")
+    }
+    return counts | {
+        "charged": report.credits.charged + report.credits.refunded,
+        "refunded": report.credits.refunded,
+        "unknown_credits": report.credits.unknown,
+        "requests": limiter.accepted + limiter.rejected,
+        "rejected": limiter.rejected,
+        "stopped": report.stopped,
+        "unfinished": report.unfinished and str(report.unfinished),
+    }
+
+
+def _exit_code(report: batches.BatchReport) -> int:
+    if report.stopped:
+        return exits.INTERRUPTED
+    if report.count("unknown"):
+        return exits.UNKNOWN
+    codes = {exits.code_of(result.error) for result in report.results if result.error}
+    if exits.MONEY in codes:
+        return exits.MONEY
+    return exits.FAILED if codes or report.count("saved") < len(report.results) else exits.OK

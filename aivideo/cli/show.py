@@ -1,0 +1,228 @@
+"""What a run looks like: bars on a terminal, lines elsewhere, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from aivideo import catalog
+from aivideo.batch import BatchReport, Estimate, Result
+from aivideo.models import Sora2
+from aivideo.sansio.journal import JobStatus
+from aivideo.session import Session, SessionStatistics
+
+LINE_EVERY = 5.0
+"""Seconds between two lines where there is no terminal."""
+
+
+def money(amount: int) -> str:
+    """Credits and dollars, as people read them."""
+    return f"{amount:,} credits (${catalog.dollars(amount):,.2f})"
+
+
+class RunDisplay:
+    """Shows a run while it goes on. Use it as a context manager around the run.
+
+    Args:
+        total: lines of the manifest.
+        statistics: asked for what the session is doing.
+        as_json: write each result to stdout as JSON, and nothing else there.
+    """
+
+    def __init__(
+        self, total: int, statistics: Callable[[], SessionStatistics], *, as_json: bool = False
+    ) -> None:
+        self.console = Console(stderr=True)
+        self._total = total
+        self._statistics = statistics
+        self._as_json = as_json
+        self._saved = self._failed = self._unknown = 0
+        self._began = self._last_line = time.monotonic()
+        self._note = ""
+        self._live = (
+            Live(
+                console=self.console,
+                get_renderable=self._screen,
+                refresh_per_second=8,
+                transient=True,
+            )
+            if self.console.is_terminal and not as_json
+            else None
+        )
+
+    def __enter__(self) -> RunDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Say something that stays on the screen."""
+        self._note = text
+        if self._live is None:
+            self.console.print(text, highlight=False, markup=False)
+
+    def result(self, result: Result) -> None:
+        """Take in how a line ended."""
+        self._saved += result.status == "saved"
+        self._failed += result.status == "failed"
+        self._unknown += result.status == "unknown"
+        if self._as_json:
+            print(json.dumps(result.as_json(), ensure_ascii=False), flush=True)
+        elif result.error is not None:
+            self.console.print(
+                f"line {result.line.number}: {result.error}",
+                highlight=False,
+                markup=False,
+                style="yellow" if self._live else None,
+            )
+        if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY:
+            self.line()
+
+    def line(self) -> None:
+        """Write where the run stands, as a line."""
+        self._last_line = time.monotonic()
+        self.console.print(self._status(), highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def _done(self) -> int:
+        return self._saved + self._failed + self._unknown
+
+    def _status(self) -> str:
+        now = self._statistics()
+        limiter, jobs = now.limiter, now.jobs
+        parts = [
+            f"{self._done:,}/{self._total:,}",
+            f"{jobs.get(JobStatus.RUNNING, 0):,} running",
+            f"{self._saved:,} saved",
+            f"{self._failed:,} failed",
+        ]
+        if self._unknown:
+            parts.append(f"{self._unknown:,} unknown")
+        parts += [
+            f"{now.credits.held:,} credits",
+            f"{limiter.pace:.3g}/s",
+            f"{limiter.in_flight} in flight",
+            f"{limiter.rejected} × 429",
+        ]
+        left = self._eta()
+        if left is not None:
+            parts.append(f"{left} left")
+        return " · ".join(parts)
+
+    def _eta(self) -> str | None:
+        if not 0 < self._done < self._total:
+            return None
+        seconds = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        minutes, seconds = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+    def _screen(self) -> Group:
+        width = max(10, min(60, self.console.width - 10))
+        bar = Table.grid(padding=(0, 1))
+        share = 0 if not self._total else 100 * self._done // self._total
+        bar.add_row(ProgressBar(total=self._total, completed=self._done, width=width), f"{share}%")
+        rows: list[Any] = [bar, Text(self._status(), style="dim")]
+        if self._note:
+            rows.append(Text(self._note, style="bold yellow"))
+        return Group(*rows)
+
+
+def estimate_table(estimate: Estimate, console: Console) -> None:
+    """Show what a manifest would cost."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what")
+    for title in ("clips", "credits", "dollars"):
+        table.add_column(title, justify="right")
+    for name, count, total in estimate.rows:
+        known = ("?", "?") if total is None else (f"{total:,}", f"${catalog.dollars(total):,.2f}")
+        table.add_row(name, f"{count:,}", *known)
+    count = sum(row[1] for row in estimate.rows)
+    table.add_row(
+        "in all",
+        f"{count:,}",
+        f"{estimate.credits:,}",
+        f"${catalog.dollars(estimate.credits):,.2f}",
+    )
+    console.print(table)
+    if estimate.unpriced:
+        console.print(f"The price of {estimate.unpriced} of them is not known; state `credits`.")
+
+
+def results_table(report: BatchReport, console: Console) -> None:
+    """Show what each line cost, and where its file lies."""
+    table = Table(box=None, pad_edge=False)
+    # The file is what one wants to copy: it keeps its width, and the prompt gives way.
+    widest = max((len(str(result.path or result.status)) for result in report.results), default=4)
+    room = max(12, console.width - min(widest, 60) - 32)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=room)
+    table.add_column("length", justify="right", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("credits", justify="right", no_wrap=True)
+    table.add_column("cost", justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold", min_width=min(widest, 60))
+    for result in report.results:
+        request = result.line.request
+        if isinstance(request, Sora2):
+            what = (request.prompt, f"{request.duration} s", request.aspect_ratio)
+        else:
+            what = (request.model, "", "")
+        refunded = result.status != "saved"
+        amount = 0 if refunded else request.credits or 0
+        table.add_row(
+            Text(what[0]),
+            *what[1:],
+            f"{amount:,}",
+            f"${catalog.dollars(amount):,.2f}",
+            Text(str(result.path) if result.path else f"{result.status}"),
+        )
+    console.print(table)
+
+
+def closing_lines(report: BatchReport, session: Session, console: Console) -> None:
+    """Say how a batch ended, what it cost, and how to go on."""
+    console.print(
+        f"{report.count('saved'):,} saved · {report.count('failed'):,} failed"
+        + "".join(
+            f" · {report.count(status):,} {words}"
+            for status, words in (
+                ("unknown", "of unknown fate"),
+                ("running", "still running"),
+                ("unsent", "not sent"),
+            )
+            if report.count(status)
+        ),
+        highlight=False,
+    )
+    credits_ = report.credits
+    line = f"charged {money(credits_.charged + credits_.refunded)}"
+    if credits_.refunded:
+        line += f", of which refunded {money(credits_.refunded)}"
+    if credits_.unknown:
+        line += f"; of unknown fate {money(credits_.unknown)}"
+    console.print(line, highlight=False)
+    limiter = session.statistics().limiter
+    console.print(
+        f"{limiter.accepted + limiter.rejected:,} requests, {limiter.rejected:,} of them 429",
+        highlight=False,
+    )
+
+
+def out(document: object) -> None:
+    """Write one JSON document to stdout."""
+    json.dump(document, sys.stdout, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
