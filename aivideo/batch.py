@@ -28,15 +28,23 @@ from attrs import field, frozen
 from aivideo import catalog
 from aivideo.errors import (
     AIVideoError,
+    APIConnectionError,
     APIStatusError,
-    DownloadError,
+    AuthenticationError,
+    BudgetExceededError,
     InsufficientCreditsError,
+    InternalServerError,
     InvalidRequestError,
+    PermissionDeniedError,
     ResultExpiredError,
     SessionClosedError,
     SpendLimitError,
     SubmitUnknownError,
+    TaskFailedError,
+    TaskNotFoundError,
+    UpstreamError,
 )
+from aivideo.job import Job
 from aivideo.models import Failed, Generation, Outcome, Request, Sora2, Succeeded, TaskId
 from aivideo.sansio.journal import CreditTotals, JobStatus
 from aivideo.session import Session
@@ -62,6 +70,7 @@ _FIELDS = frozenset(
     }
 )
 _SHOWN_PROBLEMS = 10
+_IN_DOUBT = (JobStatus.SUBMITTING, JobStatus.UNKNOWN, JobStatus.FAULTED)
 
 
 class ManifestError(AIVideoError, ValueError):
@@ -449,6 +458,7 @@ class Batch:
         self._on_result = on_result
         self._wait_for_spend_limit = wait_for_spend_limit
         self._sending: list[Line] = []
+        self._jobs: dict[int, Job] = {}
         self._stop = asyncio.Event()
 
     @property
@@ -514,7 +524,9 @@ class Batch:
             self._sending = left
             again: list[Line] = []
             outcomes = self._session.generate_many(
-                [line.request for line in left], save_to=self._path_of_sending
+                [line.request for line in left],
+                save_to=self._path_of_sending,
+                on_job=self._note_job,
             )
             async with aclosing(outcomes):
                 async for outcome in outcomes:
@@ -545,6 +557,10 @@ class Batch:
         else:
             self._note(Result(line=line, status="saved", task_id=task_id, path=path))
 
+    def _note_job(self, job: Job) -> None:
+        assert job.index is not None
+        self._jobs[self._sending[job.index].number] = job
+
     def _path_of_sending(self, index: int, _: Request) -> Path:
         return self._path(self._sending[index])
 
@@ -566,13 +582,12 @@ class Batch:
             return known
         if line.task_id is not None:
             return Result(line=line, status="running", task_id=line.task_id)
-        for job in self._session.jobs():
-            if job.index is not None and self._sending[job.index] is line:
-                if job.task_id is not None:
-                    return Result(line=line, status="running", task_id=job.task_id)
-                if job.status is JobStatus.SUBMITTING:
-                    # Its POST is under way: until the verdict, nobody can tell.
-                    return Result(line=line, status="unknown")
+        # The job knows what was taken, however little of it has been told so far.
+        job = self._jobs.get(line.number)
+        if job is not None and job.task_id is not None:
+            return Result(line=line, status="running", task_id=job.task_id)
+        if job is not None and job.status in _IN_DOUBT:
+            return Result(line=line, status="unknown")
         return Result(line=line, status="unsent")
 
     def _write_unfinished(self) -> Path | None:
@@ -602,7 +617,9 @@ def _result(line: Line, outcome: Outcome) -> Result:
     if isinstance(outcome, Succeeded):
         return Result(line=line, status="saved", task_id=outcome.task.id, path=outcome.path)
     error, task_id = outcome.error, outcome.task_id
-    if isinstance(error, SubmitUnknownError):
+    in_doubt = (SubmitUnknownError, InternalServerError, UpstreamError)
+    if isinstance(error, in_doubt) and task_id is None:
+        # Of a create answered by 500 or 503 it is not documented whether it was charged either.
         return Result(line=line, status="unknown", error=error)
     if isinstance(error, SessionClosedError):
         status: Literal["running", "unsent"] = "running" if task_id else "unsent"
@@ -612,16 +629,7 @@ def _result(line: Line, outcome: Outcome) -> Result:
 
 def _left_over(result: Result) -> dict[str, Any] | None:
     """Make the manifest line that goes on with a line, or None where there is nothing to do."""
-    money = (InsufficientCreditsError, SpendLimitError)
-    kept = result.status in ("unsent", "running", "unknown") or (
-        # Not sent for want of money, or made but not fetched: to be gone on with.
-        result.status == "failed"
-        and (
-            isinstance(result.error, money)
-            or (result.task_id is not None and _is_about_the_file(result.error))
-        )
-    )
-    if not kept:
+    if result.status == "saved" or (result.status == "failed" and _is_final(result)):
         return None
     request = result.line.request
     row: dict[str, Any] = {"id": result.line.id}
@@ -644,8 +652,20 @@ def _left_over(result: Result) -> dict[str, Any] | None:
     return row
 
 
-def _is_about_the_file(error: AIVideoError | None) -> bool:
-    return isinstance(error, DownloadError) and not isinstance(error, ResultExpiredError)
+def _is_final(result: Result) -> bool:
+    """Whether a failed line is over: it would fail again, or there is nothing left to fetch."""
+    if result.task_id is not None:
+        return isinstance(result.error, TaskFailedError | TaskNotFoundError | ResultExpiredError)
+    # Without a task: no money, a ceiling, a bad key or no network are no fault of the line.
+    waits = (
+        InsufficientCreditsError,
+        SpendLimitError,
+        BudgetExceededError,
+        AuthenticationError,
+        PermissionDeniedError,
+        APIConnectionError,
+    )
+    return not isinstance(result.error, waits)
 
 
 def dollars(credits_: int) -> Decimal:

@@ -32,6 +32,7 @@ class Bulk:
         save_to: where files go, or None.
         batch: the name under which the requests are jobs, or None.
         window: how many may wait to be submitted, and how many outcomes to be taken, at most.
+        on_job: told of each job before it is sent, or None.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Bulk:
         save_to: SaveTo | None,
         batch: str | None,
         window: int,
+        on_job: Callable[[Job], object] | None = None,
     ) -> None:
         self._engine = engine
         self._window = window
+        self._on_job = on_job
         self._requests = requests
         self._save_to = save_to
         self._batch = batch
@@ -104,6 +107,8 @@ class Bulk:
             except SessionClosedError as error:
                 self._ended(Failed(request, error, index=index))
             else:
+                if self._on_job is not None:
+                    self._on_job(job)
                 submitting = asyncio.create_task(self._submit(job, request, index))
                 self._submitting[submitting] = job
                 submitting.add_done_callback(self._submitted)

@@ -143,12 +143,13 @@ class Engine:
                 continue  # the limiter has taken note, and says when
 
     async def drain(self, *, downloads: bool) -> None:
-        """Wait until each POST under way has its verdict and, with ``downloads``, each is saved."""
+        """Wait for each POST that is under way, and for the downloads that are open now."""
+        open_now = {*self.saving} if downloads else set[asyncio.Task[None]]()
         while waiting := [
-            *(task for job_id, task in self._submissions.items() if job_id in self._posting),
-            *(self.saving if downloads else ()),
+            *(self._submissions[job_id] for job_id in self._posting),
+            *(saving for saving in open_now if not saving.done()),
         ]:
-            await asyncio.wait(waiting)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     async def aclose(self) -> None:
         """Send nothing more, wait for POSTs under way, let every waiter go."""

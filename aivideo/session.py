@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from typing import Self
 
 from attrs import frozen
@@ -227,6 +227,7 @@ class Session:
         *,
         save_to: SaveTo | None = None,
         batch: str | None = None,
+        on_job: Callable[[Job], object] | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Make many, and yield how each ended, in the order they end.
 
@@ -241,11 +242,13 @@ class Session:
                 do not fetch results.
             batch: a name under which each request is one job, by its place: with a ledger that
                 outlives the process, what was taken is not sent again.
+            on_job: told of each request's job (``job.index`` is the request's place) before it is
+                sent: whoever leaves early can tell from it what was taken.
 
         Yields:
             :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`.
         """
-        bulk = Bulk(self._engine, requests, save_to, batch, self._window)
+        bulk = Bulk(self._engine, requests, save_to, batch, self._window, on_job)
         try:
             async for outcome in bulk.outcomes():
                 yield outcome
@@ -264,7 +267,7 @@ class Session:
         self._engine.limiter.open_creates()
 
     async def drain(self, *, downloads: bool = True) -> None:
-        """Wait until each POST under way has its verdict and, with ``downloads``, each is saved."""
+        """Wait for each POST that is under way and, with ``downloads``, for those open now."""
         await self._engine.drain(downloads=downloads)
 
     # --- asking ---------------------------------------------------------------------------

@@ -40,6 +40,9 @@ MISSING_FOR = 120.0
 """Seconds a task must have been answered by 404 alone before it is taken for gone: a task may
 answer 404 for a moment right after it was made."""
 
+CALLBACK_RARER = 3.0
+"""How much longer the waits are between looks at a task whose end is told by callback too."""
+
 REMEMBERED = 10_000
 """Ended tasks whose end is kept, so that who asks late need not ask the service."""
 
@@ -129,11 +132,14 @@ class TaskTracker:
     def watch(
         self, task_id: TaskId, *, kind: tuple[Hashable, ...] = (), callback: bool = False
     ) -> None:
-        """Look at a task until it has ended; said again, it changes nothing."""
+        """Look at a task until it has ended, more rarely if a callback tells of it too.
+
+        Said again, it changes nothing.
+        """
         if self._closed or task_id in self._watched or task_id in self._ends:
             return
         self._watched[task_id] = _Watched()
-        self._agenda.add(task_id, kind, self._now())
+        self._agenda.add(task_id, kind, self._now(), rarer=CALLBACK_RARER if callback else 1.0)
         self._wake.set()
         if self._loop_task is None:
             self._loop_task = asyncio.create_task(self._run())

@@ -1,6 +1,6 @@
 """An async app: one session for its whole life, many callers who each wait for one clip.
 
-    python examples/app.py "A paper boat in the rain" "A lighthouse at dusk"
+python examples/app.py "A paper boat in the rain" "A lighthouse at dusk"
 """
 
 from __future__ import annotations

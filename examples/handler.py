@@ -30,6 +30,8 @@ app = FastAPI(lifespan=lifespan)
 
 
 class Clip(BaseModel):
+    """What a caller asks for."""
+
     prompt: str
     duration: int = 4
     aspect_ratio: str = "16:9"

@@ -24,6 +24,9 @@ SOONEST, LATEST = 1.0, 60.0
 SHARE = 0.10
 """Share of its age after which a task of unknown kind is looked at again."""
 
+KNOWN = 5
+"""Tasks of a kind that must have ended before their durations count for anything."""
+
 MEMORY = 100
 """Ended tasks of a kind that are remembered."""
 
@@ -33,6 +36,7 @@ class _Entry:
     kind: tuple[Hashable, ...]
     born: float
     due: float
+    rarer: float = 1.0
     failures: int = 0
 
 
@@ -51,10 +55,12 @@ class Agenda:
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._entries
 
-    def add(self, task_id: str, kind: tuple[Hashable, ...], now: float) -> None:
-        """Begin to look at a task, which was made just now."""
+    def add(
+        self, task_id: str, kind: tuple[Hashable, ...], now: float, *, rarer: float = 1.0
+    ) -> None:
+        """Begin to look at a task, which was made just now; ``rarer``: times the usual wait."""
         if task_id not in self._entries:
-            self._entries[task_id] = _Entry(kind, now, now)
+            self._entries[task_id] = _Entry(kind, now, now, rarer)
             self._schedule(task_id, now)
 
     def looked(self, task_id: str, now: float) -> None:
@@ -118,11 +124,14 @@ class Agenda:
             return self.poll_interval
         age = max(0.0, now - entry.born)
         latest = min(300.0, max(LATEST, age / 4))
+        return min(latest, max(SOONEST, entry.rarer * self._wish(entry, age)))
+
+    def _wish(self, entry: _Entry, age: float) -> float:
         known = self._durations.get(entry.kind)
-        if known is None or len(known) < 5:
-            return min(latest, max(SOONEST, SHARE * age))
+        if known is None or len(known) < KNOWN:
+            return SHARE * age
         ordered = sorted(known)
         quick, middle = ordered[len(ordered) // 20], ordered[len(ordered) // 2]
         if age < quick:
-            return min(latest, max(SOONEST, 0.9 * quick - age))
-        return min(latest, max(SOONEST, SHARE / 2 * middle if age < 2 * middle else SHARE * age))
+            return 0.9 * quick - age
+        return SHARE / 2 * middle if age < 2 * middle else SHARE * age

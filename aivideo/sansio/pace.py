@@ -275,6 +275,7 @@ class StatedPace:
 
     @property
     def rate(self) -> float:
+        """Requests a second: as stated."""
         return self.limit.rate
 
     @property

@@ -1,0 +1,420 @@
+"""The plan of the house, held by a walk over every import.
+
+Each rule is a function from sources to complaints, and is shown able to complain on made-up ones.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from attrs import frozen
+
+ROOT = Path(__file__).parents[1]
+
+Sources: TypeAlias = Mapping[str, str]
+"""Dotted name of each module (a package's is its folder's) -> its source."""
+
+# ---- the table ----------------------------------------------------------------------------------
+
+ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("compose", ("__main__", "cli", "fastapi", "testing")),
+    ("stand-in", ("simulator",)),
+    ("use", ("batch", "session", "bulk", "engine", "job")),
+    ("shells", ("client", "download", "limiter", "tracker", "ledger", "transport")),
+    ("room", ("sansio",)),
+    ("words", ("models", "catalog", "errors", "_version")),
+)
+"""A module imports from rows below its own. A part is a module, or a package with all in it."""
+
+SIDEWAYS = {
+    "__main__": {"cli"},
+    "batch": {"session", "job"},
+    "session": {"bulk", "engine", "job"},
+    "bulk": {"engine", "job"},
+    "engine": {"job"},
+    "client": {"transport"},
+    "download": {"transport"},
+    "models": {"catalog", "errors"},
+    "catalog": {"errors"},
+}
+"""Within a row, what each part may import besides itself."""
+
+SIMULATOR_IS_FOR = {"cli", "testing"}
+"""The parts that may import the simulator; it imports none."""
+
+FOREIGN = {
+    "aiohttp": {"transport", "simulator", "testing"},
+    "yarl": {"transport", "simulator"},  # aiohttp's own word for a URL, and its dependency
+    "anyio": None,
+    "attrs": None,
+    "cattrs": None,
+    "orjson": None,
+    "av": {"simulator"},
+    "PIL": {"simulator"},
+    "cyclopts": {"cli"},
+    "rich": {"cli"},
+    "fastapi": {"fastapi"},
+    "starlette": {"fastapi"},
+    "obstore": {"download"},
+    "pytest": {"testing"},
+}
+"""Each package from outside, and the parts that may name it; None: any. No other is named."""
+
+SIMULATOR_KNOWS = {"aiohttp", "yarl", "attrs", "orjson", "av", "PIL"}
+"""Besides the standard library. (A parser of JSON is no reading of the provider's pages.)"""
+
+SANSIO_KNOWS_NOT = {
+    # clocks, draws, files, sockets, waiting and logs
+    *("aiohttp", "anyio", "asyncio", "logging", "os", "random", "sqlite3", "time"),
+    *("io", "pathlib", "secrets", "selectors", "socket", "ssl", "subprocess", "tempfile"),
+    *("threading", "concurrent"),
+}
+
+SANSIO_CALLS_NOT = {"now", "utcnow", "today", "open", "print", "input", "uuid1", "uuid4"}
+
+DRAWERS = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "misc",
+    "tools",
+    "base",
+    "core",
+    "shared",
+}
+
+CHEAP_IMPORT_LACKS = ("aiohttp", "sqlite3", "rich", "cyclopts", "av", "PIL", "pytest", "fastapi")
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+@frozen
+class Import:
+    """One import: `target` is a module where one of that name is known, else what is named."""
+
+    module: str
+    line: int
+    target: str
+
+    @property
+    def importer(self) -> str:
+        return part_of(self.module)
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}"
+
+
+@cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def part_of(module: str) -> str:
+    """`aivideo.sansio.wire` is of the part `sansio`; `aivideo` itself of the part `aivideo`."""
+    return module.split(".")[1] if "." in module else module
+
+
+def read_sources(root: Path = ROOT, package: str = "aivideo") -> dict[str, str]:
+    sources = {}
+    for path in sorted((root / package).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        sources[name] = path.read_text("utf-8")
+    return sources
+
+
+def imports_of(module: str, sources: Sources) -> Iterator[Import]:
+    """Every import that runs: at the top and in functions, but not for annotations alone."""
+    is_package = any(other.startswith(f"{module}.") for other in sources)
+    for node in _import_nodes(sources[module]):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, node.lineno, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                anchor = module.split(".")
+                anchor = anchor[: len(anchor) - node.level + is_package]
+                base = ".".join([*anchor, *filter(None, [base])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield Import(module, node.lineno, inner if inner in sources else base)
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            match node.args:
+                case [ast.Constant(value=str(name)), *_]:
+                    yield Import(module, node.lineno, name)
+                case _:
+                    yield Import(module, node.lineno, "a name made at run time")
+
+
+@cache
+def _import_nodes(source: str) -> list[ast.AST]:
+    kinds = (ast.Import, ast.ImportFrom, ast.Call)
+    return [node for node in _walk(parsed(source)) if isinstance(node, kinds)]
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and _name(child.test) == "TYPE_CHECKING":
+            for other in child.orelse:
+                yield from _walk(other)
+        else:
+            yield from _walk(child)
+
+
+def _name(node: ast.AST) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case _:
+            return ""
+
+
+def all_imports(sources: Sources) -> list[Import]:
+    return [found for module in sources for found in imports_of(module, sources)]
+
+
+def is_ours(name: str) -> bool:
+    return name.partition(".")[0] == "aivideo"
+
+
+# ---- the rules ----------------------------------------------------------------------------------
+
+
+def parts_without_a_row(sources: Sources) -> list[str]:
+    known = {part for _row, parts in ROWS for part in parts}
+    parts = {part_of(module) for module in sources} - {"aivideo"}
+    return [f"aivideo.{part} stands in no row of the table" for part in sorted(parts - known)]
+
+
+def imports_upwards(sources: Sources) -> list[str]:
+    row_of = {part: number for number, (_row, parts) in enumerate(ROWS) for part in parts}
+    complaints = []
+    for found in all_imports(sources):
+        if not is_ours(found.target):
+            continue
+        importer, imported = found.importer, part_of(found.target)
+        if importer == "aivideo":  # the public names: from anywhere but what composes
+            allowed = ROWS[row_of.get(imported, 0)][0] not in ("compose", "stand-in")
+        elif importer == imported or imported in SIDEWAYS.get(importer, ()):
+            allowed = True
+        else:
+            allowed = row_of.get(imported, -1) > row_of.get(importer, -1)
+        if not allowed:
+            complaints.append(str(found))
+    return complaints
+
+
+def imports_in_a_ring(sources: Sources) -> list[str]:
+    """Module A imports B imports A: even where the rows allow it, within one package."""
+    graph = {module: set[str]() for module in sources}
+    for found in all_imports(sources):
+        if found.target in sources and not found.module.startswith(f"{found.target}."):
+            graph[found.module].add(found.target)
+    while free := [module for module, targets in graph.items() if not targets]:
+        for module in free:
+            del graph[module]
+        for targets in graph.values():
+            targets.difference_update(free)
+    return [f"{module} imports in a ring with {sorted(graph[module])}" for module in graph]
+
+
+def imports_of_the_simulator(sources: Sources) -> list[str]:
+    return [
+        str(found)
+        for found in all_imports(sources)
+        if is_ours(found.target)
+        and part_of(found.target) == "simulator"
+        and found.importer not in {"simulator", *SIMULATOR_IS_FOR}
+    ]
+
+
+def imports_by_the_simulator(sources: Sources) -> list[str]:
+    return [
+        str(found)
+        for found in all_imports(sources)
+        if found.importer == "simulator"
+        and not (is_ours(found.target) and part_of(found.target) == "simulator")
+        and found.target.split(".")[0] not in SIMULATOR_KNOWS | sys.stdlib_module_names
+    ]
+
+
+def foreign_names_out_of_place(sources: Sources) -> list[str]:
+    complaints = []
+    for found in all_imports(sources):
+        package = found.target.split(".")[0]
+        if package == "sqlite3":
+            if found.module != "aivideo.ledger.sqlite":
+                complaints.append(str(found))
+        elif package != "aivideo" and package not in sys.stdlib_module_names:
+            places = FOREIGN.get(package, set())
+            if places is not None and found.importer not in places:
+                complaints.append(str(found))
+    return complaints
+
+
+def io_in_the_room(sources: Sources) -> list[str]:
+    complaints = []
+    for module, source in sources.items():
+        if part_of(module) != "sansio":
+            continue
+        complaints += [
+            str(found)
+            for found in imports_of(module, sources)
+            if found.target.split(".")[0] in SANSIO_KNOWS_NOT
+        ]
+        for node in ast.walk(parsed(source)):
+            if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
+                complaints.append(f"{module}:{node.lineno} awaits")
+            if isinstance(node, ast.Call) and _name(node.func) in SANSIO_CALLS_NOT:
+                complaints.append(f"{module}:{node.lineno} calls {_name(node.func)}()")
+    return complaints
+
+
+def drawers(sources: Sources) -> list[str]:
+    return [module for module in sources if DRAWERS & set(module.strip("_").split("."))]
+
+
+def skips(sources: Sources) -> list[str]:
+    words = {"skip", "skipif", "skipIf", "skipUnless", "importorskip", "SkipTest", "xfail"}
+    return [
+        f"{module}:{node.lineno} {_name(node)}"
+        for module, source in sources.items()
+        for node in ast.walk(parsed(source))
+        if isinstance(node, ast.Attribute | ast.Name) and _name(node) in words
+    ]
+
+
+# ---- the house ----------------------------------------------------------------------------------
+
+SOURCES = read_sources()
+
+
+def test_every_part_has_its_row() -> None:
+    assert parts_without_a_row(SOURCES) == []
+
+
+def test_modules_import_only_from_rows_below_their_own() -> None:
+    assert imports_upwards(SOURCES) == []
+
+
+def test_no_modules_import_in_a_ring() -> None:
+    assert imports_in_a_ring(SOURCES) == []
+
+
+def test_only_the_command_and_the_fixtures_know_the_simulator() -> None:
+    assert imports_of_the_simulator(SOURCES) == []
+
+
+def test_the_simulator_shares_no_code_with_the_rest() -> None:
+    assert imports_by_the_simulator(SOURCES) == []
+
+
+def test_every_foreign_package_is_named_only_at_its_border() -> None:
+    assert foreign_names_out_of_place(SOURCES) == []
+
+
+def test_the_room_does_no_io_and_reads_no_clock() -> None:
+    assert io_in_the_room(SOURCES) == []
+
+
+def test_there_are_no_drawers() -> None:
+    assert drawers(SOURCES) == []
+    assert drawers(read_sources(package="tests")) == []
+
+
+def test_no_test_is_skipped() -> None:
+    assert skips(read_sources(package="tests")) == []
+
+
+def modules_after(statement: str) -> set[str]:
+    """What a fresh interpreter has imported after a statement, its site's own imports aside."""
+    program = (
+        f"import sys; before = set(sys.modules); {statement}; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_aivideo_is_cheap() -> None:
+    assert modules_after("import aivideo").isdisjoint(CHEAP_IMPORT_LACKS)
+
+
+def test_importing_the_command_needs_no_extra() -> None:
+    assert modules_after("import aivideo.cli").isdisjoint(CHEAP_IMPORT_LACKS)
+
+
+def test_what_a_statement_imports_is_seen() -> None:
+    assert "sqlite3" in modules_after("import sqlite3")
+
+
+# ---- every rule can complain --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "source"),
+    [
+        (parts_without_a_row, "aivideo.newcomer", ""),
+        (imports_upwards, "aivideo.errors", "from aivideo.models import Sora2"),
+        (imports_upwards, "aivideo.catalog", "from aivideo import models"),
+        (imports_upwards, "aivideo.tracker", "import aivideo.client"),
+        (imports_upwards, "aivideo.tracker", "from .client import Client"),
+        (imports_upwards, "aivideo.sansio.pace", "from .. import session"),
+        (imports_upwards, "aivideo.job", "def f():\n    from aivideo.session import Session"),
+        (imports_upwards, "aivideo.job", "from aivideo import Session"),
+        (imports_upwards, "aivideo.job", "importlib.import_module('aivideo.cli')"),
+        (imports_upwards, "aivideo", "from aivideo.cli import main"),
+        (imports_in_a_ring, "aivideo.errors", "from aivideo.models import Sora2"),
+        (imports_of_the_simulator, "aivideo.session", "from aivideo.simulator import serve"),
+        (imports_of_the_simulator, "aivideo.batch", "from aivideo import simulator"),
+        (imports_by_the_simulator, "aivideo.simulator.rules", "from aivideo.sansio import wire"),
+        (imports_by_the_simulator, "aivideo.simulator.rules", "from aivideo import Sora2"),
+        (imports_by_the_simulator, "aivideo.simulator.rules", "import cattrs"),
+        (foreign_names_out_of_place, "aivideo.client", "import aiohttp"),
+        (foreign_names_out_of_place, "aivideo.client", "def f():\n    from aiohttp import web"),
+        (foreign_names_out_of_place, "aivideo.ledger.memory", "import sqlite3"),
+        (foreign_names_out_of_place, "aivideo.session", "import requests"),
+        (foreign_names_out_of_place, "aivideo.batch", "from rich.progress import Progress"),
+        (foreign_names_out_of_place, "aivideo.batch", "__import__(name)"),
+        (io_in_the_room, "aivideo.sansio.pace", "import time"),
+        (io_in_the_room, "aivideo.sansio.pace", "from os.path import join"),
+        (io_in_the_room, "aivideo.sansio.pace", "async def f(): ..."),
+        (io_in_the_room, "aivideo.sansio.pace", "datetime.now(UTC)"),
+        (io_in_the_room, "aivideo.sansio.pace", "if x:\n    import random"),
+        (drawers, "aivideo.sansio.utils", ""),
+        (skips, "tests.test_x", "@pytest.mark.skip\ndef test_x(): ..."),
+        (skips, "tests.test_x", "pytest.importorskip('av')"),
+    ],
+)  # fmt: skip
+def test_each_rule_complains_of_what_it_forbids(
+    rule: Callable[[Sources], list[str]], module: str, source: str
+) -> None:
+    assert set(rule({**SOURCES, module: source})) - set(rule(SOURCES))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("aivideo.errors", "if TYPE_CHECKING:\n    from aivideo.session import Session"),
+        ("aivideo.errors", "if typing.TYPE_CHECKING:\n    import aiohttp"),
+        ("aivideo.sansio.pace", "from . import wire"),
+        ("aivideo.tracker", "from aivideo import models"),
+    ],
+)
+def test_what_is_allowed_is_not_complained_of(module: str, source: str) -> None:
+    sources = {**SOURCES, module: source}
+    for rule in (imports_upwards, foreign_names_out_of_place, io_in_the_room):
+        assert set(rule(sources)) <= set(rule(SOURCES))

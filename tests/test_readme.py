@@ -1,0 +1,161 @@
+"""The README runs: its programs against the simulator, its commands through the parser.
+
+Every block of Python is a program of its own. It may await at its top, as in `python -m asyncio`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from aivideo.cli.app import app as command
+from aivideo.simulator import Simulator
+
+README = Path(__file__).parents[1] / "README.md"
+MAKEFILE = README.with_name("Makefile")
+
+
+@frozen
+class Block:
+    """One fenced block, with the line of the file where it begins."""
+
+    language: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}"
+
+
+def blocks_of(text: str, language: str) -> list[Block]:
+    found = re.finditer(r"^```(\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = [Block(m[1], text.count("\n", 0, m.start()) + 2, m[2]) for m in found]
+    return [block for block in blocks if block.language == language]
+
+
+def commands_of(text: str, program: str) -> list[str]:
+    """What is typed: after a `$` in a console block, or in the prose between backticks."""
+    typed = [
+        line.removeprefix("$ ")
+        for block in blocks_of(text, "console")
+        for line in block.text.replace("\\\n", " ").splitlines()
+        if line.startswith("$ ")
+    ]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    typed += re.findall(r"`([^`\n]+)`", prose)
+    return [line for line in typed if line.split()[0] == program and len(line.split()) > 1]
+
+
+def compiled(block: Block) -> CodeType:
+    """Compile a block so that tracebacks show the README's own lines."""
+    source = "\n" * (block.line - 1) + block.text
+    return compile(source, str(README), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+async def run_block(block: Block) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    running = eval(compiled(block), names)  # noqa: S307 # our own README
+    if inspect.iscoroutine(running):
+        await running
+    return names
+
+
+def parse(line: str) -> None:
+    """Parse a command as the `aivideo` command would, and run nothing.
+
+    Raises:
+        CycloptsError: if there is no such command or option, or a value is not good for it.
+    """
+    _program, *arguments = shlex.split(line, comments=True)
+    command.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+TEXT = README.read_text("utf-8")
+PROGRAMS = blocks_of(TEXT, "python")
+COMMANDS = commands_of(TEXT, "aivideo")
+TARGETS = commands_of(TEXT, "make")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs write their videos; not here."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_is_something_to_try() -> None:
+    assert PROGRAMS
+    assert COMMANDS
+    assert {"make demo", "make test"} <= {line.split("#")[0].strip() for line in TARGETS}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("block", PROGRAMS, ids=str)
+async def test_every_program_runs(block: Block, simulator: Simulator, elsewhere: Path) -> None:
+    await run_block(block)
+    assert simulator.truth.keys_at_results == 0
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_understood(line: str, elsewhere: Path) -> None:
+    (elsewhere / "prompts.txt").write_text("A paper boat\n", "utf-8")
+    parse(line)
+
+
+@pytest.mark.parametrize("line", TARGETS)
+def test_every_make_target_exists(line: str) -> None:
+    target = line.split()[1]
+    assert re.search(rf"^{re.escape(target)}:", MAKEFILE.read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)", TEXT))
+def test_every_link_leads_somewhere(path: str) -> None:
+    assert (README.parent / path).exists()
+
+
+# ---- and all this can fail ----------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("```python\nfrom aivideo import Nobody\n```", ImportError),
+        ("```python\nassert False\n```", AssertionError),
+        ("```python\nimport asyncio\nawait asyncio.sleep(1, no=1)\n```", TypeError),
+    ],
+)
+async def test_a_wrong_program_fails(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await run_block(blocks_of(text, "python")[0])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "aivideo frobnicate",
+        "aivideo batch prompts.txt --frobnicate",
+        "aivideo generate",
+        "aivideo batch prompts.txt --output out --duration soon",
+    ],
+)
+def test_a_wrong_command_is_not_understood(line: str) -> None:
+    from cyclopts import CycloptsError
+
+    with pytest.raises(CycloptsError):
+        parse(line)
+
+
+def test_blocks_and_commands_are_found_where_they_stand() -> None:
+    text = "x\n\n```console\n$ aivideo demo  # so\nout\n$ make x\n```\nUse `aivideo task ID` now.\n"
+    assert commands_of(text, "aivideo") == ["aivideo demo  # so", "aivideo task ID"]
+    assert commands_of(text, "make") == ["make x"]
+    assert blocks_of("a\n```python\nb = 1\n```\n", "python") == [Block("python", 3, "b = 1\n")]
