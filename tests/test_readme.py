@@ -13,6 +13,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import httpx
 import pytest
 from attrs import frozen
 
@@ -57,12 +58,14 @@ def commands_of(text: str, program: str) -> list[str]:
 def compiled(block: Block) -> CodeType:
     """Compile a block so that tracebacks show the README's own lines."""
     source = "\n" * (block.line - 1) + block.text
-    return compile(source, str(README), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code: CodeType = compile(source, str(README), "exec", flags=flags)
+    return code
 
 
 async def run_block(block: Block) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "__main__"}
-    running = eval(compiled(block), names)  # noqa: S307 # our own README
+    running = eval(compiled(block), names)
     if inspect.iscoroutine(running):
         await running
     return names
@@ -101,7 +104,20 @@ def test_there_is_something_to_try() -> None:
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)
 async def test_every_program_runs(block: Block, simulator: Simulator, elsewhere: Path) -> None:
     await run_block(block)
+    if re.search(r"^async with Session\((?!.*base_url)", block.text, re.MULTILINE):
+        assert simulator.truth.creates_taken > 0, "it did not do what it is there to show"
     assert simulator.truth.keys_at_results == 0
+
+
+@pytest.mark.anyio
+async def test_the_handler_answers(simulator: Simulator) -> None:
+    (block,) = (block for block in PROGRAMS if "FastAPI(" in block.text)
+    app = (await run_block(block))["app"]
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://app")
+    async with app.router.lifespan_context(app), http:
+        answer = await http.post("/clips", params={"prompt": "A paper boat"})
+    assert answer.status_code == 202
+    assert answer.json()["task_id"] in simulator.truth.tasks
 
 
 @pytest.mark.parametrize("line", COMMANDS)

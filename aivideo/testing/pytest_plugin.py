@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -66,15 +66,16 @@ def simulator_scenario(request: pytest.FixtureRequest) -> Scenario:
                 f"like speed=60; it was given {marker.args!r}"
             )
         fields |= marker.kwargs
-    for name, parse in (
-        ("rate_limit", parse_rate_limit),
-        ("create_rate_limit", parse_rate_limit),
-        ("task_seconds", parse_seconds),
-        ("queue_seconds", parse_seconds),
-    ):
-        if isinstance(fields.get(name), str):
-            fields[name] = parse(fields[name])
+    written: dict[str, Callable[[str], object]] = {
+        "rate_limit": parse_rate_limit,
+        "create_rate_limit": parse_rate_limit,
+        "task_seconds": parse_seconds,
+        "queue_seconds": parse_seconds,
+    }
     try:
+        for name, parse in written.items():
+            if isinstance(fields.get(name), str):
+                fields[name] = parse(fields[name])
         return Scenario(**fields)
     except (TypeError, ValueError) as error:
         raise pytest.UsageError(f"{request.node.nodeid}: @pytest.mark.simulator: {error}") from None
