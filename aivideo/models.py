@@ -139,6 +139,12 @@ class Generation:
         object.__setattr__(self, "input", copied)  # ours alone: the caller's dict may change
 
     @property
+    def prompt(self) -> str:
+        """The input's ``prompt``, which every model has so far; "" where there is none."""
+        prompt = self.input.get("prompt")
+        return prompt if isinstance(prompt, str) else ""
+
+    @property
     def credits(self) -> int | None:
         """What it costs, in credits: as stated, else by the catalogue, else None (not known)."""
         if self.stated_credits is not None:

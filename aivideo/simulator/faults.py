@@ -92,7 +92,7 @@ class Nth:
         """
         if not numbers or min(numbers) < 1:
             raise ValueError("Nth counts requests from 1: Nth(3), Nth(1, 2, 5)")
-        self.__attrs_init__(frozenset(numbers))
+        self.__attrs_init__(frozenset(numbers))  # pyright: ignore[reportAttributeAccessIssue]  attrs makes it
 
 
 When = float | Nth

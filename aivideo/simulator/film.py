@@ -66,9 +66,8 @@ def _draw(words: Lettering, caption: str, shape: _Shape) -> Image.Image:
 
 @functools.lru_cache(maxsize=8)
 def _paper(shape: _Shape) -> Image.Image:
-    gradient = Image.linear_gradient("L").point(
-        lambda value: _PAPER_TOP + (_PAPER_BOTTOM - _PAPER_TOP) * value // 255
-    )
+    tones = [_PAPER_TOP + (_PAPER_BOTTOM - _PAPER_TOP) * value // 255 for value in range(256)]
+    gradient = Image.linear_gradient("L").point(tones)
     return gradient.resize((shape.width, shape.height))
 
 

@@ -12,6 +12,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 from PIL import Image, ImageDraw, ImageFont
@@ -104,7 +105,9 @@ def _drawn(font: str | None, signs: frozenset[str]) -> frozenset[str]:
 def _has_glyph(font: str | None, sign: str) -> bool:
     try:
         face = load_font(font, 16)
-        return bytes(face.getmask(sign)) != bytes(face.getmask(_NO_CHARACTER))
+        # Two masks are sequences of bytes, which Pillow's own type does not say.
+        masks: tuple[Any, Any] = face.getmask(sign), face.getmask(_NO_CHARACTER)
+        return bytes(masks[0]) != bytes(masks[1])
     except OSError:
         return False  # a damaged font file, or one FreeType does not read
 

@@ -134,11 +134,11 @@ class Scenario:
     """Each key with its balance in credits; others get a 401. None: any `sk-…` key is good."""
     default_balance: int = attrs.field(default=1_000_000, validator=_not_negative)
     """What a key has in credits when `keys` is None."""
-    disabled_keys: frozenset[str] = attrs.field(default=(), converter=_key_set)
+    disabled_keys: frozenset[str] = attrs.field(default=frozenset(), converter=_key_set)
     """401: disabled or deleted."""
-    blocked_keys: frozenset[str] = attrs.field(default=(), converter=_key_set)
+    blocked_keys: frozenset[str] = attrs.field(default=frozenset(), converter=_key_set)
     """401: the account is blocked."""
-    refused_ip_keys: frozenset[str] = attrs.field(default=(), converter=_key_set)
+    refused_ip_keys: frozenset[str] = attrs.field(default=frozenset(), converter=_key_set)
     """403: the caller's address is not on the key's list."""
 
     rate_limit: RateLimit | None = None

@@ -81,7 +81,7 @@ def test_a_bad_key_is_one_line_that_does_not_show_it(
         ("m.jsonl", json.dumps(GOOD | {"duration": "8"}), 1, "int"),
         ("m.jsonl", json.dumps(GOOD | {"image_urls": ["http://a/1", "http://a/2"]}), 1, "image"),
         ("m.jsonl", json.dumps(GOOD | {"seed": 5}), 1, "seed"),
-        ("m.jsonl", json.dumps(GOOD | {"id": "a"}) + "\n" + json.dumps(GOOD | {"id": "A"}), 2, "id"),
+        ("m.jsonl", '{"prompt":"x","id":"a"}\n{"prompt":"x","id":"A"}', 2, "id"),
         ("m.jsonl", '{"duration": 4, "aspect_ratio": "16:9"}', 1, "prompt"),
         ("m.csv", "prompt,duration,aspect_ratio\nA boat,5,16:9\n", 2, "4, 8 or 12"),
         ("m.csv", "prompt,duration,aspect_ratio\nA boat,4\n", 2, "cells"),
@@ -93,7 +93,7 @@ def test_a_broken_line_is_named_by_file_and_number(
     name: str, text: str, number: int, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(name).write_text(text, "utf-8")
-    options = ["--duration", "4", "--aspect-ratio", "16:9"] if name == "m.txt" else []
+    options = ["--duration", "4", "--aspect-ratio", "16:9"]
     assert run(["batch", name, "--output", "out", *options]) == 2
     line = one_line(capsys)
     assert f"{name}:{number}:" in line
@@ -163,7 +163,8 @@ def test_a_service_that_is_not_there_is_one_line(
 
 def test_without_its_extra_the_command_says_how_to_install_it() -> None:
     block = "import sys; sys.modules['cyclopts'] = None; from aivideo.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert 'pip install "aivideo[cli]"' in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,11 +1,13 @@
-"""Nothing is ever paid twice, and nothing that was taken is forgotten: over HTTP, on virtual time."""
+"""Nothing is paid twice, nothing that was taken is forgotten: over HTTP, on virtual time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from aivideo import (
     BudgetExceededError,
@@ -25,7 +27,7 @@ from aivideo import (
     UpstreamError,
     WaitTimeoutError,
 )
-from aivideo.simulator import Faults, FixedWindow, Nth, Scenario, TokenBucket, serve
+from aivideo.simulator import Endpoint, Faults, FixedWindow, Nth, Scenario, TokenBucket, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +36,11 @@ BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 
 def boats(count: int) -> list[Sora2]:
     return [Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9") for n in range(count)]
+
+
+def nth(fault: str) -> Faults:
+    """``fault`` for the first create."""
+    return evolve(Faults(), **{f"create_{fault}": Nth(1)})
 
 
 def scenario(**settings: object) -> Scenario:
@@ -57,8 +64,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("fault", UNKNOWN)
 async def test_a_create_of_unknown_fate_is_never_sent_again(fault: str) -> None:
-    faults = Faults(**{f"create_{fault}": Nth(1)})
-    async with serve(scenario(faults=faults)) as sim:
+    async with serve(scenario(faults=nth(fault))) as sim:
         async with Session("sk-test", base_url=sim.url, request_timeout=20) as session:
             with pytest.raises(SubmitUnknownError) as caught:
                 await session.submit(BOAT)
@@ -81,7 +87,7 @@ async def test_a_create_of_unknown_fate_is_never_sent_again(fault: str) -> None:
 async def test_a_server_error_ends_the_job_and_holds_its_credits(
     fault: str, error: type[Exception]
 ) -> None:
-    async with serve(scenario(faults=Faults(**{f"create_{fault}": Nth(1)}))) as sim:
+    async with serve(scenario(faults=nth(fault))) as sim:
         async with Session("sk-test", base_url=sim.url) as session:
             with pytest.raises(error):
                 await session.generate(BOAT)
@@ -170,20 +176,22 @@ async def test_five_unknowns_in_a_row_hold_the_creates_until_the_service_answers
         unknown = [o for o in outcomes if isinstance(getattr(o, "error", None), SubmitUnknownError)]
         assert len(unknown) == 5
         assert len(outcomes) == 50
-        assert sim.truth.requests["credits"] >= 1
+        assert sim.truth.requests[Endpoint.CREDITS] >= 1
         assert sim.truth.creates_seen == 50, "each was sent once"
 
 
 async def test_a_ceiling_is_exact_under_concurrency_and_freed_by_refunds() -> None:
-    async with serve(scenario(failure_rate=1.0)) as sim:
-        async with Session("sk-test", base_url=sim.url, max_credits=350) as session:
-            jobs = await asyncio.gather(*(session.enqueue(boat) for boat in boats(10)))
-            ends = await asyncio.gather(*jobs, return_exceptions=True)
-            kinds = [type(end) for end in ends]
-            assert kinds.count(TaskFailedError) == 3
-            assert kinds.count(BudgetExceededError) == 7
-            assert sim.truth.creates_taken == 3
-            await session.submit(BOAT)  # what failed was refunded, and is free again
+    async with (
+        serve(scenario(failure_rate=1.0)) as sim,
+        Session("sk-test", base_url=sim.url, max_credits=350) as session,
+    ):
+        jobs = await asyncio.gather(*(session.enqueue(boat) for boat in boats(10)))
+        ends = await asyncio.gather(*jobs, return_exceptions=True)
+        kinds = [type(end) for end in ends]
+        assert kinds.count(TaskFailedError) == 3
+        assert kinds.count(BudgetExceededError) == 7
+        assert sim.truth.creates_taken == 3
+        await session.submit(BOAT)  # what failed was refunded, and is free again
 
 
 @pytest.mark.parametrize("limit", [TokenBucket(5, 3), FixedWindow(4, 2)])
@@ -243,15 +251,15 @@ async def test_waiting_less_long_is_not_losing() -> None:
 async def test_many_are_read_lazily_and_a_slow_consumer_holds_them_back() -> None:
     read = 0
 
-    def endless() -> object:
+    def endless() -> Iterator[Sora2]:
         nonlocal read
         while True:
             read += 1
             yield Sora2(f"Boat {read}", duration=4, aspect_ratio="16:9")
 
-    async with serve(scenario(task_seconds=5.0)) as sim:
+    async with serve(scenario(task_seconds=5.0, latency=0.2)) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=8) as session:
-            outcomes = session.generate_many(endless())  # type: ignore[arg-type]
+            outcomes = session.generate_many(endless())
             await anext(outcomes)
             await asyncio.sleep(600)
             before = read
@@ -264,7 +272,7 @@ async def test_many_are_read_lazily_and_a_slow_consumer_holds_them_back() -> Non
 
 
 async def test_leaving_early_submits_nothing_more_and_leaves_no_task_behind() -> None:
-    async with serve(scenario()) as sim:
+    async with serve(scenario(latency=0.2)) as sim:
         before = asyncio.all_tasks()
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=4) as session:
             outcomes = session.generate_many(boats(500))
@@ -275,20 +283,24 @@ async def test_leaving_early_submits_nothing_more_and_leaves_no_task_behind() ->
             await asyncio.sleep(600)
             assert sim.truth.creates_taken - taken <= 4, "only what was under way"
         await asyncio.sleep(0)
-        left = {task for task in asyncio.all_tasks() - before if "aivideo/simulator" not in repr(task)}
-        assert not left
+        left = asyncio.all_tasks() - before
+        assert not {task for task in left if "aivideo/simulator" not in repr(task)}
 
 
 async def test_an_iterable_that_breaks_loses_nothing_that_was_submitted() -> None:
-    def broken() -> object:
+    def broken() -> Iterator[Sora2]:
         yield from boats(3)
         raise RuntimeError("the caller's own")
 
     async with serve(scenario()) as sim, Session("sk-test", base_url=sim.url) as session:
         heard: list[Outcome] = []
-        with pytest.raises(RuntimeError, match="the caller's own"):
-            async for outcome in session.generate_many(broken()):  # type: ignore[arg-type]
+
+        async def hear() -> None:
+            async for outcome in session.generate_many(broken()):
                 heard.append(outcome)  # noqa: PERF401  what was heard before it raised
+
+        with pytest.raises(RuntimeError, match="the caller's own"):
+            await hear()
         assert len(heard) == 3
         assert sim.truth.creates_taken == 3
 

@@ -74,7 +74,7 @@ async def test_a_task_goes_from_create_to_a_video_that_plays(
             (tmp_path / "video.mp4").write_bytes(await response.read())
         assert sim.truth.keys_at_results == 0
 
-    with av.open(tmp_path / "video.mp4", "r") as container:
+    with av.open(str(tmp_path / "video.mp4"), "r") as container:
         assert container.duration == 8 * av.time_base
 
 

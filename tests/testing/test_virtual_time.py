@@ -206,7 +206,8 @@ async def test_the_loop_ends_without_giving_up_on_a_thread() -> None:
             time.sleep(0.1)
             ended.set()
 
-        asyncio.get_running_loop().run_in_executor(None, work)  # type: ignore[unused-awaitable] # left to run
+        running = asyncio.get_running_loop().run_in_executor(None, work)
+        assert not running.done()
 
     await asyncio.to_thread(run, main())
     assert ended.is_set()
