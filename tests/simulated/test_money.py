@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -40,7 +41,8 @@ def boats(count: int) -> list[Sora2]:
 
 def nth(fault: str) -> Faults:
     """``fault`` for the first create."""
-    return evolve(Faults(), **{f"create_{fault}": Nth(1)})
+    fields: dict[str, Any] = {f"create_{fault}": Nth(1)}
+    return evolve(Faults(), **fields)
 
 
 def scenario(**settings: object) -> Scenario:

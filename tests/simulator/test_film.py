@@ -22,9 +22,7 @@ def made(prompt: str, seconds: int = 4, ratio: str = "16:9", seed: int = 0) -> b
 
 def frames(data: bytes) -> list[Image.Image]:
     with av.open(io.BytesIO(data), "r") as container:
-        return [
-            Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)
-        ]
+        return [frame.to_image() for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize("seconds", [4, 8, 12])
