@@ -62,7 +62,7 @@ from aivideo.models import (
     UnrecognizedTask,
 )
 from aivideo.sansio.journal import CreditTotals, JobStatus
-from aivideo.sansio.pace import RateLimit
+from aivideo.sansio.stated import RateLimit
 from aivideo.session import Session, SessionStatistics
 from aivideo.transport import AiohttpTransport, Transport
 

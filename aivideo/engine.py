@@ -46,7 +46,7 @@ from aivideo.errors import (
 )
 from aivideo.job import Job
 from aivideo.ledger import Ledger
-from aivideo.limiter import GateClosed, Limiter, RequestKind, Slot
+from aivideo.limiter import GateClosed, Limiter, Slot
 from aivideo.models import (
     CompletedTask,
     FailedTask,
@@ -58,6 +58,7 @@ from aivideo.models import (
 )
 from aivideo.sansio import journal, verdict, wire
 from aivideo.sansio.journal import JobStatus
+from aivideo.sansio.queue import RequestKind
 from aivideo.tracker import TaskTracker
 
 log = logging.getLogger("aivideo.session")
@@ -231,7 +232,7 @@ class Engine:
                 case verdict.Accepted(task_id):
                     return task_id
                 case verdict.Throttled():
-                    retry_after = heard.retry_after
+                    retry_after = heard.retry_after or 0.0
                 case verdict.Unsent():
                     unsent += 1
                     if unsent >= UNSENT_TRIES:

@@ -1,34 +1,31 @@
 """The waiters around the pace: who may send now, and who waits for what.
 
-Every request takes a :class:`Slot` before it is sent and says afterwards what came of it. At most
-``max_in_flight`` slots are out; the pace says when the next may go; creates and polls share it
-three to one when both wait, so neither starves; creates may wait for a running job to end. One
-timer serves all waiters. A waiter that is cancelled leaves no trace: it holds nothing until it is
-granted, and a grant that meets a cancelled waiter goes to the next.
+Every request takes a :class:`Slot` before it is sent and says afterwards what came of it. Plain
+code decides, and this shell waits: :mod:`aivideo.sansio.pace` (or ``stated``) when the next may
+go, :mod:`aivideo.sansio.queue` who that is, :mod:`aivideo.sansio.creates` whether creates have a
+limit of their own. At most ``max_in_flight`` slots are out. One timer serves all waiters.
+
+A waiter that is cancelled leaves no trace: it holds nothing until it is granted, a grant that
+meets a cancelled waiter goes to the next, and the queue forgets it at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
-from enum import Enum
 from heapq import heappop, heappush
 from itertools import count
 
 from attrs import frozen
 
 from aivideo.errors import AIVideoError
-from aivideo.sansio.pace import LearnedPace, Pacing, RateLimit, StatedPace, Ticket
-
-
-class RequestKind(Enum):
-    """What a request is: a create costs money, a poll looks at a task, other is the rest."""
-
-    CREATE = "create"
-    POLL = "poll"
-    OTHER = "other"
+from aivideo.sansio.creates import CreateLimit, CreateLimitKind, CreatePass
+from aivideo.sansio.pace import LearnedPace
+from aivideo.sansio.queue import RequestKind, Turns
+from aivideo.sansio.stated import RateLimit, StatedPace
+from aivideo.sansio.ticket import LONGEST_HOLD, Pacing, Ticket
 
 
 class GateClosed(Exception):  # noqa: N818  it says what is, and never leaves this package
@@ -52,6 +49,8 @@ class LimiterStatistics:
         rejected: 429s.
         running_jobs: jobs taken and not ended.
         held_until: loop time until which a 429 holds everybody, or None.
+        create_limit: whether creates have a limit of their own: "none", "unsure", "cap", "rate".
+        running_jobs_cap: the cap on running jobs, stated or learned, or None.
     """
 
     pace: float
@@ -62,13 +61,23 @@ class LimiterStatistics:
     rejected: int
     running_jobs: int
     held_until: float | None
+    create_limit: str
+    running_jobs_cap: int | None
 
 
-CREATES_PER_POLL = 3
+_Waiter = asyncio.Future["Slot"]
 
 
 class Limiter:
-    """Grants slots; see the module."""
+    """Grants slots; see the module.
+
+    Args:
+        max_in_flight: slots out at once.
+        max_running_jobs: jobs running at once, at most; None: as many as the service takes.
+        rate_limit: the limit, if it is known; or
+        max_requests_per_minute: the same, said roughly. Neither: it is learned.
+        draw: numbers from 0 to 1, for jitter.
+    """
 
     def __init__(
         self,
@@ -77,24 +86,26 @@ class Limiter:
         max_running_jobs: int | None = None,
         rate_limit: RateLimit | None = None,
         max_requests_per_minute: float | None = None,
-        clock: Callable[[], float] | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        if rate_limit is None and max_requests_per_minute is not None:
-            rate_limit = RateLimit(max_requests_per_minute / 60, 1.0, 1)
-        self._pace: Pacing = LearnedPace() if rate_limit is None else StatedPace(rate_limit)
+        self._learns = rate_limit is None and max_requests_per_minute is None
+        self._pace: Pacing = (
+            LearnedPace()
+            if self._learns
+            else StatedPace(rate_limit, per_minute=max_requests_per_minute)
+        )
+        self._turns = Turns()
+        self._create_limit = CreateLimit()
         self._max_in_flight = max_in_flight
         self._max_running_jobs = max_running_jobs
-        self._clock = clock
         self._draw = draw
-        self._creates: deque[asyncio.Future[Slot]] = deque()
-        self._polls: deque[asyncio.Future[Slot]] = deque()
-        self._later: list[tuple[float, int, asyncio.Future[Slot]]] = []
+        self._creates: OrderedDict[_Waiter, None] = OrderedDict()
+        self._polls: OrderedDict[_Waiter, None] = OrderedDict()
+        self._later: list[tuple[float, int, _Waiter]] = []
         self._order = count()
         self._in_flight = 0
         self._creates_in_flight = 0
         self._running_jobs = 0
-        self._creates_in_a_row = 0
         self._accepted = 0
         self._rejected = 0
         self._closed_by: AIVideoError | None = None
@@ -108,24 +119,30 @@ class Limiter:
 
         Args:
             kind: a create waits behind the gate too.
-            retry_after: seconds this very request was asked to wait, when it was refused before.
+            retry_after: of a create that was refused before, the seconds it was asked to wait (0:
+                it was not said); after them it is first in line.
 
         Raises:
             GateClosed: a create, and creates are closed or become so while it waits.
         """
-        if kind is RequestKind.CREATE and self._closed_by is not None:
+        loop = asyncio.get_running_loop()
+        is_create = kind is RequestKind.CREATE
+        if is_create and self._closed_by is not None:
             raise GateClosed(self._closed_by)
-        waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        if kind is RequestKind.CREATE and retry_after is not None and retry_after > 0:
-            heappush(
-                self._later, (self._now() + min(retry_after, 3600.0), next(self._order), waiter)
-            )
+        waiter: _Waiter = loop.create_future()
+        queue = self._creates if is_create else self._polls
+        if is_create and retry_after is not None:
+            due = loop.time() + min(max(0.0, retry_after), LONGEST_HOLD)
+            heappush(self._later, (due, next(self._order), waiter))
         else:
-            (self._creates if kind is RequestKind.CREATE else self._polls).append(waiter)
+            queue[waiter] = None
         self._pump()
+        if waiter.done():
+            return waiter.result()  # granted at once, without a turn of the loop
         try:
             return await waiter
         except asyncio.CancelledError:
+            queue.pop(waiter, None)
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 waiter.result().unused()  # granted and cancelled at once: it goes to the next
             self._pump()
@@ -151,8 +168,9 @@ class Limiter:
         return self._closed_by
 
     def job_ended(self) -> None:
-        """Note that a running job has ended: its place under ``max_running_jobs`` is free."""
+        """Note that a running job has ended: its place under a cap is free."""
         self._running_jobs = max(0, self._running_jobs - 1)
+        self._create_limit.job_ended(asyncio.get_running_loop().time())
         self._pump()
 
     def job_adopted(self) -> None:
@@ -161,103 +179,155 @@ class Limiter:
 
     def statistics(self) -> LimiterStatistics:
         """Say what the limiter is doing now."""
+        learned = self._create_limit
+        cap = self._max_running_jobs
+        if learned.kind is CreateLimitKind.CAP and learned.cap is not None:
+            cap = learned.cap if cap is None else min(cap, learned.cap)
         return LimiterStatistics(
             pace=self._pace.rate,
             in_flight=self._in_flight,
-            waiting_creates=_alive(self._creates) + len(self._later),
-            waiting_polls=_alive(self._polls),
+            waiting_creates=len(self._creates) + len(self._later),
+            waiting_polls=len(self._polls),
             accepted=self._accepted,
             rejected=self._rejected,
             running_jobs=self._running_jobs,
             held_until=self._pace.held_until,
+            create_limit=learned.kind.value,
+            running_jobs_cap=cap,
         )
 
-    def _now(self) -> float:
-        return (self._clock or asyncio.get_running_loop().time)()
+    # --- granting ---------------------------------------------------------------------------
 
     def _pump(self) -> None:
         """Grant what may be granted now, and set the timer for the next."""
-        now = self._now()
+        now = asyncio.get_running_loop().time()
         while self._later and self._later[0][0] <= now:
-            self._creates.appendleft(heappop(self._later)[2])
+            waiter = heappop(self._later)[2]
+            if not waiter.done():
+                self._creates[waiter] = None
+                self._creates.move_to_end(waiter, last=False)
         while True:
-            queue = self._next_queue()
-            if queue is None:
-                if self._in_flight < self._max_in_flight:
-                    self._pace.idle(now)
-                self._set_timer(self._later[0][0] if self._later else None)
-                return
             if self._in_flight >= self._max_in_flight:
-                self._set_timer(None)
+                self._pace.idle(now)  # not the pace, but the service is what makes us wait
+                self._set_timer(float("inf"))
+                return
+            create_at = self._create_ready_at(now)
+            create, poll = create_at <= now, bool(self._polls)
+            if not create and not poll:
+                self._pace.idle(now)
+                self._set_timer(create_at)
                 return
             ready_at = self._pace.ready_at(now)
             if ready_at > now:
-                self._set_timer(None if ready_at == float("inf") else ready_at)
+                self._set_timer(ready_at)
                 return
-            waiter = queue.popleft()
-            is_create = queue is self._creates
-            self._creates_in_a_row = self._creates_in_a_row + 1 if is_create else 0
-            self._in_flight += 1
-            self._creates_in_flight += is_create
-            waiter.set_result(Slot(self, self._pace.sent(now), is_create))
+            probe = self._pace.is_shut
+            is_create = self._turns.next_is_create(create, poll, probe=probe)
+            assert is_create is not None
+            waiter, _ = (self._creates if is_create else self._polls).popitem(last=False)
+            if waiter.done():  # cancelled in this very turn of the loop
+                continue
+            self._turns.went(is_create, probe=probe)
+            waiter.set_result(self._grant(now, is_create))
 
-    def _next_queue(self) -> deque[asyncio.Future[Slot]] | None:
-        creates, polls = self._creates, self._polls
-        for waiters in (creates, polls):
-            while waiters and waiters[0].done():  # cancelled while it waited
-                del waiters[0]
-        room = (
-            self._max_running_jobs is None
-            or self._running_jobs + self._creates_in_flight < self._max_running_jobs
-        )
-        if creates and room and not (polls and self._creates_in_a_row >= CREATES_PER_POLL):
-            return creates
-        return polls or None
+    def _create_ready_at(self, now: float) -> float:
+        """When a create may go, as far as the pace is not asked; ``inf``: not by time alone."""
+        if not self._creates:
+            return float("inf")
+        running = self._running_jobs + self._creates_in_flight
+        if self._max_running_jobs is not None and running >= self._max_running_jobs:
+            return float("inf")
+        return self._create_limit.ready_at(now, running)
 
-    def _set_timer(self, when: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _grant(self, now: float, is_create: bool) -> Slot:
+        create = None
+        if is_create:
+            running = self._running_jobs + self._creates_in_flight
+            create = self._create_limit.sent(now, running)
+            self._creates_in_flight += 1
+        self._in_flight += 1
+        return Slot(self, self._pace, self._pace.sent(now), create)
+
+    def _set_timer(self, when: float) -> None:
         if self._later:
-            when = self._later[0][0] if when is None else min(when, self._later[0][0])
-        if when is not None:
-            loop = asyncio.get_running_loop()
-            delay = when - self._now()
-            self._timer = loop.call_later(max(0.0, delay), self._pump)
+            when = min(when, self._later[0][0])
+        timer = self._timer
+        if timer is not None:
+            if timer.when() == when:
+                return
+            timer.cancel()
+            self._timer = None
+        if when < float("inf"):
+            self._timer = asyncio.get_running_loop().call_at(when, self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        self._pump()
 
 
 class Slot:
     """The right to send one request now. End it once, by what came of it."""
 
-    __slots__ = ("_ended", "_is_create", "_limiter", "_ticket")
+    __slots__ = ("_create", "_ended", "_limiter", "_pace", "_ticket")
 
-    def __init__(self, limiter: Limiter, ticket: Ticket, is_create: bool) -> None:
+    def __init__(
+        self, limiter: Limiter, pace: Pacing, ticket: Ticket, create: CreatePass | None
+    ) -> None:
         self._limiter = limiter
+        self._pace = pace
         self._ticket = ticket
-        self._is_create = is_create
+        self._create = create
         self._ended = False
 
     def accepted(self, *, job_taken: bool = False) -> None:
         """The limit let it through; ``job_taken``: and it made a job that now runs."""
-        if not self._ended:
-            limiter = self._limiter
-            limiter._accepted += 1
-            limiter._running_jobs += job_taken
-            limiter._pace.accepted(self._ticket, limiter._now())
-            self._end()
+        if self._ended:
+            return
+        limiter, now = self._limiter, asyncio.get_running_loop().time()
+        limiter._accepted += 1
+        limiter._running_jobs += job_taken
+        if self._create is None:
+            limiter._create_limit.poll_passed(self._ticket.sent_at)
+        else:
+            running = limiter._running_jobs + limiter._creates_in_flight - job_taken
+            limiter._create_limit.accepted(self._create, now, running)
+        if self._ticket.probe:
+            limiter._turns.passed()
+        self._pace.accepted(self._ticket, now)
+        self._end()
 
     def rejected(self, retry_after: float | None = None) -> None:
         """It got a 429, which asked for ``retry_after`` seconds."""
-        if not self._ended:
-            limiter = self._limiter
-            limiter._rejected += 1
-            limiter._pace.rejected(self._ticket, limiter._now(), retry_after, limiter._draw())
-            self._end()
+        if self._ended:
+            return
+        limiter, now = self._limiter, asyncio.get_running_loop().time()
+        limiter._rejected += 1
+        draw = limiter._draw()
+        if self._create is None:
+            limiter._create_limit.poll_refused()
+        else:
+            running = limiter._running_jobs + limiter._creates_in_flight - 1
+            knew = limiter._create_limit.kind is not CreateLimitKind.NONE
+            if limiter._create_limit.refused(
+                self._create, self._ticket.sent_at, now, running, retry_after, draw
+            ):
+                self._pace.lost(self._ticket, now)
+                if not knew and limiter._learns:
+                    # What it has learned from refusals was not about it: it starts anew.
+                    limiter._pace = LearnedPace()
+                self._end()
+                return
+        limiter._turns.refused(self._create is not None)
+        self._pace.rejected(self._ticket, now, retry_after, draw)
+        self._end()
 
     def lost(self) -> None:
         """No answer came."""
         if not self._ended:
-            self._limiter._pace.lost(self._ticket, self._limiter._now())
+            now = asyncio.get_running_loop().time()
+            if self._create is not None:
+                self._limiter._create_limit.lost(self._create, now)
+            self._pace.lost(self._ticket, now)
             self._end()
 
     def unused(self) -> None:
@@ -267,9 +337,5 @@ class Slot:
     def _end(self) -> None:
         self._ended = True
         self._limiter._in_flight -= 1
-        self._limiter._creates_in_flight -= self._is_create
+        self._limiter._creates_in_flight -= self._create is not None
         self._limiter._pump()
-
-
-def _alive(waiters: deque[asyncio.Future[Slot]]) -> int:
-    return sum(not waiter.done() for waiter in waiters)

@@ -24,7 +24,7 @@ from aivideo.ledger.memory import MemoryLedger
 from aivideo.limiter import Limiter, LimiterStatistics
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
 from aivideo.sansio.journal import CreditTotals
-from aivideo.sansio.pace import RateLimit
+from aivideo.sansio.stated import RateLimit
 from aivideo.tracker import TrackerStatistics
 from aivideo.transport import Transport
 
