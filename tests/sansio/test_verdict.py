@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aivideo.errors import APIConnectionError, APITimeoutError, SpendLimitError
+from aivideo.sansio import verdict
+from aivideo.sansio.verdict import (
+    Accepted,
+    Exhausted,
+    Faulted,
+    Refused,
+    Throttled,
+    Unknown,
+    Unsent,
+    Verdict,
+)
+from aivideo.sansio.wire import Answer
+
+
+def judge(status: int, body: object = None, **headers: str) -> Verdict:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return verdict.of_create(Answer(status, raw, headers), wall_now=0.0)
+
+
+def told(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "said so", "type": "t"}}
+
+
+TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, TAKEN, Accepted),
+        (200, {"data": {"taskId": "t-1"}}, Accepted),
+        (201, TAKEN, Accepted),
+        (202, TAKEN, Accepted),
+        (500, {**TAKEN, **told("internal_error")}, Accepted),
+        (200, {"code": 402, "data": {"taskId": "t-1"}}, Accepted),
+        (429, told("rate_limit_exceeded"), Throttled),
+        (429, b"", Throttled),
+        (429, b"<html>Too Many Requests</html>", Throttled),
+        (429, told("something_else"), Throttled),
+        (429, told("spend_limit_exceeded"), Exhausted),
+        (402, told("insufficient_credits"), Exhausted),
+        (400, told("invalid_request"), Refused),
+        (401, told("invalid_api_key"), Refused),
+        (403, told("ip_not_allowed"), Refused),
+        (404, told("model_not_found"), Refused),
+        (422, told("unheard_of"), Refused),
+        (500, told("internal_error"), Faulted),
+        (503, told("upstream_error"), Faulted),
+        (500, b"<html>", Unknown),
+        (502, b"<html>Bad Gateway</html>", Unknown),
+        (502, told("internal_error"), Unknown),
+        (503, b"Service Unavailable", Unknown),
+        (504, b"", Unknown),
+        (301, b"", Unknown),
+        (307, TAKEN["data"], Unknown),
+        (308, b"", Unknown),
+        (400, b"<html>", Unknown),
+        (404, b"not found", Unknown),
+        (402, b"", Unknown),
+        (200, b"", Unknown),
+        (200, b"{", Unknown),
+        (200, {"code": 402, "msg": "no money", "data": None}, Unknown),
+        (200, {"code": 200, "data": {}}, Unknown),
+        (200, {"code": 200, "data": {"taskId": ""}}, Unknown),
+        (200, {"code": 200, "data": {"taskId": None}}, Unknown),
+        (200, told("rate_limit_exceeded"), Unknown),
+        (204, b"", Unknown),
+    ],
+)
+def test_what_an_answer_means_for_the_money(status: int, body: object, kind: type) -> None:
+    assert type(judge(status, body)) is kind
+
+
+def test_not_a_byte_written_is_unsent_and_anything_else_unknown() -> None:
+    for cls in (APIConnectionError, APITimeoutError):
+        unsent = verdict.of_create(cls("refused", written=False), wall_now=0.0)
+        assert type(unsent) is Unsent
+        unknown = verdict.of_create(cls("reset", written=True), wall_now=0.0)
+        assert type(unknown) is Unknown
+
+
+def test_the_id_of_what_was_taken_is_kept() -> None:
+    accepted = judge(200, TAKEN)
+    assert accepted == Accepted("t-1")
+
+
+def test_a_throttled_create_says_how_long_it_was_asked_to_wait() -> None:
+    throttled = judge(429, told("rate_limit_exceeded"), **{"retry-after": "7"})
+    assert isinstance(throttled, Throttled)
+    assert throttled.retry_after == 7.0
+    assert throttled.error.retry_after == 7.0
+
+
+def test_a_spend_cap_with_retry_after_is_still_exhausted() -> None:
+    exhausted = judge(429, told("spend_limit_exceeded"), **{"retry-after": "1"})
+    assert isinstance(exhausted, Exhausted)
+    assert isinstance(exhausted.error, SpendLimitError)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["data", "taskId", "code", "error", "msg", "message", "type"]), inner
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.integers(100, 599), JSON, st.text(min_size=1).filter(str.strip))
+def test_an_answer_that_carries_a_task_id_was_taken_whatever_else_it_says(
+    status: int, noise: Any, task_id: str
+) -> None:
+    body = {**(noise if isinstance(noise, dict) else {}), "data": {"taskId": task_id}}
+    assert judge(status, body) == Accepted(task_id)
+
+
+@given(st.integers(100, 599), JSON.map(lambda body: json.dumps(body).encode()) | st.binary())
+def test_only_a_429_is_ever_sent_again_by_itself(status: int, body: bytes) -> None:
+    heard = judge(status, body)
+    assert not isinstance(heard, Unsent)  # an answer came, so something had been sent
+    if isinstance(heard, Throttled):
+        assert status == 429

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import inspect
+import pickle
+from datetime import UTC, datetime
+
+import pytest
+
+from aivideo import errors
+from aivideo.errors import (
+    AIVideoError,
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    BadRequestError,
+    BudgetExceededError,
+    ConfigurationError,
+    DownloadError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    LedgerError,
+    QueueFullError,
+    RateLimitError,
+    ResponseError,
+    ResultExpiredError,
+    SessionClosedError,
+    SpendLimitError,
+    SubmitUnknownError,
+    TaskFailedError,
+    WaitTimeoutError,
+    scrub,
+)
+from aivideo.job import Job
+from aivideo.models import FailedTask, Sora2, TaskFailure
+from aivideo.sansio.journal import JobStatus
+
+KEY = "sk-live-abcdef0123456789"
+SIGNED = "https://bucket.example/a.mp4?X-Amz-Signature=1f2e3d&X-Amz-Credential=who"
+BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
+
+
+class Nobody:
+    """An owner that is never asked."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"a detached job asked its owner for {name}")
+
+
+def a_job() -> Job:
+    owner: object = Nobody()
+    return Job("j1", BOAT, owner=owner, status=JobStatus.RUNNING, task_id="t1")  # type: ignore[arg-type]
+
+
+def every_error() -> list[AIVideoError]:
+    """One of each class, made with text that holds what must not be shown."""
+    said = f"key {KEY} was used for {SIGNED}"
+    failed = FailedTask(
+        id="t1",
+        model="sora-2",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        error=TaskFailure("upstream_error", said),
+    )
+    made: list[AIVideoError] = [
+        AIVideoError("something"),
+        ConfigurationError("something"),
+        InvalidRequestError.because("image", SIGNED, "is too long", "shorten it"),
+        APIConnectionError(said, written=True),
+        APITimeoutError(said, written=False),
+        ResponseError(said, status=502, body=said.encode()),
+        errors.JobError(said, job=a_job()),
+        SubmitUnknownError(said, job=a_job()),
+        WaitTimeoutError(said, job=a_job()),
+        SessionClosedError(said, job=a_job()),
+        TaskFailedError(failed),
+        BudgetExceededError(said, needed=100, held=900, ceiling=950),
+        QueueFullError(10),
+        DownloadError(said, task=failed, status=500),
+        ResultExpiredError(said, task=failed, status=403),
+        LedgerError("something"),
+    ]
+    made.extend(
+        cls(said, status=418, code="a_code", type="a_type", request_id="r1")
+        for cls in vars(errors).values()
+        if inspect.isclass(cls) and issubclass(cls, APIStatusError)
+    )
+    return made
+
+
+def test_there_is_one_of_each_class_here() -> None:
+    classes = {
+        cls
+        for cls in vars(errors).values()
+        if inspect.isclass(cls) and issubclass(cls, AIVideoError)
+    }
+    assert {type(error) for error in every_error()} == classes
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
+def test_every_error_is_one_line_without_key_or_signed_query(error: AIVideoError) -> None:
+    for shown in (str(error), repr(error)):
+        assert "\n" not in shown
+        assert KEY not in shown
+        assert "Signature=" not in shown
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
+def test_every_error_pickles_with_its_facts(error: AIVideoError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert {*vars(copy)} == {*vars(error)}
+    for name, value in vars(error).items():
+        if isinstance(value, Job):
+            assert (vars(copy)[name].id, vars(copy)[name].task_id) == ("j1", "t1")
+            assert vars(copy)[name].request == BOAT
+        else:
+            assert vars(copy)[name] == value
+
+
+@pytest.mark.anyio
+async def test_a_job_that_was_pickled_says_that_it_is_detached() -> None:
+    copy = pickle.loads(pickle.dumps(WaitTimeoutError("late", job=a_job()))).job
+    with pytest.raises(SessionClosedError, match=r"session\.job"):
+        await copy.result()
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn: dict[str, int] = {}
+    for line in (errors.__doc__ or "").splitlines():
+        name = line.lstrip(" │├└─…").split(" ")[0].strip()
+        if name.endswith("Error") and name in vars(errors):
+            drawn.setdefault(name, line.index(name))
+    for name, cls in vars(errors).items():
+        if inspect.isclass(cls) and issubclass(cls, AIVideoError) and name != "JobError":
+            assert name in drawn, f"{name} is not drawn"
+    assert drawn["AIVideoError"] < drawn["APIStatusError"] < drawn["RateLimitError"]
+
+
+def test_a_spend_cap_is_no_rate_limit() -> None:
+    assert not issubclass(SpendLimitError, RateLimitError)
+    assert not issubclass(RateLimitError, SpendLimitError)
+
+
+def test_a_bad_request_is_caught_as_an_invalid_one_and_as_an_answer() -> None:
+    error = BadRequestError("no", status=400, code="invalid_request")
+    assert isinstance(error, InvalidRequestError)
+    assert isinstance(error, APIStatusError)
+    assert isinstance(error, ValueError)
+    assert error.field is None
+
+
+def test_no_money_names_where_to_look_and_where_to_top_up() -> None:
+    said = str(InsufficientCreditsError("too low", status=402, code="insufficient_credits"))
+    assert "GET /v1/credits" in said
+    assert "Dashboard > Billing" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (f"Authorization: Bearer {KEY}", "Authorization: Bearer …"),
+        (f'{{"key": "{KEY}"}}', '{"key": "sk-…"}'),
+        (f"see {SIGNED} for it", "see https://bucket.example/a.mp4?… for it"),
+        ("https://u:p@host/x", "https://…@host/x"),
+        ("https://host/x#fragment", "https://host/x?…"),
+        ("ask for task-1", "ask for task-1"),
+        ("a risk-free prompt", "a risk-free prompt"),
+    ],
+)
+def test_scrub_takes_out_what_must_not_be_shown(text: str, kept: str) -> None:
+    assert scrub(text) == kept
+
+
+def test_a_page_of_html_is_shown_in_a_few_words() -> None:
+    page = b"<html>\n" + b"<p>bad gateway</p>\n" * 1000
+    error = ResponseError("not an answer of this API", status=502, body=page)
+    assert len(str(error)) < 300
+    assert error.body == page
