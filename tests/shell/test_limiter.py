@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aivideo.errors import SpendLimitError
+from aivideo.limiter import GateClosed, Limiter, Slot
+from aivideo.sansio.queue import RequestKind
+from aivideo.sansio.stated import RateLimit
+from aivideo.testing import VirtualTimeLoop
+
+pytestmark = pytest.mark.anyio
+
+CREATE, POLL = RequestKind.CREATE, RequestKind.POLL
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def granted(limiter: Limiter, kind: RequestKind, order: list[Any], name: object) -> Slot:
+    slot = await limiter.acquire(kind)
+    order.append(name)
+    return slot
+
+
+async def test_creates_and_polls_go_three_to_one_while_both_wait() -> None:
+    limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
+    held = await limiter.acquire(CREATE)
+    order: list[str] = []
+
+    async def one(kind: RequestKind) -> None:
+        slot = await granted(limiter, kind, order, kind.value[0])
+        slot.accepted()
+
+    waiting = [asyncio.create_task(one(kind)) for kind in [CREATE] * 9 + [POLL] * 9]
+    await settle()
+    held.accepted()
+    await asyncio.gather(*waiting)
+    assert "".join(order) == "ccpcccpcccpc" + "pppppp"  # the one that was held counts too
+
+
+async def test_creates_go_first_come_first_served() -> None:
+    limiter = Limiter(rate_limit=RateLimit.bucket(10, burst=1))
+    order: list[int] = []
+    waiting = [asyncio.create_task(granted(limiter, CREATE, order, n)) for n in range(8)]
+    await asyncio.wait(waiting[:1])
+    for task in waiting:
+        (await task).accepted()
+    assert order == [*range(8)]
+
+
+async def test_no_more_than_max_in_flight_are_out() -> None:
+    limiter = Limiter(max_in_flight=3, rate_limit=RateLimit.bucket(1000, burst=1000))
+    slots = [await limiter.acquire(POLL) for _ in range(3)]
+    fourth = asyncio.create_task(limiter.acquire(POLL))
+    await asyncio.sleep(10)
+    assert not fourth.done()
+    slots[0].accepted()
+    assert (await fourth) is not None
+    assert limiter.statistics().in_flight == 3
+
+
+async def test_a_cancelled_waiter_leaves_no_trace() -> None:
+    limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
+    held = await limiter.acquire(CREATE)
+    order: list[str] = []
+    tasks = [asyncio.create_task(granted(limiter, CREATE, order, name)) for name in "abc"]
+    await settle()
+    tasks[0].cancel()
+    await settle()
+    assert limiter.statistics().waiting_creates == 2
+    held.accepted()
+    tasks[1].cancel()  # granted in this very moment, and not yet awake
+    await settle()
+    (await tasks[2]).accepted()
+    assert order == ["c"]
+    assert limiter.statistics().in_flight == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([CREATE, POLL]),
+            st.floats(0, 3),  # when it comes
+            st.floats(0, 2),  # how long its answer takes
+            st.sampled_from(["accepted", "rejected", "lost", "unused", "cancel"]),
+            st.floats(0, 4),  # when it is cancelled, if it is
+        ),
+        max_size=25,
+    ),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_whatever_comes_and_goes_no_slot_is_lost_and_nobody_starves(
+    arrivals: list[tuple[RequestKind, float, float, str, float]], in_flight: int, stated: bool
+) -> None:
+    async def main() -> None:
+        limiter = Limiter(
+            max_in_flight=in_flight,
+            rate_limit=RateLimit.bucket(20, burst=3) if stated else None,
+            draw=lambda: 0.5,
+        )
+        most = 0
+
+        async def one(kind: RequestKind, at: float, takes: float, end: str) -> None:
+            nonlocal most
+            await asyncio.sleep(at)
+            while True:
+                slot = await limiter.acquire(kind)
+                try:
+                    most = max(most, limiter.statistics().in_flight)
+                    await asyncio.sleep(takes)
+                except asyncio.CancelledError:
+                    slot.lost()
+                    raise
+                if end == "rejected":
+                    slot.rejected(None)
+                    end = "accepted"
+                    continue
+                getattr(slot, "accepted" if end == "cancel" else end)()
+                return
+
+        async def cancelled(task: asyncio.Task[None], at: float) -> None:
+            await asyncio.sleep(at)
+            task.cancel()
+
+        tasks = []
+        for kind, at, takes, end, cancel_at in arrivals:
+            tasks.append(asyncio.create_task(one(kind, at, takes, end)))
+            if end == "cancel":
+                tasks.append(asyncio.create_task(cancelled(tasks[-1], cancel_at)))
+        async with asyncio.timeout(3600):  # nobody starves
+            await asyncio.gather(*tasks, return_exceptions=True)
+        after = limiter.statistics()
+        assert (after.in_flight, after.waiting_creates, after.waiting_polls) == (0, 0, 0)
+        assert most <= in_flight
+        for kind in (CREATE, POLL):  # and there is still a slot for whoever comes
+            async with asyncio.timeout(3600):
+                (await limiter.acquire(kind)).accepted()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(main())
+
+
+async def test_a_closed_gate_lets_polls_pass_and_tells_creates_why() -> None:
+    limiter = Limiter(rate_limit=RateLimit.bucket(1, burst=1))
+    (await limiter.acquire(POLL)).accepted()
+    waiting = asyncio.create_task(limiter.acquire(CREATE))
+    later = asyncio.create_task(limiter.acquire(CREATE, retry_after=100.0))
+    await settle()
+    error = SpendLimitError("cap", status=429)
+    limiter.close_creates(error)
+    for task in (waiting, later, asyncio.create_task(limiter.acquire(CREATE))):
+        with pytest.raises(GateClosed) as caught:
+            await task
+        assert caught.value.error is error
+    (await limiter.acquire(POLL)).accepted()
+    pace = limiter.statistics().pace
+    limiter.open_creates()
+    (await limiter.acquire(CREATE)).accepted()
+    assert limiter.statistics().pace == pace  # the gate does not move the pace
+
+
+async def test_retry_after_of_one_is_the_refused_request_s_own_wait() -> None:
+    limiter = Limiter(draw=lambda: 0.0)
+    for _ in range(8):  # a ramp that has seen a few answers
+        slot = await limiter.acquire(CREATE)
+        await asyncio.sleep(0.05)
+        slot.accepted()
+    refused = await limiter.acquire(CREATE)
+    await asyncio.sleep(0.05)
+    began = now()
+    refused.rejected(1.0)
+    again = asyncio.create_task(limiter.acquire(CREATE, retry_after=1.0))
+    other = await limiter.acquire(CREATE)
+    assert now() - began < 0.9
+    await asyncio.sleep(0.05)
+    other.accepted()
+    (await again).accepted()
+    assert now() - began >= 1.0
+
+
+@pytest.mark.parametrize("asked", [2.0, 30.0, 3600.0, 10**9])
+async def test_retry_after_of_two_and_more_holds_everybody_and_an_hour_at_most(
+    asked: float,
+) -> None:
+    limiter = Limiter(draw=lambda: 0.0)
+    slot = await limiter.acquire(CREATE)
+    began = now()
+    slot.rejected(asked)
+    probes = [asyncio.create_task(limiter.acquire(kind)) for kind in (CREATE, POLL, CREATE)]
+    done, waiting = await asyncio.wait(probes, return_when=asyncio.FIRST_COMPLETED)
+    assert now() - began == pytest.approx(min(asked, 3600.0), rel=0.03)
+    assert len(done) == 1  # one probe, and nobody else until it is answered
+    await asyncio.sleep(50)
+    assert all(not task.done() for task in waiting)
+    done.pop().result().accepted()
+    for task in waiting:
+        (await task).accepted()
+
+
+async def test_a_probe_is_of_the_class_that_was_refused_and_a_poll_where_both_were() -> None:
+    for refused, expected in (([CREATE], CREATE), ([POLL], POLL), ([CREATE, POLL], POLL)):
+        limiter = Limiter(draw=lambda: 0.0)
+        slots = [await limiter.acquire(kind) for kind in refused]
+        for slot in slots:
+            slot.rejected(5.0)
+        order: list[RequestKind] = []
+        tasks = [
+            asyncio.create_task(granted(limiter, kind, order, kind)) for kind in (CREATE, POLL)
+        ]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert order == [expected]
+        for task in tasks:
+            task.cancel()
+        await settle()
+
+
+async def test_stated_running_jobs_are_not_passed() -> None:
+    limiter = Limiter(max_running_jobs=2, rate_limit=RateLimit.bucket(1000, burst=1000))
+    for _ in range(2):
+        (await limiter.acquire(CREATE)).accepted(job_taken=True)
+    third = asyncio.create_task(limiter.acquire(CREATE))
+    (await limiter.acquire(POLL)).accepted()
+    await asyncio.sleep(1000)
+    assert not third.done()
+    limiter.job_ended()
+    (await third).accepted(job_taken=True)
+    assert limiter.statistics().running_jobs == 2
