@@ -268,7 +268,7 @@ class LearnedPace:
     def _refused_probe(self, ticket: Ticket, now: float, draw: float) -> None:
         if self._resuming:
             self._tries += 1
-            self._probe_at = now + self._trip * 2.0 ** (self._tries - 1)
+            self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             if self._tries >= TRIES or self._probe_at - self._opened_at > self._reach():
                 self._resuming = False
                 if not self._is_slow_bucket(ticket, now) and not self._is_shared(ticket, now):
@@ -284,14 +284,14 @@ class LearnedPace:
         first = self._refusals == 0
         self._shut_at = ticket.sent_at if first else min(self._shut_at, ticket.sent_at)
         self._refusals = max(1, self._refusals)
-        again_at = now + self._trip * 2.0**self._tries
+        again_at = now + self._moment * 2.0**self._tries
         if (
             self._was is _Phase.BURST
             and not self._resuming
             and self._tries < TRIES - 1
             and ticket.sent_at > self._opened_at
             and 2 * self._passed >= (self._quota or 0)
-            and again_at + self._trip * 2.0**self._tries - self._opened_at < self._reach()
+            and again_at + self._moment * 2.0**self._tries - self._opened_at < self._reach()
         ):
             self._resuming = True
             self._tries += 1
@@ -311,7 +311,7 @@ class LearnedPace:
             self._close(ticket, now, ticket.sent_at)
             self._resuming = True
             self._tries += 1
-            self._probe_at = now + self._trip * 2.0 ** (self._tries - 1)
+            self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             return
         if self._is_slow_bucket(ticket, now) or (few and self._is_shared(ticket, now)):
             return
@@ -474,8 +474,8 @@ class LearnedPace:
         length = self._window.guess
         since = probe.sent_at - self._opened_at
         if self._quota is not None and self._quota < SMALL:
-            peak = (self._quota + 3) / since
-            self._go(now, peak, peak * (1 - DEEP), 2 * since)
+            reading = self._quota / since
+            self._go(now, 2 * reading, reading, 2 * since)
         elif (
             self._openings > 1
             and 2 * (probe.sent_at - self._shut_at) < self._shut_at - self._opened_at
@@ -547,6 +547,11 @@ class LearnedPace:
     @property
     def _trip(self) -> float:
         return 0.1 if self._round_trip is None else self._round_trip
+
+    @property
+    def _moment(self) -> float:
+        """In which a window that slides may free a place: no shorter than its first were apart."""
+        return max(self._trip, 1 / START)
 
     def _answered(self, ticket: Ticket, now: float) -> None:
         self._out -= 1
