@@ -10,61 +10,67 @@
         )
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from aivideo._version import __version__
-from aivideo.client import Client
-from aivideo.errors import (
-    AIVideoError,
-    APIConnectionError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    BudgetExceededError,
-    ConfigurationError,
-    DownloadError,
-    InsufficientCreditsError,
-    InternalServerError,
-    InvalidRequestError,
-    LedgerError,
-    ModelNotFoundError,
-    NotFoundError,
-    PermissionDeniedError,
-    QueueFullError,
-    RateLimitError,
-    ResponseError,
-    ResultExpiredError,
-    SessionClosedError,
-    SpendLimitError,
-    SubmitUnknownError,
-    TaskFailedError,
-    TaskNotFoundError,
-    UpstreamError,
-    WaitTimeoutError,
-)
-from aivideo.job import Job
-from aivideo.ledger import Ledger
-from aivideo.ledger.memory import MemoryLedger
-from aivideo.models import (
-    CompletedTask,
-    Credits,
-    Failed,
-    FailedTask,
-    Generation,
-    Outcome,
-    PendingTask,
-    ProcessingTask,
-    Request,
-    Sora2,
-    Succeeded,
-    Task,
-    TaskFailure,
-    TaskStatus,
-    UnrecognizedTask,
-)
-from aivideo.sansio.journal import CreditTotals, JobStatus
-from aivideo.sansio.stated import RateLimit
-from aivideo.session import Session, SessionStatistics
-from aivideo.transport import AiohttpTransport, Transport
+
+if TYPE_CHECKING:
+    from aivideo.client import Client
+    from aivideo.errors import (
+        AIVideoError,
+        APIConnectionError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        BudgetExceededError,
+        ConfigurationError,
+        DownloadError,
+        InsufficientCreditsError,
+        InternalServerError,
+        InvalidRequestError,
+        LedgerError,
+        ModelNotFoundError,
+        NotFoundError,
+        PermissionDeniedError,
+        QueueFullError,
+        RateLimitError,
+        ResponseError,
+        ResultExpiredError,
+        SessionClosedError,
+        SpendLimitError,
+        SubmitUnknownError,
+        TaskFailedError,
+        TaskNotFoundError,
+        UpstreamError,
+        WaitTimeoutError,
+    )
+    from aivideo.job import Job
+    from aivideo.ledger import Ledger
+    from aivideo.ledger.memory import MemoryLedger
+    from aivideo.models import (
+        CompletedTask,
+        Credits,
+        Failed,
+        FailedTask,
+        Generation,
+        Outcome,
+        PendingTask,
+        ProcessingTask,
+        Request,
+        Sora2,
+        Succeeded,
+        Task,
+        TaskFailure,
+        TaskStatus,
+        UnrecognizedTask,
+    )
+    from aivideo.sansio.journal import CreditTotals, JobStatus
+    from aivideo.sansio.stated import RateLimit
+    from aivideo.session import Session, SessionStatistics
+    from aivideo.transport import AiohttpTransport, Transport
 
 __all__ = [
     "AIVideoError",
@@ -122,3 +128,45 @@ __all__ = [
     "WaitTimeoutError",
     "__version__",
 ]
+
+# Where each public name lives. A name is imported when it is first asked for (PEP 562): a program
+# that imports aivideo and is not going to make a video, the `--help` of a command line say, pays a
+# millisecond for it and not what asyncio, attrs and orjson cost. `tests/test_exports.py` holds
+# this, `__all__` and the imports above together.
+_HOMES = {
+    "client": "Client",
+    "job": "Job",
+    "ledger": "Ledger",
+    "ledger.memory": "MemoryLedger",
+    "models": (
+        "CompletedTask Credits Failed FailedTask Generation Outcome PendingTask ProcessingTask "
+        "Request Sora2 Succeeded Task TaskFailure TaskStatus UnrecognizedTask"
+    ),
+    "sansio.journal": "CreditTotals JobStatus",
+    "sansio.stated": "RateLimit",
+    "session": "Session SessionStatistics",
+    "transport": "AiohttpTransport Transport",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name, or a module of this package, when it is first asked for."""
+    from importlib import import_module
+
+    home = "errors" if name.endswith("Error") else _HOME_OF.get(name)
+    if home is not None:
+        found: object = getattr(import_module(f"{__name__}.{home}"), name)
+    else:
+        try:
+            found = import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise  # it is there, and something that it needs is not
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    globals()[name] = found  # asked once
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

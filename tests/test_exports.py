@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import aivideo
@@ -33,6 +36,45 @@ def test_every_promised_name_is_there() -> None:
     assert set(aivideo.__all__) >= PROMISED
 
 
+def test_what_type_checkers_read_is_what_is_imported_when_asked_for() -> None:
+    """Three lists would drift apart: the names' homes, the imports for checkers, ``__all__``."""
+    tree = ast.parse(Path(aivideo.__file__).read_text("utf-8"))
+    told = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {*told, "__version__"} == {*aivideo.__all__}
+    for name, module in told.items():
+        assert module is not None
+        assert getattr(aivideo, name) is getattr(importlib.import_module(module), name)
+
+
+def test_importing_it_imports_nothing_heavy_and_a_name_brings_no_aiohttp() -> None:
+    program = (
+        "import sys, aivideo; early = {*sys.modules}\n"
+        "from aivideo import Session, Sora2\n"
+        "print(*({'asyncio', 'attrs', 'orjson', 'aiohttp'} & early), '|', 'aiohttp' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["|", "False"]
+
+
+def test_a_module_is_found_by_its_name_and_an_unknown_name_is_an_attribute_error() -> None:
+    program = (
+        "import aivideo\n"
+        "assert aivideo.catalog.SORA_2.name == 'sora-2'\n"
+        "assert not hasattr(aivideo, 'sora')\n"
+        "assert {'Session', 'catalog'} <= {*dir(aivideo), 'catalog'}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_every_listed_name_can_be_imported() -> None:
     missing = [name for name in aivideo.__all__ if not hasattr(aivideo, name)]
     assert missing == []
@@ -50,7 +92,9 @@ def test_the_list_is_complete() -> None:
     public = {
         name
         for name, value in vars(aivideo).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and name not in ("annotations", "TYPE_CHECKING")
     }
     assert public - set(aivideo.__all__) == set()
 
@@ -65,7 +109,8 @@ def test_a_star_import_brings_the_list_and_nothing_else() -> None:
 
 
 def test_every_error_is_one_of_ours() -> None:
-    errors = [value for name, value in vars(aivideo).items() if name.endswith("Error")]
+    errors = [getattr(aivideo, name) for name in aivideo.__all__ if name.endswith("Error")]
+    assert len(errors) > 20
     assert [error for error in errors if not issubclass(error, aivideo.AIVideoError)] == []
 
 
