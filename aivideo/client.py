@@ -44,6 +44,13 @@ class Secret:
         )
 
 
+class SecretHeaders(dict[str, str]):
+    """Headers with the key among them; shows itself to nobody, be it in a traceback with locals."""
+
+    def __repr__(self) -> str:
+        return "<headers with the key>"
+
+
 def read_key(api_key: str | None) -> Secret:
     """Take the key from the argument, else from ``AIVIDEO_API_KEY``.
 
@@ -150,6 +157,10 @@ class Client:
         self.request_timeout = request_timeout
         self.transport: Transport = AiohttpTransport() if transport is None else transport
         self._owns_transport = transport is None
+        self._get_headers = SecretHeaders(
+            {"Authorization": f"Bearer {self._key.reveal()}", "User-Agent": _USER_AGENT}
+        )
+        self._post_headers = SecretHeaders(self._get_headers | {"Content-Type": "application/json"})
 
     def __repr__(self) -> str:
         return f"<Client {self.base_url}>"
@@ -215,13 +226,10 @@ class Client:
         return _read(await self._send(wire.balance()), wire.read_credits)
 
     async def _send(self, message: wire.Message) -> wire.Answer:
-        headers = {"Authorization": f"Bearer {self._key.reveal()}", "User-Agent": _USER_AGENT}
-        if message.body is not None:
-            headers["Content-Type"] = "application/json"
         return await self.transport.send(
             message.method,
             self.base_url + message.path,
-            headers,
+            self._get_headers if message.body is None else self._post_headers,
             message.body,
             self.request_timeout,
         )

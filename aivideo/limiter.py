@@ -129,6 +129,10 @@ class Limiter:
         is_create = kind is RequestKind.CREATE
         if is_create and self._closed_by is not None:
             raise GateClosed(self._closed_by)
+        if not (self._creates or self._polls or self._later or retry_after):
+            slot = self._grant_at_once(loop.time(), is_create)
+            if slot is not None:
+                return slot
         waiter: _Waiter = loop.create_future()
         queue = self._creates if is_create else self._polls
         if is_create and retry_after is not None:
@@ -137,8 +141,6 @@ class Limiter:
         else:
             queue[waiter] = None
         self._pump()
-        if waiter.done():
-            return waiter.result()  # granted at once, without a turn of the loop
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -208,13 +210,13 @@ class Limiter:
                 self._creates.move_to_end(waiter, last=False)
         while True:
             if self._in_flight >= self._max_in_flight:
-                self._pace.idle(now)  # not the pace, but the service is what makes us wait
+                self._pace.idle()  # not the pace, but the service is what makes us wait
                 self._set_timer(float("inf"))
                 return
-            create_at = self._create_ready_at(now)
+            create_at = self._create_ready_at(now) if self._creates else float("inf")
             create, poll = create_at <= now, bool(self._polls)
             if not create and not poll:
-                self._pace.idle(now)
+                self._pace.idle()
                 self._set_timer(create_at)
                 return
             ready_at = self._pace.ready_at(now)
@@ -230,14 +232,28 @@ class Limiter:
             self._turns.went(is_create, probe=probe)
             waiter.set_result(self._grant(now, is_create))
 
+    def _grant_at_once(self, now: float, is_create: bool) -> Slot | None:
+        """Grant a slot to who comes while nobody waits, if there is one: no future, no queue."""
+        if self._in_flight >= self._max_in_flight:
+            return None
+        if is_create and self._create_ready_at(now) > now:
+            return None
+        pace = self._pace
+        if pace.ready_at(now) > now:
+            return None
+        if pace.is_shut:
+            self._turns.went(is_create, probe=True)
+        return self._grant(now, is_create)
+
     def _create_ready_at(self, now: float) -> float:
         """When a create may go, as far as the pace is not asked; ``inf``: not by time alone."""
-        if not self._creates:
-            return float("inf")
+        limit, most = self._create_limit, self._max_running_jobs
+        if most is None and limit.kind is CreateLimitKind.NONE:
+            return now
         running = self._running_jobs + self._creates_in_flight
-        if self._max_running_jobs is not None and running >= self._max_running_jobs:
+        if most is not None and running >= most:
             return float("inf")
-        return self._create_limit.ready_at(now, running)
+        return limit.ready_at(now, running)
 
     def _grant(self, now: float, is_create: bool) -> Slot:
         create = None
@@ -336,6 +352,10 @@ class Slot:
 
     def _end(self) -> None:
         self._ended = True
-        self._limiter._in_flight -= 1
-        self._limiter._creates_in_flight -= self._create is not None
-        self._limiter._pump()
+        limiter = self._limiter
+        limiter._in_flight -= 1
+        limiter._creates_in_flight -= self._create is not None
+        if limiter._creates or limiter._polls or limiter._later:
+            limiter._pump()
+        else:
+            limiter._pace.idle()

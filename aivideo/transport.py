@@ -27,9 +27,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
 
 from aivideo.errors import APIConnectionError, APITimeoutError
 from aivideo.sansio.wire import Answer
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     import ssl as ssl_module
 
     import aiohttp
+    import yarl
 
 POST_MAX_IDLE = 0.5
 """Seconds a connection may have lain idle and still carry a POST. Common servers close after 5 s
@@ -103,16 +103,69 @@ class Transport(Protocol):
 
 
 class _Passage:
-    """One request on its way: whether a connection was handed out for it, and which."""
+    """One request on its way: whether a connection was handed out for it, and until when it may."""
 
-    __slots__ = ("protocol", "written")
+    __slots__ = ("due", "expired", "protocol", "task", "written")
 
-    def __init__(self) -> None:
+    def __init__(self, task: asyncio.Task[Any], due: float) -> None:
+        self.task = task
+        self.due = due
+        self.expired = False
         self.written = False
-        self.protocol: object | None = None
+        self.protocol: Any = None
 
 
 _passage: ContextVar[_Passage] = ContextVar("aivideo_passage")
+
+
+class _Deadlines:
+    """One timer for all requests. ``asyncio.timeout`` makes one each: a tenth of a request's CPU.
+
+    An expired request is cancelled, as ``asyncio.timeout`` does it, and told apart from one whose
+    caller was cancelled by ``expired``.
+    """
+
+    __slots__ = ("_open", "_timer")
+
+    def __init__(self) -> None:
+        self._open: dict[_Passage, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, passage: _Passage) -> None:
+        self._open[passage] = None
+        timer = self._timer
+        if timer is None or passage.due < timer.when():
+            if timer is not None:
+                timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(passage.due, self._expire)
+
+    def remove(self, passage: _Passage) -> None:
+        del self._open[passage]
+        if not self._open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        now, soonest = asyncio.get_running_loop().time(), float("inf")
+        for passage in self._open:
+            if passage.expired:
+                continue
+            if passage.due <= now:
+                passage.expired = True
+                passage.task.cancel()
+            else:
+                soonest = min(soonest, passage.due)
+        if soonest < float("inf"):
+            self._timer = asyncio.get_running_loop().call_at(soonest, self._expire)
+
+
+@lru_cache(maxsize=1024)
+def _url(text: str) -> yarl.URL:
+    """Parse a URL as it is; every create has the same one."""
+    import yarl
+
+    return yarl.URL(text, encoded=True)
 
 
 @cache
@@ -122,10 +175,6 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
     class Connector(aiohttp.TCPConnector):
         """Notes when a connection is handed out, and hands out one a request."""
 
-        def __init__(self, **settings: Any) -> None:
-            super().__init__(**settings)
-            self.last_used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
-
         async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
             passage = _passage.get()
             if passage.written:
@@ -133,7 +182,7 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
             while True:
                 connection = await super().connect(req, traces, timeout)
                 protocol = connection.protocol
-                since = self.last_used.get(protocol)
+                since = getattr(protocol, "aivideo_last_used", None)
                 if (
                     since is None
                     or req.method != "POST"
@@ -169,7 +218,7 @@ class AiohttpTransport:
         self._trust_env = trust_env
         self._api: aiohttp.ClientSession | None = None
         self._results: aiohttp.ClientSession | None = None
-        self._last_used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._deadlines = _Deadlines()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -181,28 +230,30 @@ class AiohttpTransport:
         """Send one request exactly once; see :meth:`Transport.send`."""
         session = self._api or self._open()
         import aiohttp
-        import yarl
 
-        passage = _Passage()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        passage = _Passage(task, loop.time() + timeout)
+        cancels = task.cancelling()
         token = _passage.set(passage)
+        self._deadlines.add(passage)
+        response: aiohttp.ClientResponse | None = None
         try:
-            async with (
-                asyncio.timeout(timeout),
-                session.request(
-                    method,
-                    yarl.URL(url, encoded=True),
-                    headers=headers,
-                    data=body,
-                    allow_redirects=False,
-                    proxy=self._proxy,
-                ) as response,
-            ):
-                content = await response.read()
-                kept: dict[str, str] = {}
-                if response.status != 200:
-                    found = response.headers
-                    kept = {name: found[name] for name in _KEPT_HEADERS if name in found}
-        except TimeoutError:
+            response = await session.request(
+                method,
+                _url(url),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                proxy=self._proxy,
+            )
+            content = await response.read()
+        except asyncio.CancelledError:
+            if response is not None:
+                response.close()
+            if not passage.expired or task.uncancel() > cancels:
+                raise  # its caller was cancelled
             raise APITimeoutError(
                 f"no answer to {method} within {timeout:g} s"
                 + ("" if passage.written else " (never connected)"),
@@ -210,12 +261,20 @@ class AiohttpTransport:
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # ValueError: what aiohttp raises for an answer that is no HTTP.
+            if response is not None:
+                response.close()
             raise APIConnectionError(
                 f"{method} failed: {type(error).__name__}: {error}", written=passage.written
             ) from None
         finally:
+            self._deadlines.remove(passage)
             _passage.reset(token)
-        self._last_used[passage.protocol] = asyncio.get_running_loop().time()
+        if passage.protocol is not None:
+            passage.protocol.aivideo_last_used = loop.time()
+        kept: dict[str, str] = {}
+        if response.status != 200:
+            found = response.headers
+            kept = {name: found[name] for name in _KEPT_HEADERS if name in found}
         return Answer(response.status, content, kept)
 
     @asynccontextmanager
@@ -228,12 +287,11 @@ class AiohttpTransport:
         session = self._results
         assert session is not None
         import aiohttp
-        import yarl
 
         limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
         try:
             response = await session.get(
-                yarl.URL(url, encoded=True), headers=headers, timeout=limits, proxy=self._proxy
+                _url(url), headers=headers, timeout=limits, proxy=self._proxy
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Not chained, and without its text: both may hold the signed URL.
@@ -262,7 +320,6 @@ class AiohttpTransport:
         if self._ssl is not None:
             settings["ssl"] = self._ssl
         connector = _connector_class()(**settings)
-        self._last_used = connector.last_used  # type: ignore[attr-defined]  # made in this file
         common: dict[str, Any] = {
             "cookie_jar": aiohttp.DummyCookieJar(),
             "timeout": aiohttp.ClientTimeout(total=None),  # send() has the one deadline

@@ -73,6 +73,10 @@ class CreatePass:
     own: Ticket | None = None
 
 
+_FREE = CreatePass(_Try.ROOM)
+"""While there is no such limit, which is nearly always: nobody changes it."""
+
+
 @define
 class CreateLimit:
     """Says when a create may go as far as creates' own limit is concerned.
@@ -114,7 +118,7 @@ class CreateLimit:
     def sent(self, now: float, running: int) -> CreatePass:
         """Note a create that goes out; ``running`` does not count it yet."""
         if self.kind is CreateLimitKind.NONE:
-            return CreatePass(_Try.ROOM)
+            return _FREE
         if self.kind is CreateLimitKind.RATE:
             assert self.pace is not None
             return CreatePass(_Try.ROOM, self.pace.sent(now))
@@ -132,6 +136,8 @@ class CreateLimit:
         """Note that a create was let through; ``running`` counts it."""
         self._refused_at = None
         self._refusals = 0
+        if self.kind is CreateLimitKind.NONE:
+            return
         if create.own is not None and self.pace is not None:
             self.pace.accepted(create.own, now)
         if self.kind not in (CreateLimitKind.UNSURE, CreateLimitKind.CAP):

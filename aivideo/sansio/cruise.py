@@ -20,7 +20,7 @@ from attrs import define
 
 from aivideo.sansio.ticket import Ticket
 
-LOWEST, HIGHEST = 1 / 600, 10_000.0
+LOWEST, HIGHEST = 1 / 600, 1e6
 """Requests a second."""
 
 CUT, DEEP = 0.05, 0.30

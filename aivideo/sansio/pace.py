@@ -86,6 +86,9 @@ BURSTS, BURST_SECONDS = 5, 60.0
 SMALL = 4
 """Places below which a window cannot be told from a bucket, or from a key that others use."""
 
+TIMER = 0.0015
+"""Seconds that a timer of the loop may be late by its resolution alone."""
+
 TRIES = 4
 """Times that an opening is tried again a moment later before its places count as used up."""
 
@@ -177,6 +180,8 @@ class LearnedPace:
         """When the next may go; ``inf`` while the one probe of a hold is under way."""
         if self._phase is _Phase.SHUT:
             return float("inf") if self._probing else max(self._probe_at, self._asked_until)
+        if self._next <= now and self._asked_until <= now:
+            return now
         # A clock that was set back must not hold everybody until it has caught up.
         return max(min(self._next, now + 1 / self.rate), self._asked_until)
 
@@ -188,12 +193,13 @@ class LearnedPace:
         self._out += 1
         self._sent += 1
         # A timer fires late by a little: that is made up for. A pause is not: no burst follows it.
-        late = min(0.05, 0.5 / self.rate)
-        self._next = max(self._next, now - late) + 1 / self.rate
+        rate = self.rate
+        late = max(TIMER, min(0.05, 0.5 / rate))
+        self._next = max(self._next, now - late) + 1 / rate
         if self._phase is _Phase.SHUT:
             self._probing = True
-            return Ticket(now, self.rate, self._serial, probe=True)
-        ticket = Ticket(now, self.rate, self._serial)
+            return Ticket(now, rate, self._serial, probe=True)
+        ticket = Ticket(now, rate, self._serial)
         self._last_sent = now
         if self._phase is _Phase.BURST and self._quota is not None and self._sent >= self._quota:
             self._shut(now, now)  # its places are used: come back when it opens again
@@ -218,7 +224,7 @@ class LearnedPace:
             return
         elif self._phase is _Phase.CRUISE:
             self._cruise.grow(now, self._trip, self._serial)
-        else:
+        elif self._rate < HIGHEST:
             growth = GROWTH ** max(1.0, math.sqrt(self._trip / USUAL_ROUND_TRIP))
             self._rate = min(HIGHEST, max(self._rate, ticket.rate * growth))
             self._next = min(self._next, now + 1 / self._rate)
@@ -259,9 +265,10 @@ class LearnedPace:
             self._probing = False
             self._probe_at = max(self._probe_at, now + self._trip)
 
-    def idle(self, now: float) -> None:
+    def idle(self) -> None:
         """Note that the pace is not what holds sending back: growth stands still."""
-        self._cruise.pause()
+        if self._phase is not _Phase.RAMP:
+            self._cruise.pause()
 
     # --- refusals -----------------------------------------------------------------------------
 

@@ -213,7 +213,7 @@ class StatedPace:
         if limit is None:
             assert per_minute is not None
             self._rate = per_minute / 60
-            self._keepers = [_Bucket(self._rate, 1.0, most=0.02)]
+            self._keepers = [_Bucket(self._rate, 1.0, most=0.01)]
             if per_minute >= 1:
                 self._keepers.append(_Window(int(per_minute), 60.0))
         else:
@@ -265,7 +265,7 @@ class StatedPace:
         self._traffic.out.pop(ticket.serial, None)
         self._arrived(ticket, now)
 
-    def idle(self, now: float) -> None:
+    def idle(self) -> None:
         """Nothing to do: an unused limit stays what it is."""
 
     def _arrived(self, ticket: Ticket, at: float) -> None:

@@ -65,6 +65,6 @@ class Pacing(Protocol):
         """Note that no answer came: it says nothing about the limit."""
         ...
 
-    def idle(self, now: float) -> None:
+    def idle(self) -> None:
         """Note that the pace is not what holds sending back: growth stands still."""
         ...

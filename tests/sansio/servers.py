@@ -88,7 +88,7 @@ def drive(  # noqa: C901  one arm an event: a table
 
     def plan(client: int, now: float) -> None:
         if flying[client] >= in_flight or not left[client]:
-            paces[client].idle(now)
+            paces[client].idle()
             return
         at = paces[client].ready_at(now)
         if at < math.inf:
