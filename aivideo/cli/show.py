@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -86,6 +87,7 @@ class RunDisplay:
                 f"line {result.line.number}: {result.error}",
                 highlight=False,
                 markup=False,
+                soft_wrap=self._live is None,  # in a file, one line is one line
                 style="yellow" if self._live else None,
             )
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY:
@@ -163,31 +165,42 @@ def estimate_table(estimate: Estimate, console: Console) -> None:
 
 
 def results_table(report: BatchReport, console: Console) -> None:
-    """Show what each line cost, and where its file lies."""
+    """Show what each line cost, and where its file lies.
+
+    The file is what one wants to copy, so it is never cut: on a narrow terminal the prompt goes
+    first (the file's name says it too), then length and shape.
+    """
+    widest = max((cell_len(str(each.path or each.status)) for each in report.results), default=4)
+    room = console.width - widest - 2
+    columns = ["credits", "cost"]
+    if room >= 31:
+        columns = ["length", "shape", *columns]
+    if room >= 45:
+        columns = ["prompt", *columns]
     table = Table(box=None, pad_edge=False)
-    # The file is what one wants to copy: it keeps its width, and the prompt gives way.
-    widest = max((len(str(result.path or result.status)) for result in report.results), default=4)
-    room = max(12, console.width - min(widest, 60) - 32)
-    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=room)
-    table.add_column("length", justify="right", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("credits", justify="right", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold", min_width=min(widest, 60))
+    for name in columns:
+        table.add_column(
+            name,
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="left" if name in ("prompt", "shape") else "right",
+            max_width=room - 33 if name == "prompt" else None,
+        )
+    table.add_column("file", overflow="fold")
     for result in report.results:
         request = result.line.request
-        if isinstance(request, Sora2):
-            what = (request.prompt, f"{request.duration} s", request.aspect_ratio)
-        else:
-            what = (request.model, "", "")
-        refunded = result.status != "saved"
-        amount = 0 if refunded else request.credits or 0
+        sora = request if isinstance(request, Sora2) else None
+        amount = request.credits or 0 if result.status == "saved" else 0
+        cells = {
+            "prompt": request.model if sora is None else sora.prompt,
+            "length": "" if sora is None else f"{sora.duration} s",
+            "shape": "" if sora is None else sora.aspect_ratio,
+            "credits": f"{amount:,}",
+            "cost": f"${catalog.dollars(amount):,.2f}",
+        }
+        # Text: what a prompt says in brackets is no markup.
         table.add_row(
-            Text(what[0]),
-            *what[1:],
-            f"{amount:,}",
-            f"${catalog.dollars(amount):,.2f}",
-            Text(str(result.path) if result.path else f"{result.status}"),
+            *(Text(cells[name]) for name in columns), Text(str(result.path or result.status))
         )
     console.print(table)
 
