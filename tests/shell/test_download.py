@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from attrs import define, field
@@ -50,7 +49,9 @@ class Origin:
         self.replies = [*replies]
         self.asked: list[Mapping[str, str]] = []
 
-    async def send(self, *args: Any) -> Answer:
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+    ) -> Answer:
         raise AssertionError("a download asks no API")
 
     @asynccontextmanager
