@@ -5,10 +5,21 @@ poll may go, and a bounded number of polls is in flight. A waiter gets a future 
 when it waits: an ``asyncio.Future`` awaited twice would die with the first waiter that is
 cancelled.
 
-A failed look (a timeout, a reset, a 5xx, a 429, a body that makes no sense) never ends a job: the
-task goes on at the service, and is looked at again. Three answers do end the watching: a 404 that
-stays for ``MISSING_FOR`` seconds (``TaskNotFoundError``), and a 401 or 403, which would be the
-answer for every other task too, so it ends the watching of all with one error.
+What is heard, and what it does:
+
+* A failed look (a timeout, a reset, a 5xx, a 429, a body that makes no sense) never ends a job: the
+  task goes on at the service, and is looked at again.
+* A 404 may come for a moment right after a task was made. One that stays for ``MISSING_FOR``
+  seconds, and never was anything else since, ends the watching with ``TaskNotFoundError``.
+* A 401 or 403 would be the answer for every other task too: it ends the watching of all, with one
+  error, one line in the log, and not a poll more. Whoever waits again later, watches again.
+* ``pending`` after ``processing`` is an old answer that came late: it changes nothing.
+* ``completed`` without a URL is looked at again for ``lifecycle.URLS_WITHIN`` seconds; then it is
+  taken for what it is.
+* The first end wins. A second that says the same is nothing; one that contradicts it is logged,
+  counted, and changes nothing.
+* The service's clock is only ever compared with itself (``completed_at - created_at``); a skew
+  between it and ours moves no look.
 """
 
 from __future__ import annotations
@@ -16,10 +27,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+from itertools import islice
+from math import inf
+from typing import Protocol, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from aivideo.errors import (
     AIVideoError,
@@ -28,20 +41,18 @@ from aivideo.errors import (
     SessionClosedError,
     TaskNotFoundError,
 )
-from aivideo.models import CompletedTask, Task, TaskId
+from aivideo.models import CompletedTask, ProcessingTask, Task, TaskId
 from aivideo.sansio import lifecycle
-from aivideo.sansio.agenda import Agenda
+from aivideo.sansio.agenda import Agenda, Entry
 
 log = logging.getLogger("aivideo.tracker")
-
-T = TypeVar("T")
 
 MISSING_FOR = 120.0
 """Seconds a task must have been answered by 404 alone before it is taken for gone: a task may
 answer 404 for a moment right after it was made."""
 
-CALLBACK_RARER = 3.0
-"""How much longer the waits are between looks at a task whose end is told by callback too."""
+BREATH = 500
+"""Tasks whose waiters are let go in one turn of the loop, when the watching of all ends."""
 
 REMEMBERED = 10_000
 """Ended tasks whose end is kept, so that who asks late need not ask the service."""
@@ -86,13 +97,42 @@ class TrackerStatistics:
     contradictions: int
 
 
-@define
-class _Watched:
-    known: Task | None = None
-    waiters: list[asyncio.Future[Task]] = field(factory=list)
-    listeners: list[Callable[[Task], object]] = field(factory=list)
-    missing_since: float | None = None
-    urls_missing_since: float | None = None
+Waiter: TypeAlias = "asyncio.Future[Task]"
+Listener: TypeAlias = Callable[[Task], object]
+
+
+class _Watched(Entry):
+    """A task, who waits for it, and what is known: some 200 B, for there may be 100,000."""
+
+    __slots__ = ("known", "listeners", "missing_since", "urls_missing_since", "waiters")
+
+    def __init__(self, task_id: TaskId) -> None:
+        super().__init__(task_id)
+        self.known: Task | None = None
+        self.waiters: Waiter | list[Waiter] | None = None
+        """One, as nearly always, or a list of several."""
+        self.listeners: list[Listener] | None = None
+        self.missing_since: float | None = None
+        self.urls_missing_since: float | None = None
+
+    def add_waiter(self, waiter: Waiter) -> None:
+        """Add one; and now and then forget those that have left, so that none need say so."""
+        several = self.waiters
+        if isinstance(several, list) and len(several) & (len(several) - 1):
+            several.append(waiter)
+            return
+        waiting = self.waiting()
+        self.waiters = [*waiting, waiter] if waiting else waiter
+
+    def waiting(self) -> list[Waiter]:
+        """List those that still wait."""
+        match self.waiters:
+            case None:
+                return []
+            case list() as several:
+                return [waiter for waiter in several if not waiter.done()]
+            case one:
+                return [] if one.done() else [one]
 
 
 class TaskTracker:
@@ -121,6 +161,7 @@ class TaskTracker:
         self._ends: dict[TaskId, Task] = {}
         self._oldest: deque[TaskId] = deque()
         self._wake = asyncio.Event()
+        self._sleeps_until = inf
         self._loop_task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
         self._polls = self._failed = self._ended = self._contradictions = 0
@@ -138,9 +179,10 @@ class TaskTracker:
         """
         if self._closed or task_id in self._watched or task_id in self._ends:
             return
-        self._watched[task_id] = _Watched()
-        self._agenda.add(task_id, kind, self._now(), rarer=CALLBACK_RARER if callback else 1.0)
-        self._wake.set()
+        watched = self._watched[task_id] = _Watched(task_id)
+        self._agenda.add(watched, kind, self._now(), callback=callback)
+        if watched.due < self._sleeps_until:
+            self._wake.set()
         if self._loop_task is None:
             self._loop_task = asyncio.create_task(self._run())
 
@@ -163,8 +205,7 @@ class TaskTracker:
         elif self._closed or watched is None:
             future.set_exception(SessionClosedError(f"task {task_id} is not watched"))
         else:
-            watched.waiters.append(future)
-            future.add_done_callback(lambda done: _discard(watched.waiters, done))
+            watched.add_waiter(future)
         return future
 
     def subscribe(self, task_id: TaskId, on_update: Callable[[Task], object]) -> Callable[[], None]:
@@ -172,8 +213,9 @@ class TaskTracker:
         watched = self._watched.get(task_id)
         if watched is None:
             return lambda: None
-        watched.listeners.append(on_update)
-        return lambda: _discard(watched.listeners, on_update)
+        listeners = watched.listeners = watched.listeners or []
+        listeners.append(on_update)
+        return lambda: None if on_update not in listeners else listeners.remove(on_update)
 
     async def updates(self, task_id: TaskId) -> AsyncIterator[Task]:
         """Yield what is known, then each change; the last is the task's end."""
@@ -204,15 +246,14 @@ class TaskTracker:
             end.cancel()
 
     def deliver(self, task: Task) -> None:
-        """Take in what was heard of a task, by poll or by a callback that was confirmed."""
-        self._hear(task.id, task)
-        self._wake.set()
+        """Take in what a callback has told of a task, confirmed or not doubted."""
+        self._hear(task.id, task, by_callback=True)
 
     def statistics(self) -> TrackerStatistics:
         """Say what the tracker is doing now."""
         return TrackerStatistics(
             watching=len(self._watched),
-            waiting=sum(len(watched.waiters) for watched in self._watched.values()),
+            waiting=sum(len(watched.waiting()) for watched in self._watched.values()),
             polls_in_flight=len(self._looks),
             polls=self._polls,
             failed_polls=self._failed,
@@ -229,7 +270,10 @@ class TaskTracker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._give_up(SessionClosedError("the session closed before the task ended"))
+        error = SessionClosedError("the session closed before the task ended")
+        while self._watched:
+            self._give_up(error, islice(self._watched.values(), BREATH))
+            await asyncio.sleep(0)  # a hundred thousand at once would hold the loop for a second
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -245,11 +289,12 @@ class TaskTracker:
                 continue
             turn = await self._admit()
             # Only now is it decided who is looked at: while we waited, another became due.
-            task_id = self._agenda.take(self._now())
-            if task_id is None:
+            watched = self._agenda.take(self._now())
+            if watched is None:
                 turn.give_back()
                 continue
-            look = asyncio.create_task(self._look(turn, task_id))
+            assert isinstance(watched, _Watched)  # nothing else was ever put there
+            look = asyncio.create_task(self._look(turn, watched))
             self._looks.add(look)
             look.add_done_callback(self._looked)
 
@@ -257,9 +302,11 @@ class TaskTracker:
         timer = None
         if due is not None:
             timer = asyncio.get_running_loop().call_at(due, self._wake.set)
+        self._sleeps_until = inf if due is None else due
         try:
             await self._wake.wait()
         finally:
+            self._sleeps_until = -inf
             if timer is not None:
                 timer.cancel()
 
@@ -269,43 +316,43 @@ class TaskTracker:
         if not look.cancelled():
             look.result()  # a defect of ours must be seen, not lost
 
-    async def _look(self, turn: Turn, task_id: TaskId) -> None:
+    async def _look(self, turn: Turn, watched: _Watched) -> None:
         self._polls += 1
         try:
-            task = await turn.fetch(task_id)
+            task = await turn.fetch(watched.task_id)
         except (AuthenticationError, PermissionDeniedError) as error:
             self._failed += 1
             log.warning("watching stops: %s", error)
-            self._give_up(error)
+            self._give_up(error, [*self._watched.values()])
         except TaskNotFoundError as error:
             self._failed += 1
-            self._missing(task_id, error)
+            self._missing(watched, error)
         except AIVideoError as error:
             self._failed += 1
-            log.debug("no answer about task %s, which goes on: %s", task_id, error)
-            self._agenda.failed(task_id, self._now())
+            log.debug("no answer about task %s, which goes on: %s", watched.task_id, error)
+            self._agenda.failed(watched, self._now())
         else:
-            watched = self._watched.get(task_id)
-            if watched is not None:
-                watched.missing_since = None
-            self._hear(task_id, task)
-            self._agenda.looked(task_id, self._now())
+            watched.missing_since = None
+            self._hear(watched.task_id, task)
+            if not watched.ended:
+                known = watched.known
+                self._agenda.looked(
+                    watched,
+                    self._now(),
+                    processing=isinstance(known, ProcessingTask),
+                    progress=getattr(known, "progress", None),
+                )
 
-    def _missing(self, task_id: TaskId, error: TaskNotFoundError) -> None:
-        watched = self._watched.get(task_id)
-        if watched is None:
-            return
+    def _missing(self, watched: _Watched, error: TaskNotFoundError) -> None:
         now = self._now()
         if watched.missing_since is None:
             watched.missing_since = now
         if now - watched.missing_since < MISSING_FOR:
-            self._agenda.failed(task_id, now)
-            return
-        self._agenda.drop(task_id)
-        del self._watched[task_id]
-        _fail(watched, error)
+            self._agenda.failed(watched, now)
+        else:
+            self._give_up(error, [watched])
 
-    def _hear(self, task_id: TaskId, task: Task) -> None:
+    def _hear(self, task_id: TaskId, task: Task, *, by_callback: bool = False) -> None:
         watched = self._watched.get(task_id)
         if watched is None:
             end = self._ends.get(task_id)
@@ -315,10 +362,10 @@ class TaskTracker:
         merged = lifecycle.merge(watched.known, task)
         watched.known = merged.task
         if merged.changed:
-            for listener in [*watched.listeners]:
+            for listener in [*(watched.listeners or ())]:
                 listener(merged.task)
         if lifecycle.is_ended(merged.task) or self._urls_overdue(watched):
-            self._end(task_id, watched, merged.task)
+            self._end(watched, merged.task, by_callback=by_callback)
 
     def _urls_overdue(self, watched: _Watched) -> bool:
         if not isinstance(watched.known, CompletedTask):
@@ -327,20 +374,20 @@ class TaskTracker:
             watched.urls_missing_since = self._now()
         return self._now() - watched.urls_missing_since >= lifecycle.URLS_WITHIN
 
-    def _end(self, task_id: TaskId, watched: _Watched, task: Task) -> None:
+    def _end(self, watched: _Watched, task: Task, *, by_callback: bool) -> None:
         duration = None
         if isinstance(task, CompletedTask):
             duration = (task.completed_at - task.created_at).total_seconds()
-        self._agenda.ended(task_id, self._now(), duration)
+        self._agenda.end(watched, self._now(), duration, by_callback=by_callback)
         self._ended += 1
+        task_id = watched.task_id
         del self._watched[task_id]
         self._ends[task_id] = task
         self._oldest.append(task_id)
         if len(self._oldest) > REMEMBERED:
             del self._ends[self._oldest.popleft()]
-        for waiter in [*watched.waiters]:
-            if not waiter.done():
-                waiter.set_result(task)
+        for waiter in watched.waiting():
+            waiter.set_result(task)
         if self._on_ended is not None:
             self._on_ended(task_id, task)
 
@@ -350,20 +397,12 @@ class TaskTracker:
             "task %s ended as %s, and now is said to be %s", end.id, end.status, heard.status
         )
 
-    def _give_up(self, error: AIVideoError) -> None:
-        watched, self._watched = self._watched, {}
-        for task_id, each in watched.items():
-            self._agenda.drop(task_id)
-            _fail(each, error)
-
-
-def _fail(watched: _Watched, error: AIVideoError) -> None:
-    for waiter in [*watched.waiters]:
-        if not waiter.done():
-            waiter.set_exception(error)
-            waiter.exception()  # seen: a waiter that left must not make the loop complain
-
-
-def _discard(items: list[T], item: T) -> None:
-    if item in items:
-        items.remove(item)
+    def _give_up(self, error: AIVideoError, watched: Iterable[_Watched]) -> None:
+        """End the watching of some with an error, for whoever waits for them."""
+        for each in [*watched]:
+            if self._watched.pop(each.task_id, None) is None:
+                continue  # another look gave it up first
+            self._agenda.drop(each)
+            for waiter in each.waiting():
+                waiter.set_exception(error)
+                waiter.exception()  # seen: a waiter that left must not make the loop complain
