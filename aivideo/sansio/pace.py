@@ -49,6 +49,7 @@ are printed by ``benchmarks/pace_long.py``.
 from __future__ import annotations
 
 import math
+from collections import deque
 from enum import Enum
 
 from attrs import define, field
@@ -135,6 +136,8 @@ class LearnedPace:
     _openings: int = 0
     _short: int = 0
     """Openings in a row that had fewer places than the quota."""
+    _recent: deque[float] = field(factory=deque)
+    """When those were sent that passed within the last length of the window."""
 
     # This closure.
     _shut_at: float = 0.0
@@ -215,6 +218,7 @@ class LearnedPace:
             self._open_again(ticket, now)
             return
         self._passed += 1
+        self._remember(ticket)
         if self._phase is _Phase.SHUT:
             if ticket.sent_at > self._shut_at + UNEVEN * self._trip:
                 self._tail += 1
@@ -278,8 +282,7 @@ class LearnedPace:
             self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             if self._tries >= TRIES or self._probe_at - self._opened_at > self._reach():
                 self._resuming = False
-                if not self._is_slow_bucket(ticket, now) and not self._is_shared(ticket, now):
-                    self._quota = max(1, self._passed)
+                if not self._is_slow_bucket(ticket, now) and not self._is_uneven(ticket, now):
                     self._probe_at = self._aim(now)
             return
         self._refusals += 1
@@ -320,11 +323,11 @@ class LearnedPace:
             self._tries += 1
             self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             return
-        if self._is_slow_bucket(ticket, now) or (few and self._is_shared(ticket, now)):
+        if self._is_slow_bucket(ticket, now) or (few and self._is_uneven(ticket, now)):
             return
         if not few:
             self._short = 0
-        self._quota = max(1, self._passed)
+            self._quota = max(1, self._passed)
         self._close(ticket, now, shut)
 
     def _refused_cruising(self, ticket: Ticket, now: float, asked: float, draw: float) -> None:
@@ -516,17 +519,37 @@ class LearnedPace:
         self._cruise_at(now, ticket, count / seconds, count, 2 * seconds)
         return True
 
-    def _is_shared(self, ticket: Ticket, now: float) -> bool:
-        """Fewer places than the quota, twice in a row: others use the key."""
+    def _is_uneven(self, ticket: Ticket, now: float) -> bool:
+        """Far fewer places than the quota: bursts do not fit here, so go evenly.
+
+        Either we have used the window ourselves, but at other times than in this opening: one that
+        slides frees its places as they were taken, and demand has come in pieces. Then the rate is
+        known. Or, twice in a row, others use the key.
+        """
+        assert self._window is not None
+        assert self._began_at is not None
+        assert self._quota
+        length = self._window.guess or now - self._began_at
+        self._forget(ticket.sent_at - length)
+        if len(self._recent) >= 0.8 * self._quota:
+            self._resuming = False
+            self._go(now, self._quota / length, (1 - CUT) * self._quota / length, SLOWEST)
+            return True
         self._short += 1
         if self._short < 2:
             return False
-        assert self._window is not None
-        assert self._began_at is not None
-        length = self._window.guess or now - self._began_at
         climb = max(20.0, 2 * length)
         self._cruise_at(now, ticket, self._passed / length, self._passed, climb)
         return True
+
+    def _remember(self, ticket: Ticket) -> None:
+        if self._window is not None and self._phase is not _Phase.CRUISE:
+            self._recent.append(ticket.sent_at)
+            self._forget(ticket.sent_at - (self._window.guess or SLOWEST))
+
+    def _forget(self, until: float) -> None:
+        while self._recent and self._recent[0] <= until:
+            self._recent.popleft()
 
     def _cruise_by_tail(self, now: float) -> None:
         seconds = max(self._last_sent - self._shut_at - UNEVEN * self._trip, 1e-3)
