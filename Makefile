@@ -7,12 +7,13 @@ STAMP := .venv/.aivideo-installed
 CODE := $(wildcard aivideo tests examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check soak format clean
 
 help:
 	@echo "make demo    twelve videos from the stand-in service, no key needed"
 	@echo "make test    everything that is checked: make check, then pytest"
 	@echo "make check   ruff (lint and format), mypy and pyright"
+	@echo "make soak    20,000 jobs over six virtual hours, about a minute"
 	@echo "make format  let ruff write the code as make check wants it"
 	@echo "make clean   throw away .venv and all caches"
 
@@ -21,6 +22,9 @@ demo: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.simulated.soak
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -107,7 +107,10 @@ class Engine:
         self.limiter = limiter
         self.ledger = ledger
         self.tracker = TaskTracker(
-            self._admit_poll, poll_interval=poll_interval, on_ended=self._heard_the_end
+            self._admit_poll,
+            poll_interval=poll_interval,
+            on_ended=self._heard_the_end,
+            contended=lambda: limiter.creates_wait,
         )
         self.closed = False
         self.counts: Counter[str] = Counter()

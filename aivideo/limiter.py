@@ -169,6 +169,18 @@ class Limiter:
         """Why creates are closed, or None."""
         return self._closed_by
 
+    @property
+    def creates_wait(self) -> bool:
+        """Whether creates wait for the pace: each poll that goes now is one create later."""
+        if (
+            not self._creates
+            or self._pace.is_shut  # only a poll that passes can tell what kind of limit it is
+            or self._create_limit.kind is not CreateLimitKind.NONE  # an end lets the next one go
+        ):
+            return False
+        now = asyncio.get_running_loop().time()
+        return self._create_ready_at(now) <= now
+
     def job_ended(self) -> None:
         """Note that a running job has ended: its place under a cap is free."""
         self._running_jobs = max(0, self._running_jobs - 1)

@@ -143,6 +143,7 @@ class TaskTracker:
         poll_interval: seconds between two looks at a task; None: as the agenda thinks best.
         max_polls_in_flight: looks under way at once.
         on_ended: told once of each task's end.
+        contended: says whether creates wait for the same requests as looks do.
     """
 
     def __init__(
@@ -152,11 +153,13 @@ class TaskTracker:
         poll_interval: float | None = None,
         max_polls_in_flight: int = 32,
         on_ended: Callable[[TaskId, Task], None] | None = None,
+        contended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._admit = admit
         self._agenda = Agenda(poll_interval)
         self._max_polls = max_polls_in_flight
         self._on_ended = on_ended
+        self._contended = contended
         self._watched: dict[TaskId, _Watched] = {}
         self._ends: dict[TaskId, Task] = {}
         self._oldest: deque[TaskId] = deque()
@@ -283,9 +286,14 @@ class TaskTracker:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            due = self._agenda.next_due()
-            if due is None or due > self._now() or len(self._looks) >= self._max_polls:
-                await self._until(due if len(self._looks) < self._max_polls else None)
+            if len(self._looks) >= self._max_polls:
+                await self._until(None)
+                continue
+            now = self._now()
+            contended = self._contended()
+            due = self._agenda.next_due(now, contended=contended)
+            if due is None or due > now:
+                await self._until(due)
                 continue
             turn = await self._admit()
             # Only now is it decided who is looked at: while we waited, another became due.

@@ -22,13 +22,16 @@ that is soon. The same number ranks those who are late when the pace allows too 
 * The hazard is constant on bins of the age, each 19 % wider than the one before, with a Gamma
   prior: (a + ends) ÷ (b + seconds at risk). A look that finds a task alive adds seconds at risk:
   that is all that censoring takes, and a drift to *slower* is seen before the first slow task has
-  ended. Everything is forgotten by 1 % with each end.
+  ended. Everything is forgotten by half a per cent with each end.
 * ``processing`` may restart the age clock, and ``progress`` may foretell the end; or both may mean
   nothing. So each is a law of its own, learned likewise, and used only while it has foretold past
   ends better than the age alone (a running sum of log likelihoods, forgotten like the rest). A
   service that lies loses its vote, and nobody's result comes later for it.
 * A callback that was registered makes a look worth less, by the learned share of callbacks that
   get lost: ``WORTH`` ÷ that share. A lost one is still found.
+* While creates wait for the same requests, a look must have fair ``ODDS`` to find an end, or it is
+  put off: looks that find nothing make all that wait later. 1,000 jobs at 5/s see their first
+  hundred ends 16 s sooner for it, and their last 3 %.
 * Never sooner than ``SOONEST`` after the last look, never later than ``latest(age)``.
 
 **Weak spots.** The first ten jobs of a kind are watched by the prior (median 2 minutes), 1.1 times
@@ -45,7 +48,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from heapq import heappop, heappush
 from itertools import pairwise
-from math import expm1, inf, log, sqrt
+from math import expm1, inf, log, log1p, sqrt
 
 from attrs import define, field
 
@@ -55,10 +58,19 @@ WORTH = 0.25
 SOONEST = 1.0
 """Seconds between two looks at a task, at least."""
 
-AT_ONCE = 32
-"""Of the late ones, so many are compared for the most valuable look."""
+ODDS = 0.4
+"""Chance to find an end that a look must have while creates wait for the same requests."""
 
-MEMORY = 0.99
+LATEST = 300.0
+"""Seconds between two looks at most, in any case."""
+
+AT_ONCE = 32
+"""Of the late ones, so many are compared for the most valuable look, and the better half taken."""
+
+RANKED_FOR = 1.0
+"""Seconds after which they are compared anew in any case."""
+
+MEMORY = 0.995
 """What is left of all that was learned, with each end."""
 
 FIRST_BIN, RATIO, BINS = 5.0, 2**0.25, 80
@@ -79,7 +91,7 @@ LOST, HEARD = 1.0, 19.0
 
 def latest(age: float) -> float:
     """Seconds between two looks at most, of a task of that age, when the pace allows."""
-    return min(300.0, max(60.0, age / 4))
+    return min(LATEST, max(60.0, age / 4))
 
 
 def _bin(age: float) -> int:
@@ -166,6 +178,18 @@ class Hazard:
             waited, place = end, place + 1
         return most
 
+    def until(self, age: float, odds: float, most: float) -> float:
+        """Seconds from ``age`` until it has ended with probability ``odds``, at most ``most``."""
+        place, waited, left = _bin(age), 0.0, -log1p(-odds)
+        while waited < most:
+            rate = self._rates[place]
+            end = (_EDGES[place + 1] if place < BINS - 1 else inf) - age
+            if waited + left / rate <= end:
+                return min(most, waited + left / rate)
+            left -= rate * (end - waited)
+            waited, place = end, place + 1
+        return most
+
 
 class Kind:
     """What is known of one kind of job."""
@@ -231,15 +255,19 @@ class Entry:
 class Agenda:
     """Who is to be looked at, and when. ``now`` is seconds of any steady clock.
 
-    An entry lies in the heap once, or is out for a look; one that has ended is skipped when it
-    surfaces, so nothing is ever searched for.
+    An entry lies in one of the heaps once, or is out for a look; one that has ended is skipped
+    when it surfaces, so nothing is ever searched for.
     """
 
     poll_interval: float | None = None
     _heap: list[Entry] = field(factory=list)
     _late: list[Entry] = field(factory=list)
+    _put_off: list[Entry] = field(factory=list)
+    """A heap of those that were due, but not worth a create's turn."""
     _kinds: dict[tuple[Hashable, ...], Kind] = field(factory=dict)
     _entries: int = 0
+    _ranked_until: float = -inf
+    _rank_below: int = 0
 
     def __len__(self) -> int:
         return self._entries
@@ -343,34 +371,63 @@ class Agenda:
             entry.ended = True
             self._entries -= 1
 
-    def next_due(self) -> float | None:
-        """When the next look is due, or None where nothing is."""
-        while self._late and self._late[-1].ended:
-            self._late.pop()
-        if self._late:
-            return self._late[-1].due
-        while self._heap and self._heap[0].ended:
+    def next_due(self, now: float, *, contended: bool = False) -> float | None:
+        """When the next look is due, or None where nothing is.
+
+        Args:
+            now: the time.
+            contended: creates wait for the same requests: a look that is due is put off until it
+                has fair ``ODDS`` to find an end.
+        """
+        late, off = self._late, self._put_off
+        while late and late[-1].ended:
+            late.pop()
+        for _ in range(AT_ONCE):
+            if not off or (contended and off[0].due > now):
+                break
+            entry = heappop(off)
+            if not entry.ended:
+                self._at(entry, min(entry.due, now))
+        for _ in range(AT_ONCE):
+            if late or not self._heap:
+                break
+            entry = self._heap[0]
+            if not entry.ended:
+                if entry.due > now or not contended or (later := self._fair_at(entry)) <= now:
+                    break
+                entry.due = later
+                heappush(off, entry)
             heappop(self._heap)
-        return self._heap[0].due if self._heap else None
+        if late:
+            return late[-1].due
+        times = [heap[0].due for heap in (self._heap, off) if heap]
+        return min(times, default=None)
 
     def take(self, now: float) -> Entry | None:
         """Take the task whose look is worth most of those that are due; say what came of it."""
+        late = self._late
+        if len(late) <= self._rank_below or now >= self._ranked_until:
+            self._rank(now)
+        while late:
+            entry = late.pop()
+            if not entry.ended:
+                return entry
+        return None
+
+    def _rank(self, now: float) -> None:
+        """Bring in who is due, and put the most valuable last."""
         late = self._late
         while self._heap and len(late) < AT_ONCE and self._heap[0].due <= now:
             entry = heappop(self._heap)
             if not entry.ended:
                 late.append(entry)
-        best, most = -1, -1.0
-        for place, entry in enumerate(late):
-            if not entry.ended and (value := self._value(entry, now)) > most:
-                best, most = place, value
-        if best < 0:
-            late.clear()
-            return None
-        entry = late[best]
-        late[best] = late[-1]
-        late.pop()
-        return entry
+        # Where nearly all that are due get their look at once, their order matters little.
+        self._rank_below = len(late) // 2 if len(late) == AT_ONCE else 0
+        self._ranked_until = now + RANKED_FOR
+        if self.poll_interval is not None:
+            late.reverse()  # the user's own interval: first come, first served
+        elif len(late) > 1:
+            late.sort(key=lambda entry: self._value(entry, now))
 
     def give_back(self, entry: Entry, now: float) -> None:
         """Put back a task that was taken and not looked at."""
@@ -385,6 +442,14 @@ class Agenda:
         waited = now - entry.looked_at
         piled = min(50.0, law.rate((now - origin) * scale) * scale * waited)
         return waited * (expm1(piled) / piled - 1) if piled > 1e-9 else 0.0
+
+    def _fair_at(self, entry: Entry) -> float:
+        """When a look has fair odds, but within ``LATEST`` whatever is believed."""
+        if self.poll_interval is not None:
+            return entry.due
+        law, origin, scale = self._law(entry)
+        since = max(0.0, (entry.looked_at - origin) * scale)
+        return entry.looked_at + law.until(since, ODDS, LATEST * scale) / scale
 
     def _law(self, entry: Entry) -> tuple[Hazard, float, float]:
         """The law to go by, where its clock begins, and its units per second."""

@@ -1,0 +1,233 @@
+"""When to look: by calls, and by Hypothesis."""
+
+from __future__ import annotations
+
+import random
+from math import inf, log
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aivideo.sansio.agenda import (
+    LATEST,
+    ODDS,
+    SOONEST,
+    Agenda,
+    Entry,
+    Hazard,
+    latest,
+)
+
+KIND = ("sora-2", 4)
+
+
+def entry(agenda: Agenda, now: float = 0.0, name: str = "a", **settings: bool) -> Entry:
+    made = Entry(name)
+    agenda.add(made, KIND, now, **settings)
+    return made
+
+
+def watch_one(
+    agenda: Agenda, born: float, length: float, **said: object
+) -> tuple[float, int, list[float]]:
+    """Follow one task alone to its end: delay, looks, pauses."""
+    watched = entry(agenda, born, callback=bool(said.pop("callback", False)))
+    pauses, before = [], born
+    while True:
+        now = watched.due
+        pauses.append(now - before)
+        before = now
+        assert agenda.take(now) is watched
+        if now >= born + length:
+            agenda.end(watched, now, length)
+            return now - born - length, len(pauses), pauses
+        told = {name: say(now - born) for name, say in said.items()}  # type: ignore[operator]
+        agenda.looked(watched, now, **told)
+
+
+def taught(lengths: list[float], **said: object) -> Agenda:
+    agenda = Agenda()
+    for n, length in enumerate(lengths):
+        watch_one(agenda, 10_000.0 * n, length, **said)
+    return agenda
+
+
+def test_the_pauses_stay_within_their_bounds_whatever_is_learned() -> None:
+    source = random.Random(1)
+    agenda = Agenda()
+    for n in range(60):
+        length = source.choice([1.0, 30.0, 3600.0, 11_000.0]) * source.uniform(0.9, 1.1)
+        _, _, pauses = watch_one(agenda, 20_000.0 * n, length)
+        age = 0.0
+        for pause in pauses:
+            assert SOONEST - 1e-6 <= pause <= latest(age) + 1e-6
+            age += pause
+
+
+def test_a_long_tasks_pauses_have_the_stated_bound() -> None:
+    assert [latest(age) for age in (0, 240, 400, 2000)] == [60, 60, 100, LATEST]
+
+
+def test_what_always_takes_as_long_is_soon_looked_at_when_it_ends() -> None:
+    source = random.Random(2)
+    agenda = taught([source.gauss(120, 5) for _ in range(60)])
+    delays, looks = zip(
+        *(watch_one(agenda, 1e6 + 1e4 * n, source.gauss(120, 5))[:2] for n in range(60)),
+        strict=True,
+    )
+    mean_delay, mean_looks = sum(delays) / 60, sum(looks) / 60
+    assert mean_delay * mean_looks < 0.46 * 120 / 2, "a fixed interval has E[T] / 2"
+
+
+def test_a_look_that_finds_it_running_teaches_too() -> None:
+    agenda = taught([60.0] * 40)
+    hazard = agenda.kind(KIND).by_age
+    before = hazard.rate(60.0)
+    for n in range(20):  # slower now: none has ended, all were seen alive at 200 s
+        slow = entry(agenda, 1e6, str(n))
+        agenda.looked(slow, 1e6 + 200.0)
+    assert hazard.rate(60.0) < before / 1.4
+
+
+@pytest.mark.parametrize("said", ["processing", "progress"])
+def test_a_service_that_lies_makes_it_no_worse(said: str) -> None:
+    source = random.Random(3)
+    lengths = [source.lognormvariate(5.0, 0.5) for _ in range(250)]
+
+    def lie(_age: float) -> object:
+        return source.random() < 0.3 if said == "processing" else source.uniform(1, 99)
+
+    def costs(**told: object) -> float:
+        agenda = taught(lengths[:150], **told)
+        runs = [watch_one(agenda, 1e7 + 1e4 * n, each, **told) for n, each in enumerate(lengths)]
+        return sum(run[0] for run in runs) * sum(run[1] for run in runs)
+
+    assert costs(**{said: lie}) < 1.1 * costs()
+
+
+def test_progress_that_tells_the_truth_is_believed_and_saves_looks() -> None:
+    source = random.Random(4)
+    lengths = [source.lognormvariate(5.0, 0.8) for _ in range(200)]
+    agenda = Agenda()
+    plain = taught(lengths)
+    cost = plain_cost = 0.0
+    for n, length in enumerate(lengths * 2):
+        told = watch_one(agenda, 1e5 * n, length, progress=lambda age, of=length: 100 * age / of)
+        without = watch_one(plain, 1e8 + 1e5 * n, length)
+        if n >= 200:
+            cost += told[0] + 0.3 * told[1]
+            plain_cost += without[0] + 0.3 * without[1]
+    assert cost < 0.85 * plain_cost
+
+
+def test_processing_restarts_the_clock_when_that_foretells_better() -> None:
+    source = random.Random(5)
+    agenda = Agenda()
+    for n in range(150):
+        queued = source.uniform(10, 600)
+        watch_one(
+            agenda, 1e5 * n, queued + source.gauss(60, 3), processing=lambda age, q=queued: age >= q
+        )
+    assert agenda.kind(KIND).trust_begun > 3
+
+
+def test_a_callback_makes_looks_rarer_by_the_share_that_is_lost() -> None:
+    agenda = taught([100.0] * 20)
+    _, with_polls, _ = watch_one(agenda, 1e6, 100.0)
+    kind = agenda.kind(KIND)
+    for n in range(200):
+        heard = entry(agenda, 2e6 + n, str(n), callback=True)
+        agenda.end(heard, heard.born + 100.0, 100.0, by_callback=True)
+    assert kind.lost_share < 0.02
+    _, with_callback, _ = watch_one(agenda, 3e6, 100.0, callback=True)
+    assert with_callback < with_polls
+    lost_share = kind.lost_share
+    late = entry(agenda, 4e6, callback=True)
+    agenda.end(late, 4e6 + 400.0, 100.0)
+    assert kind.lost_share > lost_share, "it ended five minutes ago, and nobody called"
+
+
+def test_the_users_interval_overrides_everything() -> None:
+    agenda = Agenda(7.0)
+    _, _, pauses = watch_one(agenda, 0.0, 50.0, progress=lambda _: 99.0)
+    assert pauses == [7.0] * 8
+    failing = entry(agenda, 100.0)
+    agenda.failed(failing, 100.0)
+    assert failing.due == 107.0
+
+
+def test_while_creates_wait_a_look_must_have_fair_odds() -> None:
+    agenda = taught([100.0 + n for n in range(-20, 21)])
+    watched = entry(agenda, 1e6)
+    due = watched.due
+    assert agenda.next_due(due, contended=False) == due
+    later = agenda.next_due(due, contended=True)
+    assert later is not None
+    assert later > due
+    hazard = agenda.kind(KIND).by_age
+    assert hazard.integral(0.0, later - 1e6) == pytest.approx(-log(1 - ODDS))
+    assert agenda.next_due(due + 1, contended=False) == due + 1, "nobody waits: look"
+    assert agenda.take(due + 1) is watched
+
+
+def test_of_the_late_ones_the_most_valuable_goes_first() -> None:
+    agenda = taught([100.0] * 50)
+    young, ripe = entry(agenda, 1e6 + 80, "young"), entry(agenda, 1e6, "ripe")
+    now = 1e6 + 105
+    young.due = ripe.due = now  # both are late
+    assert agenda.take(1e7 - 1) in (young, ripe)
+    agenda = taught([100.0] * 50)
+    entries = [entry(agenda, 1e6 + born, str(born)) for born in (70.0, 0.0, 80.0)]
+    first = agenda.take(1e6 + 104.0)
+    assert first is entries[1]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e5), st.floats(0, 1)), min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_a_hazard_is_never_nought_and_its_waits_are_what_they_say(
+    ends: list[tuple[float, float]],
+) -> None:
+    hazard = Hazard()
+    for age, share in ends:
+        hazard.ended(age * share, age)
+        assert all(rate > 0 for rate in hazard._rates)
+        wait = hazard.wait(age, 0.25, inf if age < 1e4 else 300.0)
+        piled = hazard.integral(age, age + wait)
+        if wait < 300.0:
+            assert wait * piled / 2 == pytest.approx(0.25, rel=1e-3)
+        until = hazard.until(age, 0.4, 1e9)
+        assert hazard.integral(age, age + until) == pytest.approx(0.5108, rel=1e-3)
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_every_task_is_taken_once_at_a_time_and_none_is_forgotten(data: st.DataObject) -> None:
+    agenda, now = Agenda(), 0.0
+    alive: dict[str, Entry] = {}
+    for step in range(data.draw(st.integers(1, 60))):
+        now += data.draw(st.floats(0, 100))
+        match data.draw(st.sampled_from(["add", "take", "end", "peek"])):
+            case "add":
+                alive[str(step)] = entry(agenda, now, str(step))
+            case "peek":
+                agenda.next_due(now, contended=data.draw(st.booleans()))
+            case "end" if alive:
+                agenda.drop(alive.pop(data.draw(st.sampled_from(sorted(alive)))))
+            case "take":
+                taken = agenda.take(now)
+                if taken is not None:
+                    assert alive[taken.task_id] is taken
+                    answer = data.draw(st.sampled_from(["looked", "failed", "back"]))
+                    getattr(agenda, {"back": "give_back"}.get(answer, answer))(taken, now)
+            case _:
+                pass
+    assert len(agenda) == len(alive)
+    seen = set()
+    while (due := agenda.next_due(now)) is not None:
+        now = max(now, due)
+        taken = agenda.take(now)
+        if taken is not None:
+            seen.add(taken.task_id)
+            agenda.drop(taken)
+    assert seen == set(alive)

@@ -1,0 +1,140 @@
+"""A soak: very many jobs over six virtual hours, the whole stack over the simulator's core.
+
+    python tests/simulated/soak.py [JOBS]
+
+Jobs come evenly over two and a half hours; they take a second, minutes or three hours. One poll in
+fifty fails, one task in fifty does, callbacks are lost and doubled. At the end every future was
+resolved once, with what the truth says, and the memory is back where it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from attrs import frozen
+
+from aivideo import Session, Sora2, TaskFailedError
+from aivideo.sansio import wire
+from aivideo.simulator import Faults, Lognormal, Mixture, Scenario, Service, TokenBucket
+from aivideo.testing import DirectTransport, VirtualTimeLoop
+
+ARRIVALS = 9_000.0
+HOURS = 6
+
+
+@frozen
+class Soaked:
+    """What a soak saw: how jobs ended, how many against the truth, or twice, or not at all."""
+
+    jobs: int
+    ends: Counter[str]
+    wrong: int
+    twice: int
+    pending: int
+    failed_polls: int
+    callbacks: int
+    polls: int
+
+
+def scenario(seed: int) -> Scenario:
+    """Tasks of a second, of minutes, of three hours."""
+    minutes: Any = Lognormal(400.0, 0.6)
+    extremes: Any = Mixture(Lognormal(1.0, 0.01), Lognormal(10_800.0, 0.01))
+    return Scenario(
+        rate_limit=TokenBucket(30, 30),
+        task_seconds=Mixture(extremes, minutes, 0.1),
+        queue_seconds=0.0,
+        failure_rate=0.02,
+        default_balance=10**9,
+        latency=0.05,
+        media="stub",
+        seed=seed,
+        faults=Faults(
+            poll_html_502=0.01,
+            poll_cut_before=0.005,
+            poll_malformed=0.005,
+            callback_lost=0.1,
+            callback_doubled=0.1,
+            callback_disordered=0.05,
+        ),
+    )
+
+
+async def soak(count: int, seed: int = 7) -> Soaked:
+    """Make ``count`` jobs; say what became of them."""
+    service = Service(scenario(seed))
+    transport = DirectTransport(service)
+    ends: Counter[str] = Counter()
+    wrong = twice = 0
+    told: Counter[str] = Counter()
+    async with Session("sk-x", transport=transport) as session:
+        tracker = session._engine.tracker
+
+        async def callbacks() -> None:
+            while True:
+                await asyncio.sleep(1.0)
+                for callback in service.due_callbacks(transport.now()):
+                    tracker.deliver(wire.read_callback(callback.body))
+                    service.callback_answered(callback, 200, transport.now())
+
+        async def one() -> None:
+            nonlocal wrong, twice
+            job = await session.submit(
+                Sora2("A boat", duration=4, aspect_ratio="16:9"),
+                callback_url="http://127.0.0.1:1/hook",
+            )
+            try:
+                said = (await job).status.value
+            except TaskFailedError:
+                said = "failed"
+            assert job.task_id is not None
+            told[job.task_id] += 1
+            wrong += said != service.truth.tasks[job.task_id].outcome
+            twice += told[job.task_id] > 1
+            ends[said] += 1
+
+        delivering = asyncio.create_task(callbacks())
+        running: set[asyncio.Task[None]] = set()
+        for _ in range(count):
+            task = asyncio.create_task(one())
+            running.add(task)
+            task.add_done_callback(running.discard)
+            await asyncio.sleep(ARRIVALS / count)
+        await asyncio.sleep(max(0.0, HOURS * 3600 - transport.now()))
+        pending = len(running) + tracker.statistics().watching
+        delivering.cancel()
+        statistics = tracker.statistics()
+    return Soaked(
+        jobs=count,
+        ends=ends,
+        wrong=wrong,
+        twice=twice,
+        pending=pending,
+        failed_polls=statistics.failed_polls,
+        callbacks=service.truth.callbacks_delivered,
+        polls=service.truth.polls,
+    )
+
+
+def run(count: int) -> Soaked:
+    """Soak on virtual time."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(soak(count))
+
+
+def memory() -> int:
+    """Blocks of memory in use."""
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+if __name__ == "__main__":
+    run(200)  # what is imported and cached once
+    began, before = time.perf_counter(), memory()
+    print(run(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))  # noqa: T201
+    print(f"{time.perf_counter() - began:.1f} s; memory {memory() / before:.3f} of before")  # noqa: T201
