@@ -73,6 +73,7 @@ async def run_demo(output: Path) -> int:
             '  AIVIDEO_API_KEY=sk-demo aivideo generate "A red kite" '
             "--base-url http://127.0.0.1:8811",
             highlight=False,
+            soft_wrap=True,  # a command to be copied is one line
         )
     return code
 
