@@ -184,10 +184,13 @@ class TaskTracker:
             return
         watched = self._watched[task_id] = _Watched(task_id)
         self._agenda.add(watched, kind, self._now(), callback=callback)
-        if watched.due < self._sleeps_until:
-            self._wake.set()
+        self._scheduled(watched)
         if self._loop_task is None:
             self._loop_task = asyncio.create_task(self._run())
+
+    def _scheduled(self, watched: _Watched) -> None:
+        if watched.due < self._sleeps_until:
+            self._wake.set()
 
     def known(self, task_id: TaskId) -> Task | None:
         """Say what was last heard of a task."""
@@ -293,7 +296,8 @@ class TaskTracker:
             contended = self._contended()
             due = self._agenda.next_due(now, contended=contended)
             if due is None or due > now:
-                await self._until(due)
+                # Nobody tells when creates have stopped waiting, so that what was put off is due.
+                await self._until(due if due is None or not contended else min(due, now + 1.0))
                 continue
             turn = await self._admit()
             # Only now is it decided who is looked at: while we waited, another became due.
@@ -319,8 +323,9 @@ class TaskTracker:
                 timer.cancel()
 
     def _looked(self, look: asyncio.Task[None]) -> None:
+        if len(self._looks) == self._max_polls:
+            self._wake.set()  # there is room for another
         self._looks.discard(look)
-        self._wake.set()
         if not look.cancelled():
             look.result()  # a defect of ours must be seen, not lost
 
@@ -339,6 +344,7 @@ class TaskTracker:
             self._failed += 1
             log.debug("no answer about task %s, which goes on: %s", watched.task_id, error)
             self._agenda.failed(watched, self._now())
+            self._scheduled(watched)
         else:
             watched.missing_since = None
             self._hear(watched.task_id, task)
@@ -350,6 +356,7 @@ class TaskTracker:
                     processing=isinstance(known, ProcessingTask),
                     progress=getattr(known, "progress", None),
                 )
+                self._scheduled(watched)
 
     def _missing(self, watched: _Watched, error: TaskNotFoundError) -> None:
         now = self._now()
@@ -357,6 +364,7 @@ class TaskTracker:
             watched.missing_since = now
         if now - watched.missing_since < MISSING_FOR:
             self._agenda.failed(watched, now)
+            self._scheduled(watched)
         else:
             self._give_up(error, [watched])
 
