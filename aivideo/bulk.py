@@ -9,18 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
+import secrets
+from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
+
+from attrs import field, frozen
 
 from aivideo.engine import Engine, closed_under
 from aivideo.errors import AIVideoError, SessionClosedError, TaskFailedError
 from aivideo.job import Job
 from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
+from aivideo.sansio import wire
+from aivideo.sansio.journal import JobRecord, JobStatus
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Callable[[int, Request], str | os.PathLike[str]]
 """A folder, or a function from a request's place and itself to the file it should become."""
+
+
+KeyOf: TypeAlias = Callable[[int, Request], str]
+"""Names the job of a request and its place within a batch."""
+
+
+@frozen
+class Naming:
+    """Which job of which batch a request is, and what the batch may cost.
+
+    Attributes:
+        batch: the batch's name; None: each request is new work.
+        key: names a job; None: by content and occurrence.
+        max_credits: the batch's ceiling, or None.
+        retry_failed: whether jobs that failed or were refused are sent again.
+    """
+
+    batch: str | None = None
+    key: KeyOf | None = None
+    max_credits: int | None = None
+    retry_failed: bool = field(default=False, kw_only=True)
 
 
 class Bulk:
@@ -30,7 +56,7 @@ class Bulk:
         engine: what submits, watches and fetches.
         requests: any iterable, async or not; read only while there is room.
         save_to: where files go, or None.
-        batch: the name under which the requests are jobs, or None.
+        naming: which jobs the requests are.
         window: how many may wait to be submitted, and how many outcomes to be taken, at most.
         on_job: told of each job before it is sent, or None.
     """
@@ -40,7 +66,7 @@ class Bulk:
         engine: Engine,
         requests: Iterable[Request] | AsyncIterable[Request],
         save_to: SaveTo | None,
-        batch: str | None,
+        naming: Naming,
         window: int,
         on_job: Callable[[Job], object] | None = None,
     ) -> None:
@@ -49,7 +75,11 @@ class Bulk:
         self._on_job = on_job
         self._requests = requests
         self._save_to = save_to
-        self._batch = batch
+        self._naming = naming
+        self._batch = naming.batch
+        if self._batch is None and naming.max_credits is not None:
+            self._batch = f"call-{secrets.token_hex(8)}"  # a ceiling counts what has a name
+        self._seen: Counter[str] = Counter()
         self._ready: deque[Outcome] = deque()
         self._changed = asyncio.Event()
         self._submitting: dict[asyncio.Task[None], Job] = {}
@@ -96,23 +126,35 @@ class Bulk:
         async for request in _each(self._requests):
             await self._room()
             try:
-                job = await self._engine.plan(
+                job, record = await self._engine.plan(
                     request,
-                    callback_url=None,
-                    key=None if self._batch is None else str(index),
-                    on_update=None,
+                    key=self._key(index, request),
                     batch=self._batch,
                     index=index,
+                    ceiling=self._naming.max_credits,
+                    replace=self._naming.batch is not None,
+                    retry_failed=self._naming.retry_failed,
                 )
-            except SessionClosedError as error:
+            except AIVideoError as error:
                 self._ended(Failed(request, error, index=index))
             else:
                 if self._on_job is not None:
                     self._on_job(job)
-                submitting = asyncio.create_task(self._submit(job, request, index))
+                submitting = asyncio.create_task(self._submit(job, record, index))
                 self._submitting[submitting] = job
                 submitting.add_done_callback(self._submitted)
             index += 1
+
+    def _key(self, index: int, request: Request) -> str | None:
+        """Name the job of a request: the same request again, in another run, is the same job."""
+        naming = self._naming
+        if naming.batch is None:
+            return None
+        if naming.key is not None:
+            return naming.key(index, request)
+        content = wire.fingerprint(request)
+        self._seen[content] += 1
+        return f"{content}-{self._seen[content]}"
 
     async def _room(self) -> None:
         """Wait until reading one request more serves a purpose."""
@@ -121,7 +163,10 @@ class Bulk:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _submit(self, job: Job, request: Request, index: int) -> None:
+    async def _submit(self, job: Job, record: JobRecord, index: int) -> None:
+        request = record.request
+        if self._told_by_ledger(record, index):
+            return
         try:
             task_id = await self._engine.taken(job)
         except AIVideoError as error:
@@ -131,6 +176,21 @@ class Bulk:
         future = self._engine.tracker.wait(task_id)
         self._waiting[future] = job
         future.add_done_callback(lambda done: self._heard(done, job, request, index))
+
+    def _told_by_ledger(self, record: JobRecord, index: int) -> bool:
+        """Tell the end of a job that an earlier run has seen, if nothing is left to be done."""
+        task = record.ended_task()
+        if isinstance(task, FailedTask):
+            error = TaskFailedError(task)
+            self._ended(Failed(record.request, error, task_id=task.id, index=index))
+            return True
+        if task is None or record.status is not JobStatus.SAVED or record.path is None:
+            return False
+        path = Path(record.path)
+        if not path.is_file() or record.size not in (None, path.stat().st_size):
+            return False  # gone, or not whole: fetched again while its URL lives
+        self._ended(Succeeded(record.request, task, path, index=index))
+        return True
 
     def _submitted(self, submitting: asyncio.Task[None]) -> None:
         self._submitting.pop(submitting, None)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from aivideo._version import __version__
 from aivideo.errors import APIConnectionError, APIStatusError, ConfigurationError, ResponseError
 from aivideo.models import Credits, Request, Task, TaskId
-from aivideo.sansio import verdict, wire
+from aivideo.sansio import callbacks, verdict, wire
 from aivideo.transport import AiohttpTransport, Transport
 
 DEFAULT_BASE_URL = "https://api.aivideoapi.ai"
@@ -175,6 +175,10 @@ class Client:
         """Close the connections of a transport that this client made."""
         if self._owns_transport:
             await self.transport.aclose()
+
+    def callback_secret(self, stated: str | None) -> bytes:
+        """Give what callback tokens are made with: as stated, else derived from the key."""
+        return callbacks.derived_secret(self._key.reveal()) if stated is None else stated.encode()
 
     async def create(self, request: Request, *, callback_url: str | None = None) -> TaskId:
         """``POST`` a paid generation, once, and return the id of the task it made.

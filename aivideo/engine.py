@@ -1,18 +1,8 @@
-"""The engine: the way of a create and of its task, and where the laws of money stand in it.
+"""The engine: what a session drives, put together of parts that each do one thing.
 
-:class:`~aivideo.Session` is what people write; this is what it drives. The life of a create
-(:meth:`Engine.submit`):
-
-1. The limiter grants a slot; only then is the attempt written down as ``submitting`` and its
-   credits reserved (``ledger.claim``, a compare-and-set): a crash makes at most as many unknowns
-   as POSTs were in flight.
-2. One POST, in a task that the engine owns. A cancelled caller does not cancel it, and closing
-   waits for it.
-3. Its verdict decides (:mod:`aivideo.sansio.verdict`), and is written down before anything else
-   happens. Only what is proved not taken goes round again.
-
-Everything else waits elsewhere: for the pace in :mod:`aivideo.limiter`, for the end in
-:mod:`aivideo.tracker`.
+:mod:`aivideo.purchase` sends creates, :mod:`aivideo.books` writes down, :mod:`aivideo.tracker`
+watches, :mod:`aivideo.download` fetches. Here jobs are taken on as their records say
+(:meth:`Engine.adopt`): sent, watched, or left alone; and here is answered what jobs ask.
 """
 
 from __future__ import annotations
@@ -22,33 +12,32 @@ import copy
 import inspect
 import logging
 import os
-import random
 import secrets
-from collections import Counter
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, assert_never
+from typing import Any, TypeAlias, TypeVar
 
 from aivideo import catalog, download
+from aivideo.books import Books, why_untaken
 from aivideo.client import Client
 from aivideo.errors import (
     AIVideoError,
     APIConnectionError,
-    APIStatusError,
-    AuthenticationError,
     InvalidRequestError,
-    PermissionDeniedError,
+    LedgerError,
     RateLimitError,
+    ResponseError,
     SessionClosedError,
-    SubmitUnknownError,
     TaskFailedError,
     WaitTimeoutError,
 )
 from aivideo.job import Job
 from aivideo.ledger import Ledger
-from aivideo.limiter import GateClosed, Limiter, Slot
+from aivideo.limiter import Limiter, Slot
 from aivideo.models import (
     CompletedTask,
+    Credits,
     FailedTask,
     Generation,
     Request,
@@ -56,8 +45,9 @@ from aivideo.models import (
     Task,
     TaskId,
 )
-from aivideo.sansio import journal, verdict, wire
-from aivideo.sansio.journal import JobStatus
+from aivideo.purchase import CallbackURLs, Purchase
+from aivideo.sansio import callbacks, journal, lifecycle, wire
+from aivideo.sansio.journal import Attempt, AttemptStatus, JobRecord, JobStatus
 from aivideo.sansio.queue import RequestKind
 from aivideo.tracker import TaskTracker
 
@@ -70,16 +60,6 @@ OnUpdate: TypeAlias = Callable[[Task], object]
 
 DOWNLOADS_AT_ONCE = 8
 
-UNSENT_TRIES = 6
-"""POSTs that never connected, in a row, before a job gives up (some 15 s)."""
-
-FAULTED_TRIES = 4
-"""POSTs of a job answered by 500 or 503, when the user allowed to send those again."""
-
-UNKNOWNS_IN_A_ROW = 5
-"""Unknowns in a row that close the gate until ``GET /v1/credits`` answers: an outage must not
-turn every waiting job into an unknown."""
-
 
 class Engine:
     """Sends creates, watches their tasks, fetches their results; owns every asyncio task it starts.
@@ -89,8 +69,9 @@ class Engine:
         limiter: who may send when.
         ledger: where jobs are written down.
         poll_interval: seconds between two looks at a task, or None: learned.
-        max_credits: ceiling over what is charged, reserved or unknown, or None.
+        max_credits: ceiling over what this session was charged, has reserved or does not know.
         resubmit_server_errors: whether a create answered by 500 or 503 is sent again.
+        callback_urls: where the service is to call us, if it can.
     """
 
     def __init__(
@@ -102,6 +83,7 @@ class Engine:
         poll_interval: float | None,
         max_credits: int | None,
         resubmit_server_errors: bool,
+        callback_urls: CallbackURLs,
     ) -> None:
         self.client = client
         self.limiter = limiter
@@ -112,18 +94,30 @@ class Engine:
             on_ended=self._heard_the_end,
             contended=lambda: limiter.creates_wait,
         )
+        self.books = Books(
+            ledger,
+            max_credits=max_credits,
+            on_trouble=lambda error: self._purchase.close_gate(error),  # noqa: PLW0108  made below
+            on_mended=lambda error: self._purchase.reopen_gate(error),  # noqa: PLW0108  likewise
+        )
+        self._purchase = Purchase(
+            client,
+            limiter,
+            self.books,
+            urls=callback_urls,
+            note=self._note,
+            answers=self.balance,
+            resubmit_server_errors=resubmit_server_errors,
+        )
         self.closed = False
-        self.counts: Counter[str] = Counter()
         self.jobs: dict[str, Job] = {}
         self.saving: set[asyncio.Task[None]] = set()
+        self._callback_urls = callback_urls
         self._by_task: dict[TaskId, Job] = {}
         self._submissions: dict[str, asyncio.Task[TaskId]] = {}
-        self._posting: set[str] = set()
+        self._writing: set[asyncio.Task[Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._downloads = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
-        self._outage = _Outage()
-        self._max_credits = max_credits
-        self._resubmit_server_errors = resubmit_server_errors
 
     @property
     def queued(self) -> int:
@@ -146,11 +140,17 @@ class Engine:
             except RateLimitError:
                 continue  # the limiter has taken note, and says when
 
+    async def balance(self) -> Credits:
+        """Ask for the account's credits, and keep what was heard beside what the ledger knows."""
+        account = await self.ask(self.client.credits)
+        await self.books.keep_balance(account)
+        return account
+
     async def drain(self, *, downloads: bool) -> None:
         """Wait for each POST that is under way, and for the downloads that are open now."""
         open_now = {*self.saving} if downloads else set[asyncio.Task[None]]()
         while waiting := [
-            *(self._submissions[job_id] for job_id in self._posting),
+            *(self._submissions[job_id] for job_id in self._purchase.posting),
             *(saving for saving in open_now if not saving.done()),
         ]:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -166,28 +166,48 @@ class Engine:
                 await asyncio.wait(self._submissions.values())
         finally:
             await self.tracker.aclose()
+            await self._purchase.aclose()
+            # What is being written down is written; only what waits for more is cancelled.
+            while self._writing:
+                await asyncio.wait([*self._writing])
             left = [*self.saving, *self._background]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await self.books.aclose()
 
-    # --- the way of a create ------------------------------------------------------------------
+    # --- taking jobs on -------------------------------------------------------------------
 
     async def plan(
         self,
         request: Request,
         *,
-        callback_url: str | None,
-        key: str | None,
-        on_update: OnUpdate | None,
-        batch: str | None,
-        index: int | None,
-    ) -> Job:
-        """Write a request down as a job, and begin to submit it."""
+        callback_url: str | None = None,
+        key: str | None = None,
+        on_update: OnUpdate | None = None,
+        batch: str | None = None,
+        index: int | None = None,
+        ceiling: int | None = None,
+        replace: bool = False,
+        retry_failed: bool = False,
+    ) -> tuple[Job, JobRecord]:
+        """Write a request down as a job, or find the job it is already, and take it on.
+
+        Args:
+            request: what is to be made.
+            callback_url: the user's own.
+            key: the user's name for the job, within its batch.
+            on_update: told of each change of its task.
+            batch: what it belongs to.
+            index: its place in what it came with.
+            ceiling: credits that its batch may not pass.
+            replace: let the job ask for ``request`` where it asked for another and was not taken.
+            retry_failed: send it again if it failed (and was refunded) or was refused.
+        """
         if self.closed:
             raise SessionClosedError("the session is closed; nothing was sent")
         _check_request(request, callback_url)
-        record = journal.JobRecord(
+        record = JobRecord(
             id=secrets.token_hex(8),
             request=request,
             fingerprint=wire.fingerprint(request),
@@ -195,157 +215,61 @@ class Engine:
             batch=batch,
             key=key,
             callback_url=callback_url,
+            planned_at=time.time(),
         )
-        written = await self.ledger.plan(record)
-        job = self.jobs.get(written.id)
-        if job is None:
-            job = Job(written.id, written.request, owner=self, key=key, index=index)
-            self._adopt(job, written)
+        record = await self.ledger.plan(record, replace=replace)
+        if retry_failed and record.status in (JobStatus.FAILED, JobStatus.REFUSED):
+            record = await self.ledger.record(record.id, journal.Retried())
+        if self.closed:  # while it was written down
+            raise SessionClosedError("the session closed; the job is planned, and was not sent")
+        job = self.adopt(record, index=index, ceiling=ceiling)
         if on_update is not None:
             self._tell(job, on_update)
-        return job
+        return job, record
 
-    def _adopt(self, job: Job, record: journal.JobRecord) -> None:
-        """Take on a job as its record stands: to be sent, to be watched, or left alone."""
-        self.jobs[job.id] = job
-        self.counts[JobStatus.PLANNED] += 1
+    def adopt(
+        self, record: JobRecord, *, index: int | None = None, ceiling: int | None = None
+    ) -> Job:
+        """Take a job on as its record stands: to be sent, to be watched, or left alone."""
+        job = self.jobs.get(record.id)
+        if job is not None:
+            job.index = job.index if index is None else index
+            return job
+        job = Job(record.id, record.request, owner=self, key=record.key, index=index)
+        self.books.counts[job.status] += 1
         self._note(job, record)
-        if record.status is JobStatus.PLANNED:
-            submission = asyncio.create_task(self.submit(job, record.request, record.callback_url))
+        if record.status in (JobStatus.PLANNED, JobStatus.SUBMITTING):
+            self.jobs[job.id] = job
+            submission = asyncio.create_task(self._purchase.submit(job, record, ceiling))
             self._submissions[job.id] = submission
             submission.add_done_callback(lambda done: self._submitted(job, done))
+        elif record.status is JobStatus.RUNNING:
+            self.jobs[job.id] = job
+        else:
+            job.error = why_untaken(job, record)
+        return job
 
-    async def submit(self, job: Job, request: Request, callback_url: str | None) -> TaskId:
-        """Send a job's create until it has a verdict that ends it; see the module."""
-        unsent = faulted = 0
-        retry_after: float | None = None
-        while True:
-            slot = await self._create_slot(retry_after)
-            # From here to the verdict nobody may cancel this task: see withdraw.
-            self._posting.add(job.id)
-            try:
-                again_after_fault = self._resubmit_server_errors and faulted + 1 < FAULTED_TRIES
-                heard = await self._post(
-                    job, request, callback_url, slot, again_after_fault=again_after_fault
-                )
-            finally:
-                self._posting.discard(job.id)
-            retry_after = None
-            match heard:
-                case verdict.Accepted(task_id):
-                    return task_id
-                case verdict.Throttled():
-                    retry_after = heard.retry_after or 0.0
-                case verdict.Unsent():
-                    unsent += 1
-                    if unsent >= UNSENT_TRIES:
-                        raise heard.error
-                    await asyncio.sleep(min(8.0, 0.5 * 2**unsent) * random.uniform(0.5, 1.0))
-                case verdict.Faulted():
-                    faulted += 1
-                    if not again_after_fault:
-                        raise heard.error
-                    await asyncio.sleep(2.0**faulted * random.uniform(0.5, 1.0))
-                case verdict.Unknown():
-                    raise SubmitUnknownError(str(heard.error), job=job) from heard.error
-                case verdict.Exhausted() | verdict.Refused():
-                    raise heard.error
-                case _:
-                    assert_never(heard)
+    async def resume(self, statuses: tuple[JobStatus, ...]) -> list[Job]:
+        """Take on every job of the ledger that stands so; claims that lapsed become unknown."""
+        await self.ledger.lapse()
+        return [self.adopt(record) async for record in self.ledger.jobs(statuses=statuses)]
 
-    async def _post(
-        self,
-        job: Job,
-        request: Request,
-        callback_url: str | None,
-        slot: Slot,
-        *,
-        again_after_fault: bool,
-    ) -> verdict.Verdict:
-        """Claim, POST once, and write the verdict down: the one place that spends money."""
-        try:
-            claimed = await self.ledger.claim(job.id, ceiling=self._max_credits)
-        except BaseException:
-            slot.unused()
-            raise
-        if claimed is None:
-            slot.unused()
-            raise SessionClosedError(f"job {job.id} is being sent elsewhere", job=job)
-        self._note(job, claimed)
-        try:
-            heard = await self.client.submit(request, callback_url=callback_url)
-        except BaseException as error:
-            # Only a loop that is torn down gets here. What has left, has left.
-            slot.lost()
-            reason = f"interrupted by {type(error).__name__}"
-            self._note(job, await self.ledger.record(job.id, journal.Doubted(reason)))
-            raise
-        event = _event_of(heard, again_after_fault=again_after_fault)
-        try:
-            self._note(job, await self.ledger.record(job.id, event))
-        finally:
-            self._settle_slot(slot, heard)
-        return heard
-
-    async def _create_slot(self, retry_after: float | None) -> Slot:
-        while True:
-            await self._outage.passed()
-            try:
-                slot = await self.limiter.acquire(RequestKind.CREATE, retry_after=retry_after)
-            except GateClosed as closed:
-                # A copy for each: one error raised a thousand times would grow a traceback.
-                raise copy.copy(closed.error) from None
-            if not self._outage.on:
-                return slot
-            slot.unused()
-
-    def _settle_slot(self, slot: Slot, heard: verdict.Verdict) -> None:
-        """Tell the pace, the gate and the outage watch what a verdict means to each."""
-        match heard:
-            case verdict.Accepted():
-                slot.accepted(job_taken=True)
-                self._outage.answered()
-            case verdict.Throttled(_, retry_after):
-                slot.rejected(retry_after)
-            case verdict.Exhausted(error):
-                slot.accepted()
-                self._close_gate(error)
-            case verdict.Refused(error):
-                slot.accepted()
-                self._outage.answered()
-                if isinstance(error, AuthenticationError | PermissionDeniedError):
-                    self._close_gate(error)
-            case verdict.Faulted():
-                slot.accepted()
-            case verdict.Unsent():
-                slot.lost()
-            case verdict.Unknown():
-                slot.lost()
-                if self._outage.unknown():
-                    log.warning(
-                        "%d creates in a row of unknown fate: no more until the service answers",
-                        UNKNOWNS_IN_A_ROW,
-                    )
-                    self._spawn(self._probe())
-            case _:
-                assert_never(heard)
-
-    def _close_gate(self, error: APIStatusError) -> None:
-        if self.limiter.creates_closed_by is None:
-            log.warning("no further creates: %s", error)
-            self.limiter.close_creates(error)
-
-    async def _probe(self) -> None:
-        """Ask for the balance until the service answers, then let creates go on."""
-        while self._outage.on:
-            await asyncio.sleep(self._outage.pause)
-            try:
-                await self.ask(self.client.credits)
-            except AIVideoError as error:
-                log.info("the service does not answer yet: %s", error)
-                self._outage.relapse()
-            else:
-                self._outage.over()
+    def _note(self, job: Job, record: JobRecord) -> None:
+        """Let a handle say what its record says, and watch each task that runs."""
+        self.books.stand(job, record.status)
+        best = record.best
+        if best is not None and best.task_id is not None:
+            job.task_id, job.attempt = best.task_id, best.number
+        for attempt in record.attempts:
+            task_id = attempt.task_id
+            if task_id is None or attempt.status is not AttemptStatus.RUNNING:
+                continue
+            if task_id not in self._by_task and not self.closed:
+                self._by_task[task_id] = job
+                if job.holding is None:
+                    self.limiter.job_adopted()  # it came through no slot of ours
+                called = self._callback_urls.base is not None or record.callback_url is not None
+                self.watch(task_id, record.request, callback=called)
 
     def _submitted(self, job: Job, done: asyncio.Task[TaskId]) -> None:
         self._submissions.pop(job.id, None)
@@ -363,23 +287,8 @@ class Engine:
     def withdraw(self, job: Job) -> None:
         """Take back a job that still waits for its slot; one whose POST is under way stays."""
         submission = self._submissions.get(job.id)
-        if submission is not None and job.id not in self._posting:
+        if submission is not None and job.id not in self._purchase.posting:
             submission.cancel()
-
-    def _stand(self, job: Job, status: JobStatus) -> None:
-        self.counts[job.status] -= 1
-        self.counts[status] += 1
-        job.status = status
-
-    def _note(self, job: Job, record: journal.JobRecord) -> None:
-        """Let a handle say what its record says, and watch a task from the moment it is known."""
-        self._stand(job, record.status)
-        if record.task_id is None or job.task_id == record.task_id:
-            return
-        job.task_id = record.task_id
-        if record.status is JobStatus.RUNNING:
-            self._by_task[record.task_id] = job
-            self.watch(record.task_id, record.request, callback=record.callback_url is not None)
 
     # --- watching -------------------------------------------------------------------------
 
@@ -397,19 +306,18 @@ class Engine:
 
     def _heard_the_end(self, task_id: TaskId, task: Task) -> None:
         job = self._by_task.pop(task_id, None)
-        if job is not None:
-            self.limiter.job_ended()
+        if job is None:
+            return
+        self.limiter.job_ended()
+        if task_id == job.task_id:
             failed = isinstance(task, FailedTask)
-            self._stand(job, JobStatus.FAILED if failed else JobStatus.COMPLETED)
-            self._spawn(self._write_end(job, task))
+            self.books.stand(job, JobStatus.FAILED if failed else JobStatus.COMPLETED)
+        writing = self._spawn(self._write_end(job, task))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
 
     async def _write_end(self, job: Job, task: Task) -> None:
-        event: journal.Event
-        if isinstance(task, FailedTask):
-            event = journal.Failed(f"{task.error.code}: {task.error.message}")
-        else:
-            event = journal.Completed()
-        await self.ledger.record(job.id, event)
+        await self.books.keep_end(job, task)
         self.jobs.pop(job.id, None)
 
     def _tell(self, job: Job, on_update: OnUpdate) -> None:
@@ -423,6 +331,65 @@ class Engine:
                     log.exception("on_update of job %s failed; the job goes on", job.id)
 
         self._spawn(_quietly(subscribe()))
+
+    # --- callbacks --------------------------------------------------------------------------
+
+    async def receive_callback(self, token: str, body: bytes) -> Job | None:
+        """Take in a callback; see :meth:`aivideo.Session.receive_callback`."""
+        named = callbacks.read_token(self._callback_urls.secret, token)
+        record = None if named is None else await self.ledger.find(named.job_id)
+        if named is None or record is None:
+            log.debug("a callback whose token is not ours was dropped")
+            return None
+        try:
+            attempt = record.attempt(named.attempt)
+            said = wire.read_callback(body)
+        except (LedgerError, ResponseError) as error:
+            log.info("a callback for job %s was dropped: %s", record.id, error)
+            return None
+        if attempt.task_id not in (None, said.id):
+            log.warning("a callback for task %s names another task", attempt.task_id)
+            return None
+        # What it says is a hint and no more: the service itself is asked.
+        task = await self.ask(lambda: self.client.retrieve(said.id))
+        if attempt.task_id is None:
+            return await self._attribute(record, attempt, task)
+        job = self.adopt(record)
+        if lifecycle.is_ended(task):
+            self.watch(task.id, record.request)
+            self.tracker.deliver(task)
+        return job
+
+    async def _attribute(self, record: JobRecord, attempt: Attempt, task: Task) -> Job | None:
+        """Settle a POST of unknown fate by the task that a callback with its token named."""
+        if not lifecycle.is_ended(task):
+            # Too early to be honest: the service calls when it is over. Then it tells its prompt.
+            self.watch(task.id, record.request)
+            task = await self.tracker.wait(task.id)
+        why_not = callbacks.mismatch(record.request, task, sent_at=attempt.sent_at)
+        other = await self.ledger.find_task(task.id)
+        if other is not None and (other.id, other.attempt_of(task.id)) != (
+            record.id,
+            attempt.number,
+        ):
+            why_not = f"it is the task of job {other.id}"
+        if why_not is not None:
+            log.warning(
+                "task %s, named for job %s, is not its own: %s", task.id, record.id, why_not
+            )
+            return None
+        record = await self.ledger.record(record.id, journal.Taken(task.id), attempt=attempt.number)
+        log.info("a callback told that job %s became task %s", record.id, task.id)
+        job = self.jobs.get(record.id) or self.adopt(record)
+        if job.holding is not None:
+            self.limiter.job_adopted()  # when its slot ended, nobody knew that it runs
+        self.books.taken_after_all(job, attempt.number)
+        job.error = None
+        self._note(job, record)
+        self.tracker.deliver(task)
+        if task.id in self._by_task:  # it was watched to its end before it was known whose it is
+            self._heard_the_end(task.id, task)
+        return job
 
     # --- what jobs ask (job.Owner) ----------------------------------------------------------
 
@@ -487,18 +454,18 @@ class Engine:
         """Fetch the first result of ``task``, a few at a time, and write down where it lies."""
         async with self._downloads:
             saved = await download.save(task, path, self.client.transport)
-        record = await self.ledger.find(job.id)
+        record = await self.books.keep_file(job, task, saved)
         if record is not None:
-            await self.ledger.record(job.id, journal.Completed())
-            self._note(job, await self.ledger.record(job.id, journal.Saved(str(saved))))
+            self._note(job, record)
         else:
             job.status = JobStatus.SAVED
         return saved
 
-    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._spawned)
+        return task
 
     def _spawned(self, done: asyncio.Task[Any]) -> None:
         self._background.discard(done)
@@ -537,66 +504,6 @@ async def _settling(slot: Slot, request: Coroutine[Any, Any, T]) -> T:
         raise
     slot.accepted()
     return answer
-
-
-class _Outage:
-    """Counts unknowns in a row; when there are too many, creates wait until the service answers."""
-
-    FIRST_PAUSE = 5.0
-
-    def __init__(self) -> None:
-        self.on = False
-        self.pause = self.FIRST_PAUSE
-        self._in_a_row = 0
-        self._passed = asyncio.Event()
-        self._passed.set()
-
-    def unknown(self) -> bool:
-        """Note an unknown; True if it was the one that closes the gate."""
-        self._in_a_row += 1
-        if self.on or self._in_a_row < UNKNOWNS_IN_A_ROW:
-            return False
-        self.on = True
-        self._passed.clear()
-        return True
-
-    def answered(self) -> None:
-        """Note a create that was answered: the row is broken, and the next pause short again."""
-        self._in_a_row = 0
-        self.pause = self.FIRST_PAUSE
-
-    def relapse(self) -> None:
-        self.pause = min(600.0, self.pause * 2)
-
-    def over(self) -> None:
-        # The row goes on: one more unknown right after is a relapse, and waits twice as long.
-        self.on = False
-        self._in_a_row = UNKNOWNS_IN_A_ROW - 1
-        self.relapse()
-        self._passed.set()
-
-    async def passed(self) -> None:
-        """Wait until creates may go."""
-        await self._passed.wait()
-
-
-def _event_of(heard: verdict.Verdict, *, again_after_fault: bool) -> journal.Event:
-    """Say what a verdict writes into the ledger."""
-    match heard:
-        case verdict.Accepted(task_id):
-            return journal.Taken(task_id)
-        case verdict.Throttled() | verdict.Unsent() | verdict.Exhausted():
-            return journal.Released()
-        case verdict.Refused(error):
-            if isinstance(error, AuthenticationError | PermissionDeniedError):
-                return journal.Released()  # the key is at fault, not the job
-            return journal.Refused(str(error))
-        case verdict.Faulted(error):
-            return journal.Released() if again_after_fault else journal.Faulted(str(error))
-        case verdict.Unknown(error):
-            return journal.Doubted(str(error))
-        case _:
-            assert_never(heard)
 
 
 def _check_request(request: Request, callback_url: str | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from aivideo import catalog
 from aivideo.errors import AIVideoError, SessionClosedError
 from aivideo.models import CompletedTask, Request, Task, TaskId
-from aivideo.sansio.journal import JobStatus
+from aivideo.sansio.journal import Holding, JobStatus
 
 
 class Owner(Protocol):
@@ -58,9 +58,14 @@ class Job:
         task_id: the service's name of the task, or None while it has not been taken.
         status: where it stands (a :class:`~aivideo.JobStatus`, which is a str too).
         error: why it was not taken, or None.
+        attempt: the number of the POST that ``task_id`` came of, or of the one under way; 0: none.
+        holding: how its session counts the credits of its own POST; None: it made none.
     """
 
-    __slots__ = ("_owner", "error", "id", "index", "key", "request", "status", "task_id")
+    __slots__ = (
+        *("_owner", "attempt", "error", "holding", "id", "index", "key", "request", "status"),
+        "task_id",
+    )
 
     def __init__(
         self,
@@ -80,6 +85,8 @@ class Job:
         self.key = key
         self.index = index
         self.error: AIVideoError | None = None
+        self.attempt = 0
+        self.holding: Holding | None = None
         self._owner = owner
 
     def __repr__(self) -> str:

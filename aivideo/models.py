@@ -138,6 +138,20 @@ class Generation:
         catalog.find(self.model).check(copied)
         object.__setattr__(self, "input", copied)  # ours alone: the caller's dict may change
 
+    @classmethod
+    def kept(
+        cls, model: str, model_input: Mapping[str, Any], stated_credits: int | None
+    ) -> Generation:
+        """Make one of what a ledger kept: it was checked when it was made, by the rules of then."""
+        made = cls.__new__(cls)
+        for name, value in (
+            ("model", model),
+            ("input", model_input),
+            ("stated_credits", stated_credits),
+        ):
+            object.__setattr__(made, name, value)
+        return made
+
     @property
     def prompt(self) -> str:
         """The input's ``prompt``, which every model has so far; "" where there is none."""

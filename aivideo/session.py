@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from typing import Self
 
 from attrs import frozen
 
 from aivideo import catalog
-from aivideo.bulk import Bulk, SaveTo
+from aivideo.bulk import Bulk, KeyOf, Naming, SaveTo
 from aivideo.client import DEFAULT_REQUEST_TIMEOUT, Client
 from aivideo.engine import Engine, OnUpdate
 from aivideo.errors import (
@@ -23,7 +24,8 @@ from aivideo.ledger import Ledger
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.limiter import Limiter, LimiterStatistics
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
-from aivideo.sansio.journal import CreditTotals
+from aivideo.purchase import CallbackURLs
+from aivideo.sansio.journal import CreditTotals, JobStatus
 from aivideo.sansio.stated import RateLimit
 from aivideo.tracker import TrackerStatistics
 from aivideo.transport import Transport
@@ -39,7 +41,7 @@ class SessionStatistics:
     Attributes:
         limiter: the pace, and who waits for it.
         tracker: the tasks watched.
-        credits: what was charged, reserved, is unknown, came back.
+        credits: of this session's own POSTs: what was charged, is reserved or unknown, came back.
         jobs: how many jobs stand where, by status; of this session, ended ones included.
     """
 
@@ -60,8 +62,10 @@ class Session:
             )
             print(task.urls[0], task.expires_at)
 
-    A session keeps its jobs in memory: it never pays twice for a request while it lives. What is
-    known after a crash, only a ledger on disk can tell; until there is one, keep ``job.task_id``.
+    Without ``ledger`` a session keeps its jobs in memory: it never pays twice for a request while
+    it lives, and after a crash nobody can say what was bought. With ``ledger="jobs.db"`` each step
+    is on disk before it is taken: :meth:`resume`, the same ``key``, or the same ``batch`` go on
+    where a killed process stopped, and nothing is paid twice.
 
     Args:
         api_key: ``sk-…``; by default ``AIVIDEO_API_KEY``.
@@ -72,16 +76,22 @@ class Session:
         rate_limit: the same, said exactly: ``RateLimit.bucket(50, burst=10)`` or
             ``RateLimit.window(20, seconds=10)``.
         poll_interval: seconds between two looks at a task; None: learned, which costs less.
-        ledger: where jobs are written down; None: in memory.
-        max_credits: a hard ceiling over what is charged, reserved or unknown in this session.
+        ledger: where jobs are written down: a path (an SQLite file, made where there is none) or a
+            :class:`~aivideo.Ledger`; None: in memory.
+        max_credits: a hard ceiling over what is charged, reserved or unknown in this session,
+            from its opening.
         resubmit_server_errors: send a create again that was answered by 500 or 503. It is not
             documented whether such a create was charged, so this may pay twice.
+        callback_base_url: where your :meth:`receive_callback` can be reached from outside. Each
+            create then carries ``<callback_base_url>/<token>`` unless it has a ``callback_url``.
+        callback_secret: what the tokens are made with; None: derived from the key.
         request_timeout: seconds for one HTTP request, connecting included.
         transport: what carries the requests; the session closes only one it made itself.
         allow_insecure: allow a plain ``http://`` base URL that is not this machine.
 
     Raises:
         ConfigurationError: a setting that cannot work; found here, before anything is sent.
+        LedgerError: the ledger cannot be used.
     """
 
     def __init__(
@@ -94,9 +104,11 @@ class Session:
         max_requests_per_minute: float | None = None,
         rate_limit: RateLimit | None = None,
         poll_interval: float | None = None,
-        ledger: Ledger | None = None,
+        ledger: Ledger | str | os.PathLike[str] | None = None,
         max_credits: int | None = None,
         resubmit_server_errors: bool = False,
+        callback_base_url: str | None = None,
+        callback_secret: str | None = None,
         request_timeout: float = DEFAULT_REQUEST_TIMEOUT,
         transport: Transport | None = None,
         allow_insecure: bool = False,
@@ -117,8 +129,11 @@ class Session:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        self._ledger: Ledger = MemoryLedger() if ledger is None else ledger
-        self._owns_ledger = ledger is None
+        if callback_base_url is not None and not catalog.is_web_url(callback_base_url):
+            raise ConfigurationError(
+                f"callback_base_url={callback_base_url!r} must be an http:// or https:// URL"
+            )
+        self._ledger, self._owns_ledger = _opened(ledger)
         self._window = max_requests_in_flight
         self._engine = Engine(
             self._client,
@@ -132,7 +147,16 @@ class Session:
             poll_interval=poll_interval,
             max_credits=max_credits,
             resubmit_server_errors=resubmit_server_errors,
+            callback_urls=CallbackURLs(
+                callback_base_url and callback_base_url.rstrip("/"),
+                self._client.callback_secret(callback_secret),
+            ),
         )
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the jobs are written down."""
+        return self._ledger
 
     def __repr__(self) -> str:
         state = "closed" if self._engine.closed else f"{len(self._engine.jobs)} jobs"
@@ -194,9 +218,10 @@ class Session:
         """
         if self._engine.queued >= MAX_QUEUED:
             raise QueueFullError(MAX_QUEUED)
-        return await self._engine.plan(
-            request, callback_url=callback_url, key=key, on_update=on_update, batch=None, index=None
+        job, _ = await self._engine.plan(
+            request, callback_url=callback_url, key=key, on_update=on_update
         )
+        return job
 
     async def generate(
         self,
@@ -227,6 +252,9 @@ class Session:
         *,
         save_to: SaveTo | None = None,
         batch: str | None = None,
+        key: KeyOf | None = None,
+        max_credits: int | None = None,
+        retry_failed: bool = False,
         on_job: Callable[[Job], object] | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Make many, and yield how each ended, in the order they end.
@@ -236,24 +264,77 @@ class Session:
         what was taken stays watched until the session closes; use ``contextlib.aclosing`` so that
         leaving takes effect at once.
 
+        With a ledger on disk, the same ``batch`` goes on where it was stopped or killed: what was
+        saved is there (its task then has no URLs: they are not kept), what runs is watched again,
+        what was not taken is sent, and what is of unknown fate is a :class:`~aivideo.Failed`.
+
         Args:
             requests: any iterable, async or not.
             save_to: a folder for the files, or a function from place and request to a path; None:
                 do not fetch results.
-            batch: a name under which each request is one job, by its place: with a ledger that
-                outlives the process, what was taken is not sent again.
+            batch: a name under which the same request is the same job, whenever it is asked for;
+                None: each call is new work.
+            key: names the job of a place and a request within the batch; None: its content, and
+                the how-manieth of that content it is.
+            max_credits: a ceiling over all that the batch was ever charged, has reserved or does
+                not know, in all processes and runs; without ``batch``, over this call.
+            retry_failed: send those again that failed (and were refunded) or were refused.
             on_job: told of each request's job (``job.index`` is the request's place) before it is
                 sent: whoever leaves early can tell from it what was taken.
 
         Yields:
             :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`.
         """
-        bulk = Bulk(self._engine, requests, save_to, batch, self._window, on_job)
+        _check_settings(max_credits=max_credits)
+        if batch is None and (key is not None or retry_failed):
+            raise ConfigurationError("key= and retry_failed= go with batch=: name the batch")
+        bulk = Bulk(
+            self._engine,
+            requests,
+            save_to,
+            Naming(batch, key, max_credits, retry_failed=retry_failed),
+            self._window,
+            on_job,
+        )
         try:
             async for outcome in bulk.outcomes():
                 yield outcome
         finally:
             await bulk.leave()
+
+    async def resume(self) -> list[Job]:
+        """Take up every job of the ledger that has not ended, as its record says.
+
+        Planned ones are sent, running ones watched. A POST whose process died is of unknown fate:
+        its job is in the list with status ``unknown``, and is never sent by itself.
+        """
+        return await self._engine.resume(
+            (
+                *(JobStatus.PLANNED, JobStatus.SUBMITTING, JobStatus.RUNNING),
+                *(JobStatus.UNKNOWN, JobStatus.FAULTED),
+            )
+        )
+
+    async def receive_callback(self, token: str, body: bytes) -> Job | None:
+        """Take in a callback of the service: what was POSTed to ``<callback_base_url>/<token>``.
+
+        Callbacks are not signed, so nothing it says is believed: a right token has the task that
+        it names asked for, and that answer counts. It ends the wait for a running job at once, and
+        settles a job of unknown fate if model, prompt and length are its own.
+
+        Args:
+            token: the last part of the URL's path.
+            body: the POST's body, as it came.
+
+        Returns:
+            The job it was about; None: it was none of ours, or not true. Answer 2xx all the same,
+            or 404: the service tries others again.
+
+        Raises:
+            APIStatusError: the service refused to confirm it; answer 5xx, and it is tried again.
+            APIConnectionError: the service could not be reached; likewise.
+        """
+        return await self._engine.receive_callback(token, body)
 
     def stop_submits(self, reason: str = "submits were stopped") -> None:
         """Send no further create: whatever still waits ends with a SessionClosedError, unsent.
@@ -307,15 +388,15 @@ class Session:
             APIConnectionError: no answer.
             ResponseError: an answer that is no balance.
         """
-        return await self._engine.ask(self._client.credits)
+        return await self._engine.balance()
 
     def statistics(self) -> SessionStatistics:
         """Say what the session is doing now."""
         return SessionStatistics(
             limiter=self._engine.limiter.statistics(),
             tracker=self._engine.tracker.statistics(),
-            credits=self._ledger.totals(),
-            jobs={status: count for status, count in self._engine.counts.items() if count},
+            credits=self._engine.books.spent,
+            jobs={status: count for status, count in self._engine.books.counts.items() if count},
         )
 
     async def aclose(self) -> None:
@@ -332,6 +413,17 @@ class Session:
             await self._client.aclose()
             if self._owns_ledger:
                 await self._ledger.aclose()
+
+
+def _opened(ledger: Ledger | str | os.PathLike[str] | None) -> tuple[Ledger, bool]:
+    """Open a ledger, and say whether it is the session's own to close."""
+    if ledger is None:
+        return MemoryLedger(), True
+    if isinstance(ledger, str | os.PathLike):
+        from aivideo.ledger.sqlite import SqliteLedger
+
+        return SqliteLedger(ledger), True
+    return ledger, False
 
 
 def _check_settings(**settings: object) -> None:

@@ -1,23 +1,47 @@
 """Where jobs are written down before and after each step that matters.
 
-:class:`Ledger` is a Protocol; :class:`~aivideo.ledger.memory.MemoryLedger` is its first form: it
-never pays twice while the process lives, and forgets everything with it. A ledger on disk keeps
-the same promises across a crash, as a sibling here.
+:class:`Ledger` is a Protocol. :class:`~aivideo.ledger.memory.MemoryLedger` never pays twice while
+the process lives, and forgets everything with it; :class:`~aivideo.ledger.sqlite.SqliteLedger`
+keeps the same promises across a crash, for the processes of one machine. Both pass
+:func:`aivideo.testing.check_ledger`, which a ledger of your own should pass too.
+
+What every ledger promises:
+
+* Each call is durable when it returns, and has happened whole or not at all.
+* :meth:`Ledger.claim` is a compare-and-set: of any number of callers, in any number of processes,
+  one gets the job.
+* A claim is a lease. One that its owner has not ended by its time, or whose owner is known to be
+  dead, may be found by :meth:`Ledger.lapse`, and then is ``unknown``: never ``planned`` again. Its
+  owner may write its verdict all the same, whenever it comes.
+* What can follow what is decided by :func:`aivideo.sansio.journal.apply`, and what may be spent by
+  :func:`aivideo.sansio.budget.admit`: the same for all.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
-from aivideo.models import TaskId
-from aivideo.sansio.journal import CreditTotals, Event, JobRecord
+from aivideo.errors import InvalidRequestError
+from aivideo.models import Credits, TaskId
+from aivideo.sansio.audit import Reading
+from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
 
 
 class Ledger(Protocol):
-    """What a session asks of its ledger. Each call has been made durable when it returns."""
+    """What a session asks of its ledger; see the module. Times are Unix seconds.
 
-    async def plan(self, job: JobRecord) -> JobRecord:
+    Every call may raise :class:`~aivideo.LedgerError`: the ledger cannot be read, written or
+    trusted. What was to be written then was not, as far as anybody can tell.
+    """
+
+    async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
         """Write down a job that is to be submitted.
+
+        Args:
+            job: the job, ``planned``.
+            replace: where a job of the same ``batch`` and ``key`` asks for something else and
+                none of its POSTs can have been taken, let it ask for this from now on.
 
         Returns:
             ``job``; or, where a job of the same ``batch`` and ``key`` is written down already,
@@ -28,14 +52,19 @@ class Ledger(Protocol):
         """
         ...
 
-    async def claim(self, job_id: str, *, ceiling: int | None) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, ceiling: int | None = None
+    ) -> JobRecord | None:
         """Move a job from ``planned`` to ``submitting``, if it is ``planned``: compare and set.
 
-        Whoever gets the record back may POST it, once; its credits are reserved. Nobody else does.
+        Whoever gets the record back may POST it, once: its last attempt is that POST. Its credits
+        are reserved. Nobody else gets it.
 
         Args:
             job_id: the job.
-            ceiling: credits that charged, reserved and unknown jobs may not pass, or None.
+            lease: seconds after which the claim counts as abandoned.
+            ceiling: credits that charged, reserved and unknown attempts of the job's batch may
+                not pass (with no batch: those of all jobs without one), or None.
 
         Returns:
             The job, now ``submitting``; or None if it was not ``planned`` any more.
@@ -45,26 +74,84 @@ class Ledger(Protocol):
         """
         ...
 
-    async def record(self, job_id: str, event: Event) -> JobRecord:
+    async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         """Write down what happened to a job, and return what it is now.
+
+        Args:
+            job_id: the job.
+            event: what happened.
+            attempt: the number of the POST it happened to; None: the latest.
 
         Raises:
             LedgerError: no such job, or the event cannot follow what is known.
         """
         ...
 
+    async def lapse(self) -> Sequence[JobRecord]:
+        """Write ``unknown`` for each lapsed claim of somebody else's; return those jobs."""
+        ...
+
     async def find(self, job_id: str) -> JobRecord | None:
         """Find a job by its id."""
         ...
 
-    async def find_task(self, task_id: TaskId) -> JobRecord | None:
-        """Find a job by the task that it became."""
+    async def find_key(self, batch: str | None, key: str) -> JobRecord | None:
+        """Find a job by the name its user gave it."""
         ...
 
-    def totals(self) -> CreditTotals:
-        """Add up the credits of all jobs since the ledger was opened."""
+    async def find_task(self, task_id: TaskId) -> JobRecord | None:
+        """Find a job by a task that one of its attempts became."""
+        ...
+
+    def jobs(
+        self, *, batch: str | None = None, statuses: Collection[JobStatus] = ()
+    ) -> AsyncIterator[JobRecord]:
+        """Yield jobs in the order they were written down, a page at a time.
+
+        Args:
+            batch: only those of this batch; None: all.
+            statuses: only those that stand so; none: all.
+        """
+        ...
+
+    async def counts(self, *, batch: str | None = None) -> Mapping[JobStatus, int]:
+        """Count the jobs of a batch, or all, by where they stand. Reads them all."""
+        ...
+
+    async def totals(self, *, batch: str | None = None) -> CreditTotals:
+        """Add up the credits of a batch's attempts, or of all. Reads only what was summed."""
+        ...
+
+    async def note_credits(self, account: Credits) -> Reading:
+        """Keep what the service says of the account, beside what the ledger knows now."""
+        ...
+
+    async def readings(self) -> Sequence[Reading]:
+        """List what was kept, the oldest first."""
         ...
 
     async def aclose(self) -> None:
-        """Finish writing, and close."""
+        """Finish writing, and close. Safe to say twice."""
         ...
+
+
+def same_request(earlier: JobRecord, job: JobRecord, *, replace: bool) -> bool:
+    """Say whether ``earlier`` stands for ``job`` as it is; False: it is to be replaced by it.
+
+    Raises:
+        InvalidRequestError: the key was used for another request, which is not to be replaced.
+    """
+    if earlier.fingerprint == job.fingerprint:
+        return True
+    if replace and is_untaken(earlier):
+        return False
+    raise InvalidRequestError.because(
+        "key", job.key, "was used for another request", "use a key per request"
+    )
+
+
+def is_untaken(job: JobRecord) -> bool:
+    """Whether no POST of a job can have been taken, and none is on its way."""
+    return job.status in (JobStatus.PLANNED, JobStatus.REFUSED) and not (
+        job.doubts or any(attempt.task_id for attempt in job.attempts)
+    )

@@ -25,6 +25,7 @@ from aivideo.errors import (
     BadRequestError,
     InsufficientCreditsError,
     InternalServerError,
+    InvalidRequestError,
     ModelNotFoundError,
     NotFoundError,
     PermissionDeniedError,
@@ -38,9 +39,11 @@ from aivideo.models import (
     CompletedTask,
     Credits,
     FailedTask,
+    Generation,
     PendingTask,
     ProcessingTask,
     Request,
+    Sora2,
     Task,
     TaskFailure,
     TaskId,
@@ -101,6 +104,26 @@ def fingerprint(request: Request) -> str:
     """
     content = orjson.dumps([request.model, request.input], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def request_of(
+    model: str, model_input: Mapping[str, Any], *, stated_credits: int | None = None
+) -> Request:
+    """Make a request again of what was kept of it; what was accepted once is not checked again."""
+    if model == Sora2.model and stated_credits is None and model_input.keys() >= _SORA_2_NEEDS:
+        try:
+            return Sora2(
+                model_input["prompt"],
+                duration=model_input["duration"],
+                aspect_ratio=model_input["aspect_ratio"],
+                image=next(iter(model_input.get("image_urls", ())), None),
+            )
+        except InvalidRequestError:
+            pass  # the catalogue has other rules by now
+    return Generation.kept(model, model_input, stated_credits)
+
+
+_SORA_2_NEEDS = {"prompt", "duration", "aspect_ratio"}
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -242,14 +265,26 @@ def error_of(answer: Answer) -> APIStatusError | None:
     code, message, kind = error.get("code"), error.get("message"), error.get("type")
     if not isinstance(code, str) or not isinstance(message, str):
         return None
-    cls = _BY_CODE.get(code) or _BY_STATUS.get(answer.status) or APIStatusError
-    return cls(
+    return error_as(
+        answer.status,
+        code,
         message,
-        status=answer.status,
-        code=code,
         type=kind if isinstance(kind, str) else None,
         request_id=answer.headers.get("x-request-id"),
     )
+
+
+def error_as(
+    status: int,
+    code: str | None,
+    message: str,
+    *,
+    type: str | None = None,  # noqa: A002  the service's own name for it
+    request_id: str | None = None,
+) -> APIStatusError:
+    """Make the error of a row of "错误码一览": by its code, else by its status."""
+    cls = _BY_CODE.get(code or "") or _BY_STATUS.get(status) or APIStatusError
+    return cls(message, status=status, code=code, type=type, request_id=request_id)
 
 
 def throttled(answer: Answer) -> RateLimitError:

@@ -1,0 +1,270 @@
+"""The books: what a session writes down of its jobs, and what it counts of its own spending.
+
+The ledger is the truth; the handles (:class:`~aivideo.Job`) and the counters here follow it. One
+thing only goes the other way: what has happened and cannot be written (a full disk) is kept in
+memory and tried again, and until it is written nothing more is bought. A process that dies before
+leaves a claim that lapses: the job is then unknown, and not forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import assert_never
+
+from aivideo.errors import (
+    AIVideoError,
+    APIStatusError,
+    AuthenticationError,
+    LedgerError,
+    PermissionDeniedError,
+    SubmitUnknownError,
+    scrub,
+)
+from aivideo.job import Job
+from aivideo.ledger import Ledger
+from aivideo.models import CompletedTask, Credits, FailedTask, Task
+from aivideo.sansio import budget, journal, verdict, wire
+from aivideo.sansio.journal import (
+    AttemptStatus,
+    CreditTotals,
+    Holding,
+    JobRecord,
+    JobStatus,
+    Reason,
+)
+
+log = logging.getLogger("aivideo.session")
+
+REWRITE_EVERY = 5.0
+"""Seconds until what could not be written down is tried again."""
+
+
+class Books:
+    """Writes down, and counts; see the module.
+
+    Args:
+        ledger: where jobs are written down.
+        max_credits: the ceiling over what this session was charged, has reserved or does not know.
+        on_trouble: told of an error of the ledger, once for each: to buy nothing more.
+        on_mended: told that all is written again after it.
+
+    Attributes:
+        spent: credits of this session's own POSTs, by what became of them.
+        counts: jobs taken on, by where they stand.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        max_credits: int | None,
+        on_trouble: Callable[[LedgerError], None],
+        on_mended: Callable[[LedgerError], None],
+    ) -> None:
+        self.ledger = ledger
+        self.spent = CreditTotals()
+        self.counts: Counter[str] = Counter()
+        self._max_credits = max_credits
+        self._on_trouble = on_trouble
+        self._on_mended = on_mended
+        self._unwritten: list[tuple[Job, journal.Verdict, int]] = []
+        self._rewriting: asyncio.Task[None] | None = None
+
+    def stand(self, job: Job, status: JobStatus) -> None:
+        """Let a handle stand somewhere else, and count it there."""
+        self.counts[job.status] -= 1
+        self.counts[status] += 1
+        job.status = status
+
+    async def claim(
+        self, job: Job, record: JobRecord, *, lease: float, ceiling: int | None
+    ) -> JobRecord | None:
+        """Win the right to POST a job once, its credits reserved; see :meth:`Ledger.claim`.
+
+        Args:
+            job: the job's handle.
+            record: what the ledger knew of it.
+            lease: seconds until the claim counts as abandoned.
+            ceiling: the batch's ceiling, or None; the session's own is checked too.
+
+        Returns:
+            The job, ``submitting``; None: somebody else has it.
+        """
+        budget.admit(record.request, held=self.spent.held, ceiling=self._max_credits)
+        # Reserved before the first await: two callers cannot pass the ceiling together.
+        job.holding = Holding.NONE
+        self._hold(job, Holding.RESERVED)
+        claimed: JobRecord | None = None
+        try:
+            claimed = await self.ledger.claim(job.id, lease=lease, ceiling=ceiling)
+        except LedgerError as error:
+            self._on_trouble(error)
+            raise
+        finally:
+            if claimed is None:
+                self._hold(job, Holding.NONE)
+                job.holding = None
+        if claimed is not None:
+            job.attempt = claimed.latest
+            self.stand(job, claimed.status)
+        return claimed
+
+    async def keep(self, job: Job, event: journal.Verdict, number: int) -> JobRecord | None:
+        """Write down what happened to a POST.
+
+        Returns:
+            What the job is now; None: it could not be written, and is remembered.
+        """
+        if number == job.attempt:
+            self._hold(job, journal.holding(_STANDS[type(event)]))
+        try:
+            return await self.ledger.record(job.id, event, attempt=number)
+        except LedgerError as error:
+            log.error(  # noqa: TRY400  one line: whose traceback it is, is known
+                "%s; what happened is kept in memory until it can be written, and nothing more is "
+                "bought until then",
+                error,
+            )
+            self._unwritten.append((job, event, number))
+            self._on_trouble(error)
+            if self._rewriting is None:
+                self._rewriting = asyncio.create_task(self._rewrite(error))
+            return None
+
+    async def keep_end(self, job: Job, task: Task) -> None:
+        """Write down how a task of a job has ended."""
+        number: int | None = job.attempt
+        if task.id != job.task_id:  # of an older attempt, whose success came late
+            record = await self.ledger.find(job.id)
+            number = None if record is None else record.attempt_of(task.id)
+        if number:
+            await self.keep(job, end_of(task), number)
+
+    async def keep_file(self, job: Job, task: CompletedTask, saved: Path) -> JobRecord | None:
+        """Write down where a result lies. A ledger that cannot be written loses no file.
+
+        Returns:
+            What the job is now; None: the ledger does not know it, or could not be written.
+        """
+        try:
+            record = await self.ledger.find(job.id)
+            if record is None:
+                return None  # a task that was made elsewhere
+            number = record.attempt_of(task.id)
+            if number is not None:
+                await self.ledger.record(job.id, end_of(task), attempt=number)
+            at = journal.Saved(str(saved), saved.stat().st_size)
+            return await self.ledger.record(job.id, at)
+        except (LedgerError, OSError) as error:
+            log.error("%s is saved, which could not be written down: %s", saved, error)  # noqa: TRY400
+            return None
+
+    async def keep_balance(self, account: Credits) -> None:
+        """Keep what the service said of the account, beside what the ledger knows now."""
+        try:
+            await self.ledger.note_credits(account)
+        except LedgerError as error:
+            log.info("the balance was not written down: %s", error)
+
+    def taken_after_all(self, job: Job, number: int) -> None:
+        """Count the credits of a POST of this session that was of unknown fate as charged."""
+        if number == job.attempt:
+            self._hold(job, Holding.CHARGED)
+
+    async def aclose(self) -> None:
+        """Try once more to write what could not be; say what is lost to the ledger."""
+        if self._rewriting is not None:
+            self._rewriting.cancel()
+            await asyncio.gather(self._rewriting, return_exceptions=True)
+        await self._write_what_was_not()
+        for job, event, number in self._unwritten:
+            log.error("never written down: attempt %d of %r: %s", number, job, event)
+
+    def _hold(self, job: Job, after: Holding) -> None:
+        """Move the credits of this session's own POST of a job to another column."""
+        if job.holding is not None:
+            self.spent = self.spent.moved(job.credits or 0, job.holding, after)
+            job.holding = after
+
+    async def _rewrite(self, trouble: LedgerError) -> None:
+        began = time.monotonic()
+        while self._unwritten:
+            await asyncio.sleep(REWRITE_EVERY)
+            await self._write_what_was_not()
+        self._rewriting = None
+        log.warning("the ledger is whole again after %.0f s", time.monotonic() - began)
+        self._on_mended(trouble)
+
+    async def _write_what_was_not(self) -> None:
+        while self._unwritten:
+            job, event, number = self._unwritten[0]
+            try:
+                await self.ledger.record(job.id, event, attempt=number)
+            except LedgerError as error:
+                log.debug("still not written: %s", error)
+                return
+            del self._unwritten[0]
+
+
+def event_of(heard: verdict.Verdict) -> journal.Verdict:
+    """Say what a verdict writes into the ledger."""
+    match heard:
+        case verdict.Accepted(task_id):
+            return journal.Taken(task_id)
+        case verdict.Throttled() | verdict.Unsent() | verdict.Exhausted():
+            return journal.Released()
+        case verdict.Refused(error):
+            if isinstance(error, AuthenticationError | PermissionDeniedError):
+                return journal.Released()  # the key is at fault, not the job
+            return journal.Refused(_reason(error))
+        case verdict.Faulted(error):
+            return journal.Faulted(_reason(error))
+        case verdict.Unknown(error):
+            return journal.Doubted(_reason(error))
+        case _:
+            assert_never(heard)
+
+
+def end_of(task: Task) -> journal.Completed | journal.Failed:
+    """Say what the end of a task writes into the ledger; no URL among it."""
+    created = task.created_at.timestamp()
+    if isinstance(task, FailedTask):
+        reason = Reason(message=scrub(task.error.message), code=task.error.code)
+        return journal.Failed(reason, created)
+    ended = task.completed_at.timestamp() if isinstance(task, CompletedTask) else None
+    return journal.Completed(created, ended)
+
+
+def why_untaken(job: Job, record: JobRecord) -> AIVideoError | None:
+    """Say, as an error, why a job that a ledger knows has no task; None where it has one."""
+    reason = record.reason or Reason(message="no reason was written down")
+    match record.status:
+        case JobStatus.UNKNOWN:
+            return SubmitUnknownError(reason.message, job=job)
+        case JobStatus.FAULTED | JobStatus.REFUSED:
+            return wire.error_as(reason.status or 0, reason.code, reason.message)
+        case _:
+            return None
+
+
+def _reason(error: AIVideoError) -> Reason:
+    if isinstance(error, APIStatusError):
+        return Reason(message=error.message, status=error.status, code=error.code)
+    return Reason(message=str(error))
+
+
+_STANDS: dict[type[journal.Verdict], AttemptStatus] = {
+    journal.Taken: AttemptStatus.RUNNING,
+    journal.Released: AttemptStatus.RELEASED,
+    journal.Refused: AttemptStatus.REFUSED,
+    journal.Faulted: AttemptStatus.FAULTED,
+    journal.Doubted: AttemptStatus.UNKNOWN,
+    journal.Completed: AttemptStatus.COMPLETED,
+    journal.Failed: AttemptStatus.FAILED,
+}
+"""Where an attempt stands after each event, as far as its credits go."""

@@ -1,0 +1,188 @@
+"""A ledger in one SQLite file: it survives kills, for all the processes of one machine.
+
+Two halves. :class:`~aivideo.ledger.sqlite.file.LedgerFile` is plain code around one connection:
+each method is a step inside a transaction somebody else opens. :class:`SqliteLedger` is the thin
+shell: it gathers the calls that wait, has a worker thread do them in one transaction, and answers
+them when that is on disk. So a thousand jobs at once cost one ``fsync`` and not a thousand (group
+commit), and the event loop waits for none.
+
+How it keeps what it promises:
+
+* WAL with ``synchronous=FULL``: a transaction is on disk when ``COMMIT`` returns. A torn tail of
+  the log is found by its checksums and dropped, with no committed transaction in it.
+* ``BEGIN IMMEDIATE``: between two processes one transaction goes first, so a compare-and-set is
+  one across all of them.
+* A claim carries its owner and a lease. An owner holds a lock (``flock``) on a small file beside
+  the ledger, which the kernel drops when its process dies, however it dies: whoever opens the
+  ledger next finds at once which claims nobody will ever end. Where that cannot be told, the lease
+  decides.
+* Credits are summed as they move, per batch: a ceiling is one row, however long the history.
+
+What it refuses, in one line each: a file that is no ledger, or is damaged; a newer schema; a
+network file system, where WAL's shared memory does not work; use in a forked child, where SQLite
+would write over its parent's locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from aivideo.errors import LedgerError
+from aivideo.ledger.sqlite.file import PAGE, LedgerFile
+from aivideo.models import Credits, TaskId
+from aivideo.sansio.audit import Reading
+from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
+
+T = TypeVar("T")
+
+GROUP = 512
+"""Calls in one transaction at most: the worker answers in pieces that hold the loop no moment."""
+
+_Waiting: TypeAlias = "tuple[Callable[[LedgerFile], Any], asyncio.Future[Any]]"
+
+
+class SqliteLedger:
+    """A ledger in one file, shared by the processes of one machine; see the module.
+
+    ::
+
+        async with Session(ledger="jobs.db") as session:  # makes and closes one
+            ...
+
+    Args:
+        path: the file, made where there is none; two or three small ones lie beside it.
+        now: Unix seconds; another clock, for tests.
+        read_only: for looking at a ledger that must not, or cannot, be written.
+
+    Raises:
+        LedgerError: the file cannot be used; one line says why.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        now: Callable[[], float] = time.time,
+        read_only: bool = False,
+    ) -> None:
+        self._file: LedgerFile | None = LedgerFile(path, now=now, read_only=read_only)
+        self.path = self._file.path
+        self._process = os.getpid()
+        self._waiting: list[_Waiting] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="aivideo-ledger")
+        self._flushing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<SqliteLedger {self.path}{'' if self._file else ' closed'}>"
+
+    async def _step(self, step: Callable[[LedgerFile], T]) -> T:
+        """Have ``step`` taken in the next transaction; returns when that is on disk."""
+        if self._file is None:
+            raise LedgerError(f"ledger {self.path} is closed")
+        if os.getpid() != self._process:
+            raise LedgerError(
+                f"ledger {self.path} was opened before a fork; open it anew in each process"
+            )
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((step, future))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(self._file))
+        # Whoever is cancelled here leaves a step that is taken all the same.
+        return await future
+
+    async def _flush(self, file: LedgerFile) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+                steps = [step for step, _ in group]
+                try:
+                    results = await loop.run_in_executor(self._worker, file.group, steps)
+                except Exception as error:  # whoever waits must hear of it
+                    results = [error] * len(group)
+                for (_, future), result in zip(group, results, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(result, Exception):
+                        future.set_exception(result)
+                    else:
+                        future.set_result(result)
+        finally:
+            self._flushing = None
+            for _, future in self._waiting:  # only a loop that is torn down leaves any
+                future.cancel()
+
+    async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
+        """Write down a job; see :class:`~aivideo.ledger.Ledger`."""
+        return await self._step(lambda file: file.plan(job, replace=replace))
+
+    async def claim(
+        self, job_id: str, *, lease: float, ceiling: int | None = None
+    ) -> JobRecord | None:
+        """Win the right to POST a job once; see :class:`~aivideo.ledger.Ledger`."""
+        return await self._step(lambda file: file.claim(job_id, lease=lease, ceiling=ceiling))
+
+    async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
+        """Write down what happened; see :class:`~aivideo.ledger.Ledger`."""
+        return await self._step(lambda file: file.record(job_id, event, attempt))
+
+    async def lapse(self) -> Sequence[JobRecord]:
+        """Write ``unknown`` for lapsed claims; see :class:`~aivideo.ledger.Ledger`."""
+        return await self._step(LedgerFile.lapse)
+
+    async def find(self, job_id: str) -> JobRecord | None:
+        """Find a job by its id."""
+        return await self._step(lambda file: file.find(job_id))
+
+    async def find_key(self, batch: str | None, key: str) -> JobRecord | None:
+        """Find a job by its user's name for it."""
+        return await self._step(lambda file: file.find_key(batch, key))
+
+    async def find_task(self, task_id: TaskId) -> JobRecord | None:
+        """Find a job by its task."""
+        return await self._step(lambda file: file.find_task(task_id))
+
+    async def jobs(
+        self, *, batch: str | None = None, statuses: Collection[JobStatus] = ()
+    ) -> AsyncIterator[JobRecord]:
+        """Yield jobs a page at a time; see :class:`~aivideo.ledger.Ledger`."""
+        after, wanted = 0, frozenset(statuses)
+        while True:
+            rows = await self._step(
+                partial(LedgerFile.page, after=after, batch=batch, statuses=wanted)
+            )
+            for after, job in rows:  # noqa: B007  where the next page begins
+                yield job
+            if len(rows) < PAGE:
+                return
+
+    async def counts(self, *, batch: str | None = None) -> Mapping[JobStatus, int]:
+        """Count jobs by status."""
+        return await self._step(lambda file: file.counts(batch))
+
+    async def totals(self, *, batch: str | None = None) -> CreditTotals:
+        """Add up the credits."""
+        return await self._step(lambda file: file.totals(batch))
+
+    async def note_credits(self, account: Credits) -> Reading:
+        """Keep a reading of the account's counters."""
+        return await self._step(lambda file: file.note_credits(account))
+
+    async def readings(self) -> Sequence[Reading]:
+        """List the readings."""
+        return await self._step(LedgerFile.readings)
+
+    async def aclose(self) -> None:
+        """Finish writing, and close."""
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        file, self._file = self._file, None
+        if file is not None:
+            await asyncio.get_running_loop().run_in_executor(self._worker, file.close)
+            self._worker.shutdown(wait=False)

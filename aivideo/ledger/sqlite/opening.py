@@ -1,0 +1,217 @@
+"""Opening a ledger's file: refused with one line, or safe to use."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aivideo.errors import LedgerError
+
+APPLICATION_ID = 0x61697631
+"""Marks the file as ours (“aiv1”); see SQLite's list of such numbers."""
+
+BUSY = 30.0
+"""Seconds to wait for another process's transaction."""
+
+MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        batch TEXT NOT NULL,        -- '' for none
+        key TEXT,
+        model TEXT NOT NULL,
+        input BLOB NOT NULL,        -- JSON
+        stated_credits INTEGER,
+        fingerprint TEXT NOT NULL,
+        credits INTEGER,
+        callback_url TEXT,
+        status TEXT NOT NULL,
+        waiting INTEGER NOT NULL,
+        path TEXT,
+        size INTEGER,
+        planned_at REAL NOT NULL
+    );
+    CREATE UNIQUE INDEX jobs_by_key ON jobs (batch, key) WHERE key IS NOT NULL;
+    CREATE INDEX jobs_by_status ON jobs (status, seq);
+    CREATE INDEX jobs_by_batch ON jobs (batch, seq) WHERE batch <> '';
+    CREATE TABLE attempts (
+        job INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        lease_until REAL NOT NULL,
+        sent_at REAL NOT NULL,
+        task_id TEXT,
+        reason BLOB,                -- JSON: [message, HTTP status, code]
+        created_at REAL,
+        completed_at REAL,
+        PRIMARY KEY (job, number)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX attempts_by_task ON attempts (task_id) WHERE task_id IS NOT NULL;
+    CREATE INDEX attempts_on_their_way ON attempts (owner) WHERE status = 'submitting';
+    CREATE TABLE totals (
+        batch TEXT PRIMARY KEY,
+        charged INTEGER NOT NULL,
+        reserved INTEGER NOT NULL,
+        unknown INTEGER NOT NULL,
+        refunded INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE readings (
+        at REAL NOT NULL,
+        balance INTEGER NOT NULL,
+        purchased INTEGER NOT NULL,
+        consumed INTEGER NOT NULL,
+        charged INTEGER NOT NULL,
+        reserved INTEGER NOT NULL,
+        unknown INTEGER NOT NULL,
+        refunded INTEGER NOT NULL
+    );
+    """,
+)
+"""What makes each schema version of the one before; the number of them is the newest version."""
+
+_SHARED_DISKS = frozenset(
+    (
+        *("9p", "afs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs"),
+        *("nfs4", "ocfs2", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs"),
+        *("fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+    )
+)
+"""File systems that other machines may share, or that have no shared memory."""
+
+
+_CURES = {
+    sqlite3.SQLITE_FULL: "the disk is full: free space, and go on with the same command",
+    sqlite3.SQLITE_READONLY: "it is read-only: make it writable, or name another ledger",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check the folder and its permissions",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: move it aside, and take the last good copy",
+    sqlite3.SQLITE_NOTADB: "it is no ledger: name another file",
+    sqlite3.SQLITE_BUSY: "another process keeps it locked: end that one, or wait",
+}
+
+
+def trouble(path: Path, error: Exception) -> LedgerError:
+    """Say an error of SQLite or the disk as ours: one line, with the cure."""
+    code = getattr(error, "sqlite_errorcode", None)
+    cure = _CURES.get(code & 0xFF) if isinstance(code, int) else None
+    return LedgerError(f"ledger {path}: {cure or error}")
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open the file; make it, readable by nobody else, where there is none.
+
+    Raises:
+        LedgerError: it is a folder, or (to be read only) is not there.
+        sqlite3.Error: SQLite cannot open it.
+        OSError: it cannot be made.
+    """
+    settings: dict[str, Any] = {
+        "isolation_level": None,  # transactions are begun and ended by name
+        "check_same_thread": False,
+        "timeout": BUSY,
+    }
+    if not read_only:
+        if path.is_dir():
+            raise LedgerError(f"ledger {path} is a folder; name a file")
+        with suppress(FileExistsError):
+            # Prompts are nobody else's business: not left to the umask.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        made: sqlite3.Connection = sqlite3.connect(path, **settings)
+        return made
+    if not path.exists():
+        raise LedgerError(f"there is no ledger {path}")
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **settings)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError:
+        # A medium that cannot be written: without a log beside it, the file is all there is.
+        connection.close()
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise
+        connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, **settings)
+    return connection
+
+
+def _statements(script: str) -> list[str]:
+    """Split a script at its semicolons; ``executescript`` would commit on its own."""
+    plain = "\n".join(line.partition("--")[0] for line in script.splitlines())
+    return [statement for statement in plain.split(";") if statement.strip()]
+
+
+def refuse_shared_disk(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Refuse a file system that machines share, as far as the system tells (Linux).
+
+    Raises:
+        LedgerError: the ledger would lie on one.
+    """
+    try:
+        device = (path if path.exists() else path.parent).stat().st_dev
+        lines = mounts.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        kind = rest.split(" ", 1)[0]
+        if kind in _SHARED_DISKS and fields.split()[2:3] == [wanted]:
+            raise LedgerError(
+                f"ledger {path} would lie on a network file system ({kind}), where its log is not "
+                "safe; put it on a local disk"
+            )
+
+
+def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    """Make the connection safe and its schema the newest, or refuse.
+
+    Raises:
+        LedgerError: it is no ledger, a newer one, or lies where it would not be safe.
+        sqlite3.Error: it cannot be read or written.
+    """
+    run = connection.execute
+    (version,) = run("PRAGMA user_version").fetchone()
+    (mark,) = run("PRAGMA application_id").fetchone()
+    newest = len(MIGRATIONS)
+    if version == 0 and mark == 0:
+        (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables:
+            raise LedgerError(f"{path} is a database of something else; name another file")
+    elif mark != APPLICATION_ID:
+        raise LedgerError(f"{path} is a database of something else; name another file")
+    elif version > newest:
+        raise LedgerError(
+            f"{path} was written by a newer aivideo (schema {version}, this one knows "
+            f"{newest}): upgrade aivideo"
+        )
+    if read_only:
+        if version < newest:
+            raise LedgerError(f"{path} holds no ledger yet, or an older one to migrate")
+        return
+    (mode,) = run("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise LedgerError(
+            f"{path} lies where SQLite's WAL does not work (it said {mode!r}); "
+            "put the ledger on a local disk"
+        )
+    run("PRAGMA synchronous = FULL")
+    run("PRAGMA fullfsync = ON")  # macOS: a plain fsync there does not reach the disk
+    while version < newest:
+        run("BEGIN IMMEDIATE")
+        try:
+            # Another process may have been faster.
+            (version,) = run("PRAGMA user_version").fetchone()
+            if version < newest:
+                for statement in _statements(MIGRATIONS[version]):
+                    run(statement)
+                version += 1
+                run(f"PRAGMA user_version = {version}")
+                run(f"PRAGMA application_id = {APPLICATION_ID}")
+        except BaseException:
+            run("ROLLBACK")
+            raise
+        run("COMMIT")

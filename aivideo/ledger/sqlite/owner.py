@@ -1,0 +1,69 @@
+"""Who lives: a lock that the kernel drops when its process dies, however it dies."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+fcntl: Any = None
+with suppress(ImportError):  # on Windows, where leases alone decide
+    fcntl = import_module("fcntl")
+
+
+class Owner:
+    """One handle of a ledger, and the small file beside it whose lock says that it lives.
+
+    Args:
+        ledger: the ledger's file.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        self.name = secrets.token_hex(6)
+        self._ledger = ledger
+        self._lock: int | None = None
+
+    def show_life(self) -> None:
+        """Hold the lock from now on; before the first claim.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._lock is None and fcntl is not None:
+            handle = os.open(self._path(self.name), os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = handle
+
+    def is_gone(self, name: str) -> bool:
+        """Whether another owner is dead for sure: nobody holds its lock any more."""
+        if fcntl is None:
+            return False
+        path = self._path(name)
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return True  # closed in order, or a copy of a ledger: nobody here will end its claims
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
+    def leave(self) -> None:
+        """Drop the lock: what was claimed and not ended is nobody's from now on."""
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            with suppress(OSError):
+                self._path(self.name).unlink(missing_ok=True)
+            os.close(lock)
+
+    def _path(self, name: str) -> Path:
+        return self._ledger.with_name(f"{self._ledger.name}-owner-{name}")
