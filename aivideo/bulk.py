@@ -186,11 +186,14 @@ class Bulk:
             return True
         if task is None or record.status is not JobStatus.SAVED or record.path is None:
             return False
-        path = Path(record.path)
-        if not path.is_file() or record.size not in (None, path.stat().st_size):
-            return False  # gone, or not whole: fetched again while its URL lives
-        self._ended(Succeeded(record.request, task, path, index=index))
-        return True
+        places = [Path(record.path)]
+        if self._save_to is not None:
+            places.append(self._path(record.request, task, index))  # the folder was moved, say
+        for path in places:
+            if path.is_file() and record.size in (None, path.stat().st_size):
+                self._ended(Succeeded(record.request, task, path, index=index))
+                return True
+        return False  # gone, or not whole: fetched again while its URL lives
 
     def _submitted(self, submitting: asyncio.Task[None]) -> None:
         self._submitting.pop(submitting, None)

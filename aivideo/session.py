@@ -25,7 +25,7 @@ from aivideo.ledger.memory import MemoryLedger
 from aivideo.limiter import Limiter, LimiterStatistics
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
 from aivideo.purchase import CallbackURLs
-from aivideo.sansio.journal import CreditTotals, JobStatus
+from aivideo.sansio.journal import CreditTotals, JobRecord, JobStatus
 from aivideo.sansio.stated import RateLimit
 from aivideo.tracker import TrackerStatistics
 from aivideo.transport import Transport
@@ -364,6 +364,14 @@ class Session:
                 "task_id", task_id, "must be the id of a task", "take it from job.task_id"
             )
         return self._engine.job_of(task_id)
+
+    def take_up(self, record: JobRecord) -> Job:
+        """Take up a job that a ledger knows, as its record says: watched if it runs, sent if not.
+
+        Args:
+            record: from this session's :attr:`ledger`.
+        """
+        return self._engine.adopt(record)
 
     def jobs(self) -> list[Job]:
         """List the jobs that have not ended."""

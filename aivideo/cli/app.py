@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +14,14 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from aivideo import batch as batches
+from aivideo import catalog
 from aivideo._version import __version__
 from aivideo.cli import exits, show
+from aivideo.cli.jobs import LEDGER
+from aivideo.cli.jobs import app as jobs_app
 from aivideo.cli.run import run_batch
 from aivideo.errors import AIVideoError, ConfigurationError
+from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import CompletedTask, FailedTask, Sora2, Task
 from aivideo.session import Session
 
@@ -39,6 +45,8 @@ and AIVIDEO_API_KEY=sk-anything.
 
 {exits.TABLE}""",
 )
+
+app.command(jobs_app)
 
 
 def run(arguments: list[str]) -> int:
@@ -225,8 +233,11 @@ def batch(
     output: Path,
     duration: int | None = None,
     aspect_ratio: str | None = None,
+    ledger: Path | None = None,
+    batch: str | None = None,
     max_credits: int | None = None,
     on_spend_limit: Literal["stop", "wait"] = "stop",
+    retry_failed: Annotated[bool, Parameter(negative="")] = False,
     max_running_jobs: int | None = None,
     max_requests_per_minute: Pace = None,
     poll_interval: float | None = None,
@@ -240,8 +251,10 @@ def batch(
     Example: aivideo batch prompts.txt --duration 4 --aspect-ratio 16:9 --output clips --dry-run
 
     FILE is plain text (a prompt a line), .csv or .jsonl (fields prompt, duration, aspect_ratio,
-    image, id). It is checked whole before anything is sent. Ctrl-C stops submitting and lets what
-    is under way finish (twice: exits at once); OUTPUT/unfinished.jsonl is a manifest to go on with.
+    image, id). It is checked whole before anything is sent. Each step is written into the ledger
+    before it is taken, so the same command goes on where a run was stopped or killed: what was
+    taken is not sent again. Ctrl-C stops submitting and lets what is under way finish (twice:
+    exits at once). See `aivideo jobs` for what the ledger knows.
 
     Parameters
     ----------
@@ -253,10 +266,17 @@ def batch(
         Seconds, for lines that say none: 4, 8 or 12.
     aspect_ratio
         For lines that say none: 16:9 or 9:16.
+    ledger
+        Where jobs are written down; by default OUTPUT/aivideo.db.
+    batch
+        The batch's name in the ledger; by default where OUTPUT lies, seen from the ledger.
     max_credits
-        A ceiling over what is charged, reserved or of unknown fate.
+        A ceiling over what the batch was ever charged, has reserved or does not know, in all its
+        runs.
     on_spend_limit
         At the key's spend cap: stop, or wait until it resets.
+    retry_failed
+        Send lines again that failed (and were refunded) or were refused in earlier runs.
     max_running_jobs
         Tasks under way at once, at most.
     poll_interval
@@ -264,24 +284,71 @@ def batch(
     dry_run
         Say what it would cost, and whether the balance covers it; send no create.
     overwrite
-        Make clips again (and pay again) whose files are there already.
+        Make clips (and pay) whose files are there already, and that the ledger does not know.
     """
     lines = batches.read_manifest(file, batches.Defaults(duration, aspect_ratio))
+    ledger_path = output / LEDGER if ledger is None else ledger
+    settings = batches.Settings(
+        name=batch_name(output, ledger_path) if batch is None else batch,
+        max_credits=max_credits,
+        retry_failed=retry_failed,
+        wait_for_spend_limit=on_spend_limit == "wait",
+    )
     if dry_run:
-        return _run(_dry_run(lines, base_url, as_json=as_json))
-    batches.check_output(output, lines, overwrite=overwrite)
+        return _run(_dry_run(lines, ledger_path, settings, base_url, as_json=as_json))
+    batches.check_folder(output)
     session = Session(
         base_url=base_url,
-        max_credits=max_credits,
+        ledger=ledger_path,
         max_running_jobs=max_running_jobs,
         max_requests_per_minute=max_requests_per_minute,
         poll_interval=poll_interval,
     )
-    return _run(run_batch(session, lines, output, wait=on_spend_limit == "wait", as_json=as_json))
+    return _run(
+        run_batch(
+            session,
+            lines,
+            output,
+            settings,
+            overwrite=overwrite,
+            as_json=as_json,
+            again=shlex.join(["aivideo", *sys.argv[1:]]),
+            ledger=shlex.quote(str(ledger_path)),
+        )
+    )
 
 
-async def _dry_run(lines: list[batches.Line], base_url: str | None, *, as_json: bool) -> int:
-    estimate = batches.estimate(lines)
+def batch_name(output: Path, ledger: Path) -> str:
+    """Name a batch by where its folder lies, seen from its ledger: both may be moved together."""
+    return Path(os.path.relpath(output.resolve(), ledger.resolve().parent)).as_posix()
+
+
+async def _to_be_sent(
+    lines: list[batches.Line], ledger: Path, settings: batches.Settings
+) -> list[batches.Line]:
+    """Leave out the lines that a ledger, if there is one, knows to be bought; writes nothing."""
+    records = []
+    if ledger.exists():
+        book = SqliteLedger(ledger, read_only=True)
+        try:
+            records = [record async for record in book.jobs(batch=settings.name)]
+        finally:
+            await book.aclose()
+    plan = batches.match(lines, records)
+    again = settings.retry_failed
+    return [each.line for each in plan.matches if each.would_be_sent(retry_failed=again)]
+
+
+async def _dry_run(
+    lines: list[batches.Line],
+    ledger: Path,
+    settings: batches.Settings,
+    base_url: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    sent = await _to_be_sent(lines, ledger, settings)
+    estimate = batches.estimate(sent)
     balance: int | None = None
     why_not = "AIVIDEO_API_KEY is not set, so the balance was not asked for"
     if os.environ.get("AIVIDEO_API_KEY"):
@@ -301,8 +368,9 @@ async def _dry_run(lines: list[batches.Line], base_url: str | None, *, as_json: 
                     for what, count, total in estimate.rows
                 ],
                 "credits": estimate.credits,
-                "dollars": str(batches.dollars(estimate.credits)),
+                "dollars": str(catalog.dollars(estimate.credits)),
                 "unpriced": estimate.unpriced,
+                "taken": len(lines) - len(sent),
                 "balance": balance,
                 "covered": covered,
             }
@@ -310,6 +378,13 @@ async def _dry_run(lines: list[batches.Line], base_url: str | None, *, as_json: 
         return exits.MONEY if covered is False else exits.OK
     console = Console()
     show.estimate_table(estimate, console)
+    if len(sent) < len(lines):
+        console.print(
+            f"{len(lines) - len(sent):,} of {len(lines):,} lines are not in it: the ledger "
+            f"{ledger} has them.",
+            highlight=False,
+            markup=False,
+        )
     if balance is None:
         console.print(why_not, highlight=False, markup=False)
     elif covered:

@@ -54,7 +54,7 @@ async def run_demo(output: Path) -> int:
         )
         for number, (prompt, duration, aspect_ratio) in enumerate(CLIPS, 1)
     ]
-    batches.check_output(output, lines, overwrite=True)
+    batches.check_folder(output)
     console = Console()
     console.print(
         "A stand-in of the AI Video API runs on this machine: no key, no cost, 10 × the speed.\n"
@@ -66,7 +66,8 @@ async def run_demo(output: Path) -> int:
     )
     async with simulator.serve(scenario) as sim:
         session = Session("sk-demo", base_url=sim.url)
-        code = await run_batch(session, lines, output, wait=False, table=True)
+        settings = batches.Settings(name="demo")
+        code = await run_batch(session, lines, output, settings, overwrite=True, table=True)
     if code == exits.OK:
         console.print(
             f"Look at {output}/. Next: aivideo simulate, and in another terminal\n"

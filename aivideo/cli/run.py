@@ -19,17 +19,34 @@ async def run_batch(
     session: Session,
     lines: list[batches.Line],
     output: Path,
+    settings: batches.Settings,
     *,
-    wait: bool,
+    overwrite: bool = False,
     as_json: bool = False,
     table: bool = False,
+    again: str = "",
+    ledger: str = "",
 ) -> int:
-    """Run a batch with its display, its Ctrl-C and its closing words; return the exit code."""
+    """Run a batch with its display, its Ctrl-C and its closing words; return the exit code.
+
+    Args:
+        session: what sends, with the ledger that knows what was sent; closed at the end.
+        lines: the manifest.
+        output: where the files go.
+        settings: what the run may do.
+        overwrite: make files again that are there, and that the ledger knows nothing of.
+        as_json: results and summary as JSON on stdout.
+        table: a table of what each cost, at the end.
+        again: the command that goes on with what is left.
+        ledger: the ledger's file, for commands to be copied.
+    """
     async with session:
-        display = show.RunDisplay(len(lines), session.statistics, as_json=as_json)
-        run = batches.Batch(
-            session, lines, output, on_result=display.result, wait_for_spend_limit=wait
+        plan = await batches.prepare(session.ledger, settings.name, lines)
+        batches.check_files(output, plan, overwrite=overwrite)
+        display = show.RunDisplay(
+            len(plan.matches) + len(plan.orphans), session.statistics, as_json=as_json
         )
+        run = batches.Batch(session, plan, output, settings, on_result=display.result)
         loop = asyncio.get_running_loop()
 
         def interrupt() -> None:
@@ -57,10 +74,13 @@ async def run_batch(
             if table:
                 show.results_table(report, console)
             show.closing_lines(report, session, console)
-            if report.unfinished is not None:
+            if report.count("unknown"):
+                show.unknown_lines(report, ledger, console)
+            if again and report.goes_on:
                 console.print(
-                    f"Go on with: aivideo batch {report.unfinished} --output {output}",
+                    f"Go on with the same command (what was taken is not sent again):\n  {again}",
                     highlight=False,
+                    markup=False,
                     soft_wrap=True,
                 )
         return _exit_code(report)
@@ -79,9 +99,11 @@ def _summary(report: batches.BatchReport, session: Session) -> dict[str, Any]:
         name: report.count(name) for name in ("saved", "failed", "unknown", "running", "unsent")
     }
     return counts | {
+        "earlier": report.earlier,
         "charged": report.credits.charged + report.credits.refunded,
         "refunded": report.credits.refunded,
-        "unknown_credits": report.credits.unknown,
+        "unknown_credits": report.credits.unknown + report.credits.reserved,
+        "charged_this_run": report.this_run.charged + report.this_run.refunded,
         "requests": limiter.accepted + limiter.rejected,
         "rejected": limiter.rejected,
         "stopped": report.stopped,

@@ -46,7 +46,7 @@ class RunDisplay:
         self._total = total
         self._statistics = statistics
         self._as_json = as_json
-        self._saved = self._failed = self._unknown = 0
+        self._saved = self._failed = self._unknown = self._earlier = 0
         self._began = self._last_line = time.monotonic()
         self._note = ""
         self._live = (
@@ -77,14 +77,15 @@ class RunDisplay:
 
     def result(self, result: Result) -> None:
         """Take in how a line ended."""
+        self._earlier += result.earlier
         self._saved += result.status == "saved"
         self._failed += result.status == "failed"
         self._unknown += result.status == "unknown"
         if self._as_json:
             print(json.dumps(result.as_json(), ensure_ascii=False), flush=True)
-        elif result.error is not None:
+        elif result.error is not None and not result.earlier:
             self.console.print(
-                f"line {result.line.number}: {result.error}",
+                f"{_where(result)}: {result.error}",
                 highlight=False,
                 markup=False,
                 soft_wrap=self._live is None,  # in a file, one line is one line
@@ -127,7 +128,10 @@ class RunDisplay:
     def _eta(self) -> str | None:
         if not 0 < self._done < self._total:
             return None
-        seconds = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        done = self._done - self._earlier  # what earlier runs did says nothing of this one's speed
+        if done <= 0:
+            return None
+        seconds = (time.monotonic() - self._began) / done * (self._total - self._done)
         minutes, seconds = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -205,10 +209,31 @@ def results_table(report: BatchReport, console: Console) -> None:
     console.print(table)
 
 
+def _where(result: Result) -> str:
+    number = result.line.number
+    return f"line {number}" if number else f"{result.line.id} (no line asks for it any more)"
+
+
+def unknown_lines(report: BatchReport, ledger: str, console: Console) -> None:
+    """Say what to do about POSTs of unknown fate."""
+    option = f" --ledger {ledger}" if ledger else ""
+    console.print(
+        f"{report.count('unknown'):,} may have been taken, or not: they are not sent again by "
+        "themselves.\n"
+        f"  aivideo jobs list{option} --status unknown    which\n"
+        f"  aivideo jobs audit{option}                    what the account's counter says\n"
+        f"  aivideo jobs settle{option} JOB --task-id TASK | --not-taken",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def closing_lines(report: BatchReport, session: Session, console: Console) -> None:
     """Say how a batch ended, what it cost, and how to go on."""
+    earlier = f" ({report.earlier:,} of them by earlier runs)" if report.earlier else ""
     console.print(
-        f"{report.count('saved'):,} saved · {report.count('failed'):,} failed"
+        f"{report.count('saved'):,} saved{earlier} · {report.count('failed'):,} failed"
         + "".join(
             f" · {report.count(status):,} {words}"
             for status, words in (
@@ -226,7 +251,10 @@ def closing_lines(report: BatchReport, session: Session, console: Console) -> No
         line += f", of which refunded {money(credits_.refunded)}"
     if credits_.unknown:
         line += f"; of unknown fate {money(credits_.unknown)}"
-    console.print(line, highlight=False)
+    console.print(line, highlight=False, soft_wrap=True)
+    this_run = report.this_run.charged + report.this_run.refunded
+    if this_run != credits_.charged + credits_.refunded:
+        console.print(f"of which by this run {money(this_run)}", highlight=False)
     limiter = session.statistics().limiter
     console.print(
         f"{limiter.accepted + limiter.rejected:,} requests, {limiter.rejected:,} of them 429",

@@ -8,7 +8,7 @@ what its unknown POSTs turn out to have bought, and by what anybody else bought 
 Two things nobody documents, so both are carried to the end: whether a refund lowers
 ``total_consumed``, and whether somebody else uses the account. What is concluded is what holds
 under each reading of the first; the second can only add, so a growth that is too small for an
-unknown POST to have been taken proves that it was not.
+unknown POST proves that it is not charged (not taken; or taken, failed and refunded).
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Finding:
         refunded: credits of tasks that failed in between.
         unknown: credits of unknown fate, of POSTs since the earlier reading.
         hypotheses: those that the figures leave standing.
-        conclusion: one of "clean", "none taken", "all taken", "some taken", "too much",
-            "too little", "open".
+        conclusion: "clean", "none charged", "all charged", "some charged", "too much", "too little"
+            or "open".
         lines: the same in words, for a person.
     """
 
@@ -126,25 +126,26 @@ def _of_one(rest: int, prices: Sequence[int]) -> str:
     if not prices:
         return "clean" if rest == 0 else "too much"
     if rest < min(prices):
-        return "none taken"  # others can only add: there is no room for even the cheapest
+        return "none charged"  # others can only add: there is no room for even the cheapest
     if rest == unknown:
-        return "all taken"
-    return "some taken" if rest < unknown else "too much"
+        return "all charged"
+    return "some charged" if rest < unknown else "too much"
 
 
 _OTHERS = "That holds if nobody else spends on this account; the counter cannot tell who did."
 _LINES: dict[str, tuple[str, ...]] = {
     "clean": ("The counter grew by just what this ledger bought; nothing is unknown.",),
-    "none taken": (
-        "None of the unknown POSTs was taken: the counter has not grown by even the cheapest.",
-        "Settle each: aivideo jobs settle JOB --not-taken",
+    "none charged": (
+        "No POST of unknown fate is charged: the counter has not grown by even the cheapest.",
+        "Each was not taken, or its task has failed and was refunded. To have them sent again:",
+        "aivideo jobs settle JOB --not-taken",
     ),
-    "all taken": (
-        "All of the unknown POSTs were taken: the counter grew by just their credits.",
+    "all charged": (
+        "All POSTs of unknown fate were taken: the counter grew by just their credits.",
         _OTHERS,
         "Find their tasks on the dashboard: aivideo jobs settle JOB --task-id TASK",
     ),
-    "some taken": (
+    "some charged": (
         "The counter grew by more than is known, and by less than all unknown POSTs would cost:",
         "some were taken, or somebody else spends on this account.",
         "Which, the counter cannot tell: look at the dashboard.",

@@ -142,8 +142,8 @@ class JobRecord:
 
     @property
     def best(self) -> Attempt | None:
-        """The attempt that says where the job stands; None before the first that matters."""
-        return _best(self.attempts)
+        """The attempt that says where the job stands; None while it waits to be sent (again)."""
+        return None if self.status is JobStatus.PLANNED else _best(self.attempts)
 
     @property
     def latest(self) -> int:

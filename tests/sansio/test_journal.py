@@ -218,3 +218,8 @@ def test_an_end_is_told_without_urls() -> None:
     assert isinstance(failed, FailedTask)
     assert (failed.error.code, failed.error.message) == ("upstream_error", "no")
     assert replay(*PAID).ended_task() is None
+
+
+def test_a_job_that_is_sent_again_is_not_taken_for_its_earlier_failure() -> None:
+    job = replay(*FAILED, AGAIN)
+    assert (job.task_id, job.reason, job.ended_task()) == (None, None, None)
