@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from aivideo.job import Job
     from aivideo.ledger import Ledger
     from aivideo.ledger.memory import MemoryLedger
+    from aivideo.ledger.sqlite import SqliteLedger
     from aivideo.models import (
         CompletedTask,
         Credits,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
         TaskStatus,
         UnrecognizedTask,
     )
-    from aivideo.sansio.journal import CreditTotals, JobStatus
+    from aivideo.sansio.journal import CreditTotals, JobRecord, JobStatus
     from aivideo.sansio.stated import RateLimit
     from aivideo.session import Session, SessionStatistics
     from aivideo.transport import AiohttpTransport, Transport
@@ -94,6 +95,7 @@ __all__ = [
     "InternalServerError",
     "InvalidRequestError",
     "Job",
+    "JobRecord",
     "JobStatus",
     "Ledger",
     "LedgerError",
@@ -115,6 +117,7 @@ __all__ = [
     "SessionStatistics",
     "Sora2",
     "SpendLimitError",
+    "SqliteLedger",
     "SubmitUnknownError",
     "Succeeded",
     "Task",
@@ -138,11 +141,12 @@ _HOMES = {
     "job": "Job",
     "ledger": "Ledger",
     "ledger.memory": "MemoryLedger",
+    "ledger.sqlite": "SqliteLedger",
     "models": (
         "CompletedTask Credits Failed FailedTask Generation Outcome PendingTask ProcessingTask "
         "Request Sora2 Succeeded Task TaskFailure TaskStatus UnrecognizedTask"
     ),
-    "sansio.journal": "CreditTotals JobStatus",
+    "sansio.journal": "CreditTotals JobRecord JobStatus",
     "sansio.stated": "RateLimit",
     "session": "Session SessionStatistics",
     "transport": "AiohttpTransport Transport",

@@ -125,6 +125,10 @@ class Books:
         try:
             return await self.ledger.record(job.id, event, attempt=number)
         except LedgerError as error:
+            known = await self._contradicted(job, event, number)
+            if known is not None:
+                log.error("%s: %s is not believed", error, type(event).__name__)  # noqa: TRY400
+                return known
             log.error(  # noqa: TRY400  one line: whose traceback it is, is known
                 "%s; what happened is kept in memory until it can be written, and nothing more is "
                 "bought until then",
@@ -199,6 +203,22 @@ class Books:
         self._rewriting = None
         log.warning("the ledger is whole again after %.0f s", time.monotonic() - began)
         self._on_mended(trouble)
+
+    async def _contradicted(
+        self, job: Job, event: journal.Verdict, number: int
+    ) -> JobRecord | None:
+        """Find what is known, if that and not the disk is why ``event`` was refused."""
+        try:
+            known = await self.ledger.find(job.id)
+        except LedgerError:
+            return None
+        if known is None:
+            return None
+        try:
+            journal.apply(known, event, number)
+        except LedgerError:
+            return known
+        return None
 
     async def _write_what_was_not(self) -> None:
         while self._unwritten:

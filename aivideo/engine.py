@@ -232,7 +232,9 @@ class Engine:
     ) -> Job:
         """Take a job on as its record stands: to be sent, to be watched, or left alone."""
         job = self.jobs.get(record.id)
-        if job is not None:
+        # One that is to be sent, and that nobody sends here, has ended here and was asked for again.
+        stale = record.status is JobStatus.PLANNED and record.id not in self._submissions
+        if job is not None and not stale:
             job.index = job.index if index is None else index
             return job
         job = Job(record.id, record.request, owner=self, key=record.key, index=index)
@@ -318,7 +320,8 @@ class Engine:
 
     async def _write_end(self, job: Job, task: Task) -> None:
         await self.books.keep_end(job, task)
-        self.jobs.pop(job.id, None)
+        if self.jobs.get(job.id) is job:
+            del self.jobs[job.id]
 
     def _tell(self, job: Job, on_update: OnUpdate) -> None:
         async def subscribe() -> None:
@@ -337,6 +340,9 @@ class Engine:
     async def receive_callback(self, token: str, body: bytes) -> Job | None:
         """Take in a callback; see :meth:`aivideo.Session.receive_callback`."""
         named = callbacks.read_token(self._callback_urls.secret, token)
+        if named is not None and named.job_id in self._purchase.posting:
+            # The answer to our own POST comes first: what it says decides what there is to ask.
+            await asyncio.wait([self._submissions[named.job_id]])
         record = None if named is None else await self.ledger.find(named.job_id)
         if named is None or record is None:
             log.debug("a callback whose token is not ours was dropped")

@@ -157,6 +157,8 @@ class Purchase:
                     # The attempt stays as it is, and its credits held: it may have been charged.
                     again = journal.Retried(may_pay_twice=True)
                     self._note(job, await self._books.ledger.record(job.id, again))
+                case verdict.Unknown() if job.task_id is not None:
+                    return job.task_id  # a callback has told meanwhile
                 case verdict.Unknown():
                     raise SubmitUnknownError(str(heard.error), job=job) from heard.error
                 case verdict.Exhausted() | verdict.Refused():

@@ -390,6 +390,8 @@ def _after(job: JobRecord, attempt: Attempt, event: Verdict) -> Attempt:  # noqa
         case Refused(reason):
             if status in _IN_DOUBT:
                 return evolve(attempt, status=AttemptStatus.REFUSED, reason=reason)
+        case Faulted() | Doubted() if attempt.task_id is not None:
+            return attempt  # a doubt says nothing against what a callback has proved meanwhile
         case Faulted(reason):
             if status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN):
                 return evolve(attempt, status=AttemptStatus.FAULTED, reason=reason)

@@ -32,6 +32,8 @@ from aivideo import (
     InternalServerError,
     InvalidRequestError,
     Job,
+    JobRecord,
+    Ledger,
     LedgerError,
     MemoryLedger,
     ModelNotFoundError,
@@ -49,6 +51,7 @@ from aivideo import (
     Session,
     Sora2,
     SpendLimitError,
+    SqliteLedger,
     SubmitUnknownError,
     Succeeded,
     Task,
@@ -129,7 +132,10 @@ async def many(session: Session) -> None:
         told(outcome)
     async for outcome in session.generate_many([Sora2("x", duration=4, aspect_ratio="9:16")]):
         told(outcome)
+    session.generate_many(requests(), batch="tonight", key=lambda at, _: str(at), max_credits=500)
+    session.generate_many(requests(), batch="tonight", retry_failed=True)
     session.generate_many(["A paper boat"])  # E
+    session.generate_many(requests(), batch=7)  # E
     for outcome in session.generate_many(requests()):  # E
         pass
 
@@ -197,6 +203,18 @@ async def settings() -> None:
     Session(max_credits="10")  # E
     with Session():  # E
         pass
+
+
+async def books(ledger: Ledger) -> None:
+    async with Session(ledger="jobs.db", callback_base_url="https://you.example/x") as session:
+        assert_type(await session.resume(), list[Job])
+        assert_type(await session.receive_callback("token", b"{}"), Job | None)
+        assert_type(session.ledger, Ledger)
+    Session(ledger=Path("jobs.db"), callback_secret="secret")
+    Session(ledger=SqliteLedger("jobs.db", read_only=True))
+    Session(ledger=7)  # E
+    async for record in ledger.jobs(batch="tonight"):
+        assert_type(record, JobRecord)
 
 
 async def endpoints() -> None:
