@@ -232,7 +232,7 @@ class Engine:
     ) -> Job:
         """Take a job on as its record stands: to be sent, to be watched, or left alone."""
         job = self.jobs.get(record.id)
-        # One that is to be sent, and that nobody sends here, has ended here and was asked for again.
+        # One that is to be sent and that nobody sends has ended here, and was asked for again.
         stale = record.status is JobStatus.PLANNED and record.id not in self._submissions
         if job is not None and not stale:
             job.index = job.index if index is None else index
