@@ -371,6 +371,8 @@ class TaskTracker:
     def _hear(self, task_id: TaskId, task: Task, *, by_callback: bool = False) -> None:
         watched = self._watched.get(task_id)
         if watched is None:
+            if by_callback:
+                self._agenda.called(task_id, self._now())
             end = self._ends.get(task_id)
             if end is not None and lifecycle.merge(end, task).contradiction:
                 self._contradict(end, task)

@@ -47,7 +47,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from heapq import heappop, heappush
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import expm1, inf, log, log1p, sqrt
 
 from attrs import define, field
@@ -87,6 +87,9 @@ MARGIN = 3.0
 
 LOST, HEARD = 1.0, 19.0
 """Prior of lost callbacks: one of twenty."""
+
+CALLED_WITHIN = 60.0
+"""Seconds after the end within which a callback counts as heard; later, it was of no use."""
 
 
 def latest(age: float) -> float:
@@ -204,12 +207,13 @@ class Kind:
         """By the time since a look, in units of what its progress said was left."""
         self.trust_begun = 0.0
         self.trust_foretold = 0.0
-        self.lost, self.heard = LOST, HEARD
+        self.lost = self.heard = 0.0
 
     @property
     def lost_share(self) -> float:
-        """Share of callbacks that do not come."""
-        return self.lost / (self.lost + self.heard)
+        """Share of callbacks that do not come in time."""
+        lost = LOST + self.lost
+        return lost / (lost + HEARD + self.heard)
 
 
 class Entry:
@@ -265,6 +269,8 @@ class Agenda:
     _put_off: list[Entry] = field(factory=list)
     """A heap of those that were due, but not worth a create's turn."""
     _kinds: dict[tuple[Hashable, ...], Kind] = field(factory=dict)
+    _missed: dict[str, tuple[float, Kind]] = field(factory=dict)
+    """Tasks that a look found ended before their callback came: until when it may yet come."""
     _entries: int = 0
     _ranked_until: float = -inf
     _rank_below: int = 0
@@ -352,11 +358,8 @@ class Agenda:
         self.drop(entry)
         kind = entry.kind
         if entry.callback:
-            if by_callback:
-                kind.heard += 1
-            elif duration is not None and now - entry.born - duration > 60.0:
-                kind.lost += 1  # it ended a minute ago, and nobody called
-            kind.lost, kind.heard = kind.lost * MEMORY, kind.heard * MEMORY
+            ended_at = now if duration is None else min(now, entry.born + max(0.0, duration))
+            self._called(entry, now, ended_at, by_callback=by_callback)
         if duration is None:
             kind.by_age.alive(entry.looked_at - entry.born, now - entry.born)
             return
@@ -364,6 +367,29 @@ class Agenda:
         age = min(max(0.0, duration), max(0.0, now - entry.born))
         since = min(entry.looked_at - entry.born, age)
         self._learn(entry, kind, since, age)
+
+    def called(self, task_id: str, now: float) -> None:
+        """Note a callback about a task that a look has found ended: it was not lost after all."""
+        missed = self._missed.pop(task_id, None)
+        if missed is not None:
+            until, kind = missed
+            if now <= until:
+                kind.lost = max(0.0, kind.lost - 1.0)
+                kind.heard += 1.0
+
+    def _called(self, entry: Entry, now: float, ended_at: float, *, by_callback: bool) -> None:
+        """Count the callback of an entry that has ended, as far as can be told by now."""
+        kind, until = entry.kind, ended_at + CALLED_WITHIN
+        kind.lost, kind.heard = kind.lost * MEMORY, kind.heard * MEMORY
+        if by_callback and now <= until:
+            kind.heard += 1.0
+            return
+        kind.lost += 1.0
+        if not by_callback and now < until:
+            self._missed[entry.task_id] = (until, kind)
+        for task_id in [*islice(self._missed, 2)]:
+            if self._missed[task_id][0] < now:
+                del self._missed[task_id]
 
     def drop(self, entry: Entry) -> None:
         """Look at it no more."""

@@ -132,20 +132,75 @@ def test_processing_restarts_the_clock_when_that_foretells_better() -> None:
     assert agenda.kind(KIND).trust_begun > 3
 
 
-def test_a_callback_makes_looks_rarer_by_the_share_that_is_lost() -> None:
-    agenda = taught([100.0] * 20)
-    _, with_polls, _ = watch_one(agenda, 1e6, 100.0)
-    kind = agenda.kind(KIND)
-    for n in range(200):
-        heard = entry(agenda, 2e6 + n, str(n), callback=True)
-        agenda.end(heard, heard.born + 100.0, 100.0, by_callback=True)
-    assert kind.lost_share < 0.02
-    _, with_callback, _ = watch_one(agenda, 3e6, 100.0, callback=True)
-    assert with_callback < with_polls
-    lost_share = kind.lost_share
-    late = entry(agenda, 4e6, callback=True)
-    agenda.end(late, 4e6 + 400.0, 100.0)
-    assert kind.lost_share > lost_share, "it ended five minutes ago, and nobody called"
+def called_or_looked_at(agenda: Agenda, lost: float, count: int) -> int:
+    """Follow jobs of which a callback tells at once, unless it is lost; how many looks each."""
+    source, looks = random.Random(6), 0
+    for n in range(count):
+        born, length = 1e5 * n, source.lognormvariate(5.0, 0.5)
+        watched, is_lost = entry(agenda, born, str(n), callback=True), source.random() < lost
+        while True:
+            taken_at = watched.due
+            if not is_lost and taken_at > born + length:
+                agenda.end(watched, born + length + 0.1, length, by_callback=True)
+                break
+            assert agenda.take(taken_at) is watched
+            looks += 1
+            if taken_at > born + length:
+                agenda.end(watched, taken_at, length)
+                break
+            agenda.looked(watched, taken_at)
+    return looks
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.1, 0.5, 1.0])
+def test_the_share_of_callbacks_that_are_lost_is_learned(lost: float) -> None:
+    agenda = Agenda()
+    called_or_looked_at(agenda, lost, 500)
+    assert agenda.kind(KIND).lost_share == pytest.approx(lost, abs=0.1)
+
+
+def test_the_more_callbacks_are_lost_the_oftener_it_is_looked() -> None:
+    looks = [called_or_looked_at(Agenda(), lost, 400) for lost in (0.0, 0.1, 0.5, 1.0)]
+    plain = Agenda()
+    without = sum(watch_one(plain, 1e5 * n, 150.0)[1] for n in range(400))
+    assert looks == sorted(looks)
+    assert looks[0] < looks[3] / 3
+    assert looks[0] < without / 3
+
+
+def test_a_callback_that_comes_late_was_of_no_use() -> None:
+    agenda = Agenda()
+    before = agenda.kind(KIND).lost_share
+    late = entry(agenda, 0.0, callback=True)
+    agenda.end(late, 300.0, 100.0, by_callback=True)
+    assert agenda.kind(KIND).lost_share > before
+
+
+def test_a_callback_that_a_look_forestalled_was_not_lost() -> None:
+    agenda = Agenda()
+    before = agenda.kind(KIND).lost_share
+    agenda.end(entry(agenda, 0.0, "quick", callback=True), 101.0, 100.0)
+    assert agenda.kind(KIND).lost_share > before
+    agenda.called("quick", 102.0)
+    assert agenda.kind(KIND).lost_share < before
+    agenda.called("quick", 103.0)  # doubled: counted once
+    heard = agenda.kind(KIND).heard
+    agenda.end(entry(agenda, 200.0, "slow", callback=True), 301.0, 100.0)
+    agenda.called("slow", 480.0)  # the service's second try
+    assert agenda.kind(KIND).heard < heard
+
+
+def test_what_is_kept_of_callbacks_to_come_is_bounded() -> None:
+    agenda = Agenda()
+    for n in range(1000):
+        agenda.end(entry(agenda, 10.0 * n, str(n), callback=True), 10.0 * n + 5.0, 5.0)
+    assert len(agenda._missed) < 10
+
+
+def test_where_every_callback_came_the_share_is_small_and_never_nought() -> None:
+    kind = Agenda().kind(KIND)
+    kind.heard, kind.lost = 200.0, 0.0  # it is divided by
+    assert 0 < kind.lost_share < 0.01
 
 
 def test_the_users_interval_overrides_everything() -> None:

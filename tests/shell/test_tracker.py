@@ -235,6 +235,18 @@ async def test_completed_without_urls_is_looked_at_again_and_then_taken_as_it_is
     await tracker.aclose()
 
 
+async def test_a_lost_callback_is_found_and_one_that_a_look_forestalled_was_not_lost() -> None:
+    tracker = TaskTracker(Service(ends_at(60)))
+    kind = tracker._agenda.kind(("k",))
+    before = kind.lost_share
+    tracker.watch("t", kind=("k",), callback=True)
+    assert (await tracker.wait("t")).status == "completed", "nobody called"
+    assert kind.lost_share > before
+    tracker.deliver(completed())
+    assert kind.lost_share < before
+    await tracker.aclose()
+
+
 async def test_a_clock_that_is_years_off_moves_no_look() -> None:
     def skewed(name: str, now: float) -> Task:
         if now < 60:
