@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from math import inf, log
+from statistics import fmean
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +81,82 @@ def test_what_always_takes_as_long_is_soon_looked_at_when_it_ends() -> None:
     )
     mean_delay, mean_looks = sum(delays) / 60, sum(looks) / 60
     assert mean_delay * mean_looks < 0.46 * 120 / 2, "a fixed interval has E[T] / 2"
+
+
+def against_fixed(
+    length: Callable[[random.Random], float], count: int, at_once: int, seeds: int
+) -> float:
+    """Watch so many jobs, so many at a time: mean delay ÷ a fixed interval's at as many looks."""
+    delays: list[float] = []
+    lengths: list[float] = []
+    looks = 0
+    for seed in range(seeds):
+        source, agenda = random.Random(seed), Agenda()
+        left = {str(n): length(source) for n in range(count)}
+        lengths += left.values()
+        running: dict[str, float] = {}
+
+        def start(now: float, agenda: Agenda = agenda, left: Any = left, to: Any = running) -> None:
+            if left:
+                name, to_last = left.popitem()
+                to[name] = now + to_last
+                agenda.add(Entry(name), KIND, now)
+
+        for _ in range(at_once):
+            start(0.0)
+        while (now := agenda.next_due(0.0)) is not None:
+            watched = agenda.take(now)
+            assert watched is not None
+            looks += 1
+            ends = running[watched.task_id]
+            if now < ends:
+                agenda.looked(watched, now)
+            else:
+                agenda.end(watched, now, ends - watched.born)
+                delays.append(now - ends)
+                start(now)
+    return fmean(delays) / (fmean(lengths) / 2 / (looks / len(delays)))
+
+
+@pytest.mark.parametrize(
+    ("length", "most"),
+    [
+        pytest.param(lambda r: 150 * r.lognormvariate(0, 0.5), 0.80, id="lognormal"),
+        pytest.param(lambda r: 400 * r.lognormvariate(0, 0.5), 0.82, id="longer"),
+        pytest.param(lambda r: 70 * r.lognormvariate(0, 0.2), 0.46, id="narrow"),
+        pytest.param(lambda r: r.uniform(60, 180), 0.62, id="uniform"),
+        pytest.param(
+            lambda r: r.choice([90, 90, 90, 1800]) * r.lognormvariate(0, 0.25), 0.46, id="two humps"
+        ),
+        pytest.param(
+            lambda r: r.choice([60, 300, 1500]) * r.lognormvariate(0, 0.15), 0.56, id="three humps"
+        ),
+        pytest.param(lambda r: r.weibullvariate(180, 3), 0.75, id="Weibull"),
+        pytest.param(lambda r: 60 * r.paretovariate(1.5), 0.70, id="Pareto"),
+        pytest.param(lambda r: r.expovariate(1 / 150), 1.09, id="exponential"),
+    ],
+)
+def test_ends_are_seen_sooner_than_at_a_fixed_interval(
+    length: Callable[[random.Random], float], most: float
+) -> None:
+    # Of an exponential nothing can be learned; what is lost on it is the price of learning.
+    assert against_fixed(length, 2000, 100, 1) <= most
+
+
+@pytest.mark.parametrize("median", [60.0, 150.0, 300.0])
+@pytest.mark.parametrize("sigma", [0.2, 0.5])
+def test_the_first_ten_of_a_kind_are_not_seen_much_later_than_at_a_fixed_interval(
+    median: float, sigma: float
+) -> None:
+    assert against_fixed(lambda r: median * r.lognormvariate(0, sigma), 10, 10, 50) <= 1.15
+
+
+def test_what_a_few_ends_tell_of_one_age_holds_for_those_around_it() -> None:
+    agenda = taught([600.0] * 5)
+    hazard, prior = agenda.kind(KIND).by_age, Hazard()
+    assert hazard.rate(600.0) > 2 * prior.rate(600.0)
+    assert hazard.rate(750.0) > 1.2 * prior.rate(750.0)
+    assert hazard.rate(5000.0) == prior.rate(5000.0)
 
 
 def test_a_look_that_finds_it_running_teaches_too() -> None:
