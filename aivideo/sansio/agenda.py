@@ -260,6 +260,7 @@ class Entry:
         "kind",
         "looked_at",
         "progress",
+        "taken_up",
         "task_id",
     )
 
@@ -269,6 +270,9 @@ class Entry:
         self.ended = False
         self.failures = 0
         self.callback = False
+        self.taken_up = False
+        """Whether it was made before it was watched: then it teaches nothing, for those that ended
+        sooner are not among the watched."""
         self.begun_at: float | None = None
         self.progress: tuple[float, float] | None = None
         """When progress was last told, and the seconds that it says were left then."""
@@ -317,15 +321,29 @@ class Agenda:
         now: float,
         *,
         callback: bool = False,
-        age: float = 0.0,
+        age: float | None = 0.0,
     ) -> None:
-        """Begin to look at a task, which was made ``age`` seconds ago."""
+        """Begin to look at a task.
+
+        Args:
+            entry: the task.
+            kind: jobs of a kind take about as long.
+            now: the time.
+            callback: a callback tells of its end too.
+            age: seconds since it was made; more than 0, or None where nobody knows: it is taken
+                up again, may have ended long ago, and is looked at once.
+        """
         entry.kind = self.kind(kind)
-        entry.born = now - age if age else now
-        entry.looked_at = now if age else entry.born
+        entry.born = entry.looked_at = now
         entry.callback = callback
         self._entries += 1
-        self._schedule(entry, now)
+        if age == 0:
+            self._schedule(entry, now)
+        else:
+            entry.taken_up = True
+            entry.born = now - (age or 0.0)
+            entry.looked_at = now - (age or LATEST)  # so long has nobody looked
+            self._at(entry, now)
 
     def looked(
         self, entry: Entry, now: float, *, processing: bool = False, progress: float | None = None
@@ -333,6 +351,16 @@ class Agenda:
         """Note that a look found it still running, and what it said."""
         if entry.ended:
             return
+        if not entry.taken_up:
+            self._survived(entry, now, processing=processing, progress=progress)
+        entry.failures = 0
+        entry.looked_at = now
+        self._schedule(entry, now)
+
+    def _survived(
+        self, entry: Entry, now: float, *, processing: bool, progress: float | None
+    ) -> None:
+        """Teach every law that it has not ended, and note what may sharpen the next guess."""
         kind, before = entry.kind, entry.looked_at
         kind.by_age.alive(before - entry.born, now - entry.born)
         if entry.begun_at is not None:
@@ -350,9 +378,6 @@ class Agenda:
             spent = now - (entry.begun_at if entry.begun_at is not None else entry.born)
             left = max(0.5, spent * (1 - share) / share)
             entry.progress = (now, left)
-        entry.failures = 0
-        entry.looked_at = now
-        self._schedule(entry, now)
 
     def failed(self, entry: Entry, now: float) -> None:
         """Note that a look brought no answer: look again, a little later each time."""
@@ -381,6 +406,8 @@ class Agenda:
         if entry.ended:
             return
         self.drop(entry)
+        if entry.taken_up:
+            return
         kind = entry.kind
         if entry.callback:
             ended_at = now if duration is None else min(now, entry.born + max(0.0, duration))
@@ -388,10 +415,9 @@ class Agenda:
         if duration is None:
             kind.by_age.alive(entry.looked_at - entry.born, now - entry.born)
             return
-        # The service's clock gives the length; where it began on ours is known to a round trip.
-        age = min(max(0.0, duration), max(0.0, now - entry.born))
-        since = min(entry.looked_at - entry.born, age)
-        self._learn(entry, kind, since, age)
+        # The service's clock gives the length; ours its bounds: seen running, and now over.
+        seen = entry.looked_at - entry.born
+        self._learn(entry, kind, seen, min(max(duration, seen), now - entry.born))
 
     def called(self, task_id: str, now: float) -> None:
         """Note a callback about a task that a look has found ended: it was not lost after all."""
@@ -479,11 +505,6 @@ class Agenda:
             late.reverse()  # the user's own interval: first come, first served
         elif len(late) > 1:
             late.sort(key=lambda entry: self._value(entry, now))
-
-    def give_back(self, entry: Entry, now: float) -> None:
-        """Put back a task that was taken and not looked at."""
-        if not entry.ended:
-            self._at(entry, now)
 
     # --- deciding ---------------------------------------------------------------------------
 

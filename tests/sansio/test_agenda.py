@@ -282,6 +282,50 @@ def test_where_every_callback_came_the_share_is_small_and_never_nought() -> None
     assert 0 < kind.lost_share < 0.01
 
 
+@pytest.mark.parametrize("age", [None, 900.0])
+def test_what_was_made_before_it_is_watched_is_looked_at_at_once(age: float | None) -> None:
+    for agenda in (taught([100.0] * 50), Agenda(60.0)):
+        again = Entry("again")
+        agenda.add(again, KIND, 1e7, age=age)
+        assert again.due == 1e7
+        agenda.looked(again, 1e7)
+        assert SOONEST <= again.due - 1e7 <= latest(age or 0.0)
+
+
+def test_of_what_was_taken_up_again_the_first_look_comes_before_that_at_a_new_one() -> None:
+    agenda = taught([100.0] * 50)
+    new, again = entry(agenda, 1e7, "new"), Entry("again")
+    agenda.add(again, KIND, 1e7, age=None)
+    assert agenda.take(new.due) is again
+
+
+@pytest.mark.parametrize("age", [None, 900.0])
+def test_what_was_taken_up_again_teaches_nothing(age: float | None) -> None:
+    """Those of its kind that ended sooner are not there to be counted with it."""
+    agenda, untaught = taught([100.0] * 50), taught([100.0] * 50)
+    for n in range(50):
+        again = Entry(str(n))
+        agenda.add(again, KIND, 1e7, age=age, callback=True)
+        agenda.looked(again, 1e7, processing=True, progress=50.0)
+        agenda.end(again, 1e7 + 5.0, 1500.0)
+    kind, other = agenda.kind(KIND), untaught.kind(KIND)
+    assert kind.by_age._rates == other.by_age._rates
+    assert kind.lost_share == other.lost_share
+
+
+@pytest.mark.parametrize("said", [0.0, -5000.0, 1e9])
+def test_a_service_whose_clock_lies_about_lengths_teaches_what_was_seen(said: float) -> None:
+    agenda = Agenda()
+    for n in range(60):
+        watched, born = entry(agenda, 1e4 * n), 1e4 * n
+        while watched.due < born + 150.0:
+            agenda.looked(watched, watched.due)
+        agenda.end(watched, watched.due, said)
+    delay, looks, _ = watch_one(agenda, 1e7, 150.0)
+    assert delay < 10.0
+    assert looks < 20
+
+
 def test_the_users_interval_overrides_everything() -> None:
     agenda = Agenda(7.0)
     _, _, pauses = watch_one(agenda, 0.0, 50.0, progress=lambda _: 99.0)
@@ -352,8 +396,7 @@ def test_every_task_is_taken_once_at_a_time_and_none_is_forgotten(data: st.DataO
                 taken = agenda.take(now)
                 if taken is not None:
                     assert alive[taken.task_id] is taken
-                    answer = data.draw(st.sampled_from(["looked", "failed", "back"]))
-                    getattr(agenda, {"back": "give_back"}.get(answer, answer))(taken, now)
+                    getattr(agenda, data.draw(st.sampled_from(["looked", "failed"])))(taken, now)
             case _:
                 pass
     assert len(agenda) == len(alive)
