@@ -379,18 +379,33 @@ class Engine:
         job.task_id = record.task_id
         if record.status is JobStatus.RUNNING:
             self._by_task[record.task_id] = job
-            self.watch(record.task_id, record.request, callback=record.callback_url is not None)
+            self.watch(
+                record.task_id,
+                record.request,
+                callback=record.callback_url is not None,
+                age=0.0 if job.id in self._posting else None,  # else it was taken long ago
+            )
 
     # --- watching -------------------------------------------------------------------------
 
-    def watch(self, task_id: TaskId, request: Request | None, *, callback: bool = False) -> None:
-        """Have a task watched, as one of its kind: jobs of a kind take about as long."""
+    def watch(
+        self,
+        task_id: TaskId,
+        request: Request | None,
+        *,
+        callback: bool = False,
+        age: float | None = None,
+    ) -> None:
+        """Have a task watched, as one of its kind: jobs of a kind take about as long.
+
+        ``age`` is seconds since it was made, or None where nobody knows.
+        """
         kind: tuple[object, ...] = ()
         if request is not None:
             model_input = request.input
             fields = catalog.find(request.model).kind
             kind = (request.model, *(model_input.get(name) for name in fields))
-        self.tracker.watch(task_id, kind=kind, callback=callback)
+        self.tracker.watch(task_id, kind=kind, callback=callback, age=age)
 
     async def _admit_poll(self) -> _PollTurn:
         return _PollTurn(await self.limiter.acquire(RequestKind.POLL), self.client)
@@ -472,8 +487,11 @@ class Engine:
         """Yield what is heard of ``job``; see :meth:`Job.updates`."""
         task_id = await self.taken(job)
         self.watch(task_id, job.request)
-        async for task in self.tracker.updates(task_id):
-            yield task
+        try:
+            async for task in self.tracker.updates(task_id):
+                yield task
+        except SessionClosedError:
+            raise closed_under(job) from None
 
     async def save_result_of(self, job: Job, path: str | os.PathLike[str]) -> Path:
         """Fetch the result of ``job`` to ``path``; see :meth:`Job.save`."""
