@@ -70,6 +70,9 @@ OnUpdate: TypeAlias = Callable[[Task], object]
 
 DOWNLOADS_AT_ONCE = 8
 
+LAST_WORDS = 5.0
+"""Seconds that a closing session gives ``on_update`` to be told of what has ended."""
+
 UNSENT_TRIES = 6
 """POSTs that never connected, in a row, before a job gives up (some 15 s)."""
 
@@ -120,6 +123,7 @@ class Engine:
         self._submissions: dict[str, asyncio.Task[TaskId]] = {}
         self._posting: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
+        self._telling: set[asyncio.Task[Any]] = set()
         self._downloads = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
         self._outage = _Outage()
         self._max_credits = max_credits
@@ -166,6 +170,8 @@ class Engine:
                 await asyncio.wait(self._submissions.values())
         finally:
             await self.tracker.aclose()
+            if self._telling:  # each has the end to tell, or that it will not hear of it
+                await asyncio.wait(self._telling, timeout=LAST_WORDS)
             left = [*self.saving, *self._background]
             for task in left:
                 task.cancel()
@@ -437,7 +443,9 @@ class Engine:
                 except Exception:
                     log.exception("on_update of job %s failed; the job goes on", job.id)
 
-        self._spawn(_quietly(subscribe()))
+        telling = self._spawn(_quietly(subscribe()))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     # --- what jobs ask (job.Owner) ----------------------------------------------------------
 
@@ -513,10 +521,11 @@ class Engine:
             job.status = JobStatus.SAVED
         return saved
 
-    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._spawned)
+        return task
 
     def _spawned(self, done: asyncio.Task[Any]) -> None:
         self._background.discard(done)
