@@ -146,6 +146,10 @@ class _Watched(Entry):
                 return [] if one.done() else [one]
 
 
+def _no_loop_yet() -> float:
+    return 0.0
+
+
 class TaskTracker:
     """Watches tasks; see the module.
 
@@ -173,6 +177,7 @@ class TaskTracker:
         self._contended = contended
         self._watched: dict[TaskId, _Watched] = {}
         self._ends: dict[TaskId, Task] = {}
+        self._now: Callable[[], float] = _no_loop_yet
         self._oldest: deque[TaskId] = deque()
         self._overtaking: dict[TaskId, Task] = {}
         self._wake = asyncio.Event()
@@ -203,15 +208,16 @@ class TaskTracker:
         """
         if self._closed or task_id in self._watched or task_id in self._ends:
             return
+        if self._loop_task is None:
+            self._now = asyncio.get_running_loop().time
+            self._loop_task = asyncio.create_task(self._run())
+            self._loop_task.add_done_callback(self._stopped)
         watched = self._watched[task_id] = _Watched(task_id)
         self._agenda.add(watched, kind, self._now(), callback=callback, age=age)
         self._scheduled(watched)
         if self._overtaking and (end := self._overtaking.pop(task_id, None)) is not None:
             # Not before the caller has noted what it watches.
             asyncio.get_running_loop().call_soon(self.deliver, end)
-        if self._loop_task is None:
-            self._loop_task = asyncio.create_task(self._run())
-            self._loop_task.add_done_callback(self._stopped)
 
     def _scheduled(self, watched: _Watched) -> None:
         if watched.due < self._sleeps_until:
@@ -305,34 +311,33 @@ class TaskTracker:
 
     # --- the loop -----------------------------------------------------------------------------
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
     async def _run(self) -> None:
+        now = self._now()
         while True:
             self._wake.clear()
             if len(self._looks) >= self._max_polls:
-                await self._until(None)
+                now = await self._until(None)
                 continue
-            now = self._now()
             contended = self._contended()
             due = self._agenda.next_due(now, contended=contended)
             if due is None or due > now:
                 # Nobody tells when creates have stopped waiting, so that what was put off is due.
-                await self._until(due if due is None or not contended else min(due, now + 1.0))
+                now = await self._until(
+                    due if due is None or not contended else min(due, now + 1.0)
+                )
                 continue
             turn = await self._admit()
             # Only now is it decided who is looked at: while we waited, another became due.
-            watched = self._agenda.take(self._now())
+            now = self._now()
+            watched = self._agenda.take(now)
             if watched is None:
                 turn.give_back()
                 continue
             assert isinstance(watched, _Watched)  # nothing else was ever put there
-            look = asyncio.create_task(self._look(turn, watched))
-            self._looks.add(look)
-            look.add_done_callback(self._looked)
+            self._looks.add(asyncio.create_task(self._look(turn, watched)))
 
-    async def _until(self, due: float | None) -> None:
+    async def _until(self, due: float | None) -> float:
+        """Wait until then, or until something changes what is next; return the time."""
         timer = None
         if due is not None:
             timer = asyncio.get_running_loop().call_at(due, self._wake.set)
@@ -343,13 +348,7 @@ class TaskTracker:
             self._sleeps_until = -inf
             if timer is not None:
                 timer.cancel()
-
-    def _looked(self, look: asyncio.Task[None]) -> None:
-        if len(self._looks) == self._max_polls:
-            self._wake.set()  # there is room for another
-        self._looks.discard(look)
-        if not look.cancelled():
-            look.result()  # a defect of ours must be seen, not lost
+        return self._now()
 
     def _stopped(self, loop_task: asyncio.Task[None]) -> None:
         """Let nobody wait for ever where a defect has ended the loop."""
@@ -389,6 +388,11 @@ class TaskTracker:
                     progress=getattr(known, "progress", None),
                 )
                 self._scheduled(watched)
+        finally:
+            # Here and not in a callback of the task: that would be a turn of the loop more.
+            if len(self._looks) == self._max_polls:
+                self._wake.set()  # there is room for another
+            self._looks.discard(asyncio.current_task())
 
     def _again(self, watched: _Watched) -> None:
         self._agenda.failed(watched, self._now())

@@ -351,7 +351,7 @@ class Agenda:
         """Note that a look found it still running, and what it said."""
         if entry.ended:
             return
-        if not entry.taken_up:
+        if self.poll_interval is None and not entry.taken_up:
             self._survived(entry, now, processing=processing, progress=progress)
         entry.failures = 0
         entry.looked_at = now
@@ -406,7 +406,7 @@ class Agenda:
         if entry.ended:
             return
         self.drop(entry)
-        if entry.taken_up:
+        if self.poll_interval is not None or entry.taken_up:
             return
         kind = entry.kind
         if entry.callback:
@@ -447,6 +447,10 @@ class Agenda:
         if not entry.ended:
             entry.ended = True
             self._entries -= 1
+            if not self._entries:  # what lies in them has ended
+                self._heap.clear()
+                self._late.clear()
+                self._put_off.clear()
 
     def next_due(self, now: float, *, contended: bool = False) -> float | None:
         """When the next look is due, or None where nothing is.
@@ -459,26 +463,38 @@ class Agenda:
         late, off = self._late, self._put_off
         while late and late[-1].ended:
             late.pop()
+        if off:
+            self._bring_back(now, contended=contended)
+        if late:
+            return late[-1].due
+        if contended:
+            self._put_off_due(now)
+        times = [heap[0].due for heap in (self._heap, off) if heap]
+        return min(times, default=None)
+
+    def _bring_back(self, now: float, *, contended: bool) -> None:
+        """Let what was put off be due again, where its time has come or no create waits."""
+        off = self._put_off
         for _ in range(AT_ONCE):
             if not off or (contended and off[0].due > now):
-                break
+                return
             entry = heappop(off)
             if not entry.ended:
                 self._at(entry, min(entry.due, now))
+
+    def _put_off_due(self, now: float) -> None:
+        """Put off what is due until it has fair odds."""
+        heap = self._heap
         for _ in range(AT_ONCE):
-            if late or not self._heap:
-                break
-            entry = self._heap[0]
+            if not heap:
+                return
+            entry = heap[0]
             if not entry.ended:
-                if entry.due > now or not contended or (later := self._fair_at(entry)) <= now:
-                    break
+                if entry.due > now or (later := self._fair_at(entry)) <= now:
+                    return
                 entry.due = later
-                heappush(off, entry)
-            heappop(self._heap)
-        if late:
-            return late[-1].due
-        times = [heap[0].due for heap in (self._heap, off) if heap]
-        return min(times, default=None)
+                heappush(self._put_off, entry)
+            heappop(heap)
 
     def take(self, now: float) -> Entry | None:
         """Take the task whose look is worth most of those that are due; say what came of it."""
