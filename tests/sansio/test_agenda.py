@@ -16,6 +16,7 @@ from aivideo.sansio.agenda import (
     LATEST,
     ODDS,
     SOONEST,
+    WORTH,
     Agenda,
     Entry,
     Hazard,
@@ -66,6 +67,26 @@ def test_the_pauses_stay_within_their_bounds_whatever_is_learned() -> None:
         for pause in pauses:
             assert SOONEST - 1e-6 <= pause <= latest(age) + 1e-6
             age += pause
+
+
+@pytest.mark.parametrize("length", [700.0, 5000.0, 20_000.0])
+def test_even_where_nothing_ever_ends_the_pauses_reach_their_bound_and_no_more(
+    length: float,
+) -> None:
+    agenda = taught([length * (1 + n % 7 / 1000) for n in range(100)])
+    _, _, pauses = watch_one(agenda, 1e9, length)
+    age, most = 0.0, []
+    for pause in pauses[:-1]:
+        assert pause <= latest(age) + 1e-3
+        most.append(pause / latest(age))
+        age += pause
+    assert max(most) > 0.999
+
+
+def test_what_ends_in_a_moment_is_looked_at_every_second_and_no_oftener() -> None:
+    agenda = taught([0.05] * 100)
+    _, _, pauses = watch_one(agenda, 1e9, 4.5)
+    assert pauses[:3] == pytest.approx([SOONEST] * 3)
 
 
 def test_a_long_tasks_pauses_have_the_stated_bound() -> None:
@@ -169,20 +190,62 @@ def test_a_look_that_finds_it_running_teaches_too() -> None:
     assert hazard.rate(60.0) < before / 1.4
 
 
-@pytest.mark.parametrize("said", ["processing", "progress"])
-def test_a_service_that_lies_makes_it_no_worse(said: str) -> None:
+def told_at_random(source: random.Random, length: float) -> dict[str, object]:
+    begins = source.uniform(0, length)
+    return {"processing": lambda age: age >= begins}
+
+
+def told_at_random_moments(source: random.Random, _length: float) -> dict[str, object]:
+    return {"processing": lambda _: source.random() < 0.3}
+
+
+def drawn_at_random(source: random.Random, _length: float) -> dict[str, object]:
+    return {"progress": lambda _: source.uniform(1, 99)}
+
+
+def stuck(_source: random.Random, _length: float) -> dict[str, object]:
+    return {"progress": lambda age: min(99.0, age), "processing": lambda _: True}
+
+
+def near_the_end_at_once(_source: random.Random, _length: float) -> dict[str, object]:
+    return {"progress": lambda _: 99.0}
+
+
+def backwards(_source: random.Random, length: float) -> dict[str, object]:
+    return {"progress": lambda age: 99 - 98 * min(1.0, age / length)}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        told_at_random,
+        told_at_random_moments,
+        drawn_at_random,
+        stuck,
+        near_the_end_at_once,
+        backwards,
+    ],
+)
+@pytest.mark.parametrize("sigma", [0.05, 0.5])
+@pytest.mark.parametrize("true_before", [0, 150])
+def test_a_service_that_lies_makes_it_no_worse(
+    lie: Callable[[random.Random, float], dict[str, object]], sigma: float, true_before: int
+) -> None:
+    """Not even one that told the truth before: what it is believed is soon forgotten."""
     source = random.Random(3)
-    lengths = [source.lognormvariate(5.0, 0.5) for _ in range(250)]
-
-    def lie(_age: float) -> object:
-        return source.random() < 0.3 if said == "processing" else source.uniform(1, 99)
-
-    def costs(**told: object) -> float:
-        agenda = taught(lengths[:150], **told)
-        runs = [watch_one(agenda, 1e7 + 1e4 * n, each, **told) for n, each in enumerate(lengths)]
-        return sum(run[0] for run in runs) * sum(run[1] for run in runs)
-
-    assert costs(**{said: lie}) < 1.1 * costs()
+    lengths = [source.lognormvariate(5.5, sigma) for _ in range(600)]
+    lied_to, plain = Agenda(), Agenda()
+    cost = plain_cost = 0.0
+    for n, length in enumerate(lengths):
+        told = lie(source, length)
+        if n < true_before:
+            told = {"progress": lambda age, of=length: 100 * age / of}
+        delay, looks, _ = watch_one(lied_to, 1e5 * n, length, **told)
+        plain_delay, plain_looks, _ = watch_one(plain, 1e5 * n, length)
+        if n >= 200:
+            cost += delay + WORTH * looks
+            plain_cost += plain_delay + WORTH * plain_looks
+    assert cost < 1.1 * plain_cost
 
 
 def test_progress_that_tells_the_truth_is_believed_and_saves_looks() -> None:
@@ -202,13 +265,17 @@ def test_progress_that_tells_the_truth_is_believed_and_saves_looks() -> None:
 
 def test_processing_restarts_the_clock_when_that_foretells_better() -> None:
     source = random.Random(5)
-    agenda = Agenda()
-    for n in range(150):
+    agenda, plain = Agenda(), Agenda()
+    cost = plain_cost = 0.0
+    for n in range(300):
         queued = source.uniform(10, 600)
-        watch_one(
-            agenda, 1e5 * n, queued + source.gauss(60, 3), processing=lambda age, q=queued: age >= q
-        )
-    assert agenda.kind(KIND).trust_begun > 3
+        length = queued + source.gauss(60, 3)
+        told = watch_one(agenda, 1e5 * n, length, processing=lambda age, q=queued: age >= q)
+        without = watch_one(plain, 1e5 * n, length)
+        if n >= 150:
+            cost += told[0] + WORTH * told[1]
+            plain_cost += without[0] + WORTH * without[1]
+    assert cost < 0.9 * plain_cost
 
 
 def called_or_looked_at(agenda: Agenda, lost: float, count: int) -> int:
