@@ -83,7 +83,9 @@ class Bulk:
         self._ready: deque[Outcome] = deque()
         self._changed = asyncio.Event()
         self._submitting: dict[asyncio.Task[None], Job] = {}
-        self._waiting: dict[asyncio.Future[Task], Job] = {}
+        self._waiting: dict[asyncio.Future[Task], tuple[Job, Request, int]] = {}
+        self._when_heard = self._heard
+        """The same bound method for each: there may be 100,000 that wait."""
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
         self._left = False
@@ -174,8 +176,8 @@ class Bulk:
             return
         self._engine.watch(task_id, request)
         future = self._engine.tracker.wait(task_id)
-        self._waiting[future] = job
-        future.add_done_callback(lambda done: self._heard(done, job, request, index))
+        self._waiting[future] = (job, request, index)
+        future.add_done_callback(self._when_heard)
 
     def _told_by_ledger(self, record: JobRecord, index: int) -> bool:
         """Tell the end of a job that an earlier run has seen, if nothing is left to be done."""
@@ -201,8 +203,8 @@ class Bulk:
         if not submitting.cancelled():
             submitting.result()  # a defect of ours must be seen, not lost
 
-    def _heard(self, done: asyncio.Future[Task], job: Job, request: Request, index: int) -> None:
-        self._waiting.pop(done, None)
+    def _heard(self, done: asyncio.Future[Task]) -> None:
+        job, request, index = self._waiting.pop(done)
         if done.cancelled() or self._left:
             return
         error = done.exception()

@@ -60,6 +60,9 @@ OnUpdate: TypeAlias = Callable[[Task], object]
 
 DOWNLOADS_AT_ONCE = 8
 
+LAST_WORDS = 5.0
+"""Seconds that a closing session gives ``on_update`` to be told of what has ended."""
+
 
 class Engine:
     """Sends creates, watches their tasks, fetches their results; owns every asyncio task it starts.
@@ -117,6 +120,7 @@ class Engine:
         self._submissions: dict[str, asyncio.Task[TaskId]] = {}
         self._writing: set[asyncio.Task[Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
+        self._telling: set[asyncio.Task[Any]] = set()
         self._downloads = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
 
     @property
@@ -166,6 +170,8 @@ class Engine:
                 await asyncio.wait(self._submissions.values())
         finally:
             await self.tracker.aclose()
+            if self._telling:  # each has the end to tell, or that it will not hear of it
+                await asyncio.wait(self._telling, timeout=LAST_WORDS)
             await self._purchase.aclose()
             # What is being written down is written; only what waits for more is cancelled.
             while self._writing:
@@ -271,7 +277,9 @@ class Engine:
                 if job.holding is None:
                     self.limiter.job_adopted()  # it came through no slot of ours
                 called = self._callback_urls.base is not None or record.callback_url is not None
-                self.watch(task_id, record.request, callback=called)
+                # A POST of ours has just ended; else it was taken long ago.
+                age = 0.0 if job.id in self._purchase.posting else None
+                self.watch(task_id, record.request, callback=called, age=age)
 
     def _submitted(self, job: Job, done: asyncio.Task[TaskId]) -> None:
         self._submissions.pop(job.id, None)
@@ -294,14 +302,24 @@ class Engine:
 
     # --- watching -------------------------------------------------------------------------
 
-    def watch(self, task_id: TaskId, request: Request | None, *, callback: bool = False) -> None:
-        """Have a task watched, as one of its kind: jobs of a kind take about as long."""
+    def watch(
+        self,
+        task_id: TaskId,
+        request: Request | None,
+        *,
+        callback: bool = False,
+        age: float | None = None,
+    ) -> None:
+        """Have a task watched, as one of its kind: jobs of a kind take about as long.
+
+        ``age`` is seconds since it was made, or None where nobody knows.
+        """
         kind: tuple[object, ...] = ()
         if request is not None:
             model_input = request.input
             fields = catalog.find(request.model).kind
             kind = (request.model, *(model_input.get(name) for name in fields))
-        self.tracker.watch(task_id, kind=kind, callback=callback)
+        self.tracker.watch(task_id, kind=kind, callback=callback, age=age)
 
     async def _admit_poll(self) -> _PollTurn:
         return _PollTurn(await self.limiter.acquire(RequestKind.POLL), self.client)
@@ -333,7 +351,9 @@ class Engine:
                 except Exception:
                     log.exception("on_update of job %s failed; the job goes on", job.id)
 
-        self._spawn(_quietly(subscribe()))
+        telling = self._spawn(_quietly(subscribe()))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     # --- callbacks --------------------------------------------------------------------------
 
@@ -445,8 +465,11 @@ class Engine:
         """Yield what is heard of ``job``; see :meth:`Job.updates`."""
         task_id = await self.taken(job)
         self.watch(task_id, job.request)
-        async for task in self.tracker.updates(task_id):
-            yield task
+        try:
+            async for task in self.tracker.updates(task_id):
+                yield task
+        except SessionClosedError:
+            raise closed_under(job) from None
 
     async def save_result_of(self, job: Job, path: str | os.PathLike[str]) -> Path:
         """Fetch the result of ``job`` to ``path``; see :meth:`Job.save`."""
@@ -467,7 +490,7 @@ class Engine:
             job.status = JobStatus.SAVED
         return saved
 
-    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._spawned)

@@ -7,10 +7,11 @@ cancelled.
 
 What is heard, and what it does:
 
-* A failed look (a timeout, a reset, a 5xx, a 429, a body that makes no sense) never ends a job: the
-  task goes on at the service, and is looked at again.
-* A 404 may come for a moment right after a task was made. One that stays for ``MISSING_FOR``
-  seconds, and never was anything else since, ends the watching with ``TaskNotFoundError``.
+* A failed look (a timeout, a reset, a 5xx, a 429, a body that makes no sense, a gateway's 404)
+  never ends a job: the task goes on at the service, and is looked at again after 2, 4, 8, … 60 s.
+* The service's own 404 may come for a moment right after a task was made. One that stays for
+  ``MISSING_FOR`` seconds, and never was anything else since, ends the watching with
+  ``TaskNotFoundError``.
 * A 401 or 403 would be the answer for every other task too: it ends the watching of all, with one
   error, one line in the log, and not a poll more. Whoever waits again later, watches again.
 * ``pending`` after ``processing`` is an old answer that came late: it changes nothing.
@@ -18,6 +19,9 @@ What is heard, and what it does:
   taken for what it is.
 * The first end wins. A second that says the same is nothing; one that contradicts it is logged,
   counted, and changes nothing.
+* A callback may overtake the answer that names its task: an end that is heard before the task is
+  watched is kept for it.
+* A task that was made long before it is watched may have ended: it is looked at at once.
 * The service's clock is only ever compared with itself (``completed_at - created_at``); a skew
   between it and ours moves no look.
 """
@@ -27,8 +31,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
-from itertools import islice
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from math import inf
 from typing import Protocol, TypeAlias
 
@@ -37,6 +40,7 @@ from attrs import frozen
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
+    NotFoundError,
     PermissionDeniedError,
     SessionClosedError,
     TaskNotFoundError,
@@ -56,6 +60,9 @@ BREATH = 500
 
 REMEMBERED = 10_000
 """Ended tasks whose end is kept, so that who asks late need not ask the service."""
+
+OVERTAKING = 1_000
+"""Ends that are kept of tasks that nobody watches yet."""
 
 
 class Turn(Protocol):
@@ -124,6 +131,10 @@ class _Watched(Entry):
         waiting = self.waiting()
         self.waiters = [*waiting, waiter] if waiting else waiter
 
+    def let_go(self) -> None:
+        """Hold nothing any more: the entry may lie on the agenda for minutes yet."""
+        self.known = self.waiters = self.listeners = None
+
     def waiting(self) -> list[Waiter]:
         """List those that still wait."""
         match self.waiters:
@@ -133,6 +144,10 @@ class _Watched(Entry):
                 return [waiter for waiter in several if not waiter.done()]
             case one:
                 return [] if one.done() else [one]
+
+
+def _no_loop_yet() -> float:
+    return 0.0
 
 
 class TaskTracker:
@@ -162,7 +177,9 @@ class TaskTracker:
         self._contended = contended
         self._watched: dict[TaskId, _Watched] = {}
         self._ends: dict[TaskId, Task] = {}
+        self._now: Callable[[], float] = _no_loop_yet
         self._oldest: deque[TaskId] = deque()
+        self._overtaking: dict[TaskId, Task] = {}
         self._wake = asyncio.Event()
         self._sleeps_until = inf
         self._loop_task: asyncio.Task[None] | None = None
@@ -174,19 +191,33 @@ class TaskTracker:
         return f"<TaskTracker {self.statistics()}>"
 
     def watch(
-        self, task_id: TaskId, *, kind: tuple[Hashable, ...] = (), callback: bool = False
+        self,
+        task_id: TaskId,
+        *,
+        kind: tuple[Hashable, ...] = (),
+        callback: bool = False,
+        age: float | None = 0.0,
     ) -> None:
-        """Look at a task until it has ended, more rarely if a callback tells of it too.
+        """Look at a task until it has ended. Said again, it changes nothing.
 
-        Said again, it changes nothing.
+        Args:
+            task_id: the task.
+            kind: jobs of a kind take about as long.
+            callback: a callback tells of its end too: it is looked at more rarely.
+            age: seconds since it was made; None: nobody knows.
         """
         if self._closed or task_id in self._watched or task_id in self._ends:
             return
-        watched = self._watched[task_id] = _Watched(task_id)
-        self._agenda.add(watched, kind, self._now(), callback=callback)
-        self._scheduled(watched)
         if self._loop_task is None:
+            self._now = asyncio.get_running_loop().time
             self._loop_task = asyncio.create_task(self._run())
+            self._loop_task.add_done_callback(self._stopped)
+        watched = self._watched[task_id] = _Watched(task_id)
+        self._agenda.add(watched, kind, self._now(), callback=callback, age=age)
+        self._scheduled(watched)
+        if self._overtaking and (end := self._overtaking.pop(task_id, None)) is not None:
+            # Not before the caller has noted what it watches.
+            asyncio.get_running_loop().call_soon(self.deliver, end)
 
     def _scheduled(self, watched: _Watched) -> None:
         if watched.due < self._sleeps_until:
@@ -276,41 +307,37 @@ class TaskTracker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        error = SessionClosedError("the session closed before the task ended")
-        while self._watched:
-            self._give_up(error, islice(self._watched.values(), BREATH))
-            await asyncio.sleep(0)  # a hundred thousand at once would hold the loop for a second
+        await self._give_up_all(SessionClosedError("the session closed before the task ended"))
 
     # --- the loop -----------------------------------------------------------------------------
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
     async def _run(self) -> None:
+        now = self._now()
         while True:
             self._wake.clear()
             if len(self._looks) >= self._max_polls:
-                await self._until(None)
+                now = await self._until(None)
                 continue
-            now = self._now()
             contended = self._contended()
             due = self._agenda.next_due(now, contended=contended)
             if due is None or due > now:
                 # Nobody tells when creates have stopped waiting, so that what was put off is due.
-                await self._until(due if due is None or not contended else min(due, now + 1.0))
+                now = await self._until(
+                    due if due is None or not contended else min(due, now + 1.0)
+                )
                 continue
             turn = await self._admit()
             # Only now is it decided who is looked at: while we waited, another became due.
-            watched = self._agenda.take(self._now())
+            now = self._now()
+            watched = self._agenda.take(now)
             if watched is None:
                 turn.give_back()
                 continue
             assert isinstance(watched, _Watched)  # nothing else was ever put there
-            look = asyncio.create_task(self._look(turn, watched))
-            self._looks.add(look)
-            look.add_done_callback(self._looked)
+            self._looks.add(asyncio.create_task(self._look(turn, watched)))
 
-    async def _until(self, due: float | None) -> None:
+    async def _until(self, due: float | None) -> float:
+        """Wait until then, or until something changes what is next; return the time."""
         timer = None
         if due is not None:
             timer = asyncio.get_running_loop().call_at(due, self._wake.set)
@@ -321,13 +348,15 @@ class TaskTracker:
             self._sleeps_until = -inf
             if timer is not None:
                 timer.cancel()
+        return self._now()
 
-    def _looked(self, look: asyncio.Task[None]) -> None:
-        if len(self._looks) == self._max_polls:
-            self._wake.set()  # there is room for another
-        self._looks.discard(look)
-        if not look.cancelled():
-            look.result()  # a defect of ours must be seen, not lost
+    def _stopped(self, loop_task: asyncio.Task[None]) -> None:
+        """Let nobody wait for ever where a defect has ended the loop."""
+        if not loop_task.cancelled() and (broken := loop_task.exception()) is not None:
+            log.error("watching broke, and ends", exc_info=broken)
+            error = SessionClosedError(f"watching broke: {broken!r}")
+            self._loop_task = None
+            self._give_up(error, [*self._watched.values()])
 
     async def _look(self, turn: Turn, watched: _Watched) -> None:
         self._polls += 1
@@ -335,16 +364,18 @@ class TaskTracker:
             task = await turn.fetch(watched.task_id)
         except (AuthenticationError, PermissionDeniedError) as error:
             self._failed += 1
-            log.warning("watching stops: %s", error)
-            self._give_up(error, [*self._watched.values()])
-        except TaskNotFoundError as error:
+            if not watched.ended:  # else another look was told so first
+                log.warning("watching stops: %s", error)
+                await self._give_up_all(error)
+        except NotFoundError as error:
             self._failed += 1
             self._missing(watched, error)
-        except AIVideoError as error:
+        except Exception as error:
             self._failed += 1
-            log.debug("no answer about task %s, which goes on: %s", watched.task_id, error)
-            self._agenda.failed(watched, self._now())
-            self._scheduled(watched)
+            # What is none of ours is a defect, of a transport perhaps: seen, and no job's end.
+            level = logging.DEBUG if isinstance(error, AIVideoError) else logging.ERROR
+            log.log(level, "no answer about task %s, which goes on: %r", watched.task_id, error)
+            self._again(watched)
         else:
             watched.missing_since = None
             self._hear(watched.task_id, task)
@@ -357,31 +388,58 @@ class TaskTracker:
                     progress=getattr(known, "progress", None),
                 )
                 self._scheduled(watched)
+        finally:
+            # Here and not in a callback of the task: that would be a turn of the loop more.
+            if len(self._looks) == self._max_polls:
+                self._wake.set()  # there is room for another
+            self._looks.discard(asyncio.current_task())
 
-    def _missing(self, watched: _Watched, error: TaskNotFoundError) -> None:
+    def _again(self, watched: _Watched) -> None:
+        self._agenda.failed(watched, self._now())
+        self._scheduled(watched)
+
+    def _missing(self, watched: _Watched, error: NotFoundError) -> None:
         now = self._now()
         if watched.missing_since is None:
             watched.missing_since = now
         if now - watched.missing_since < MISSING_FOR:
-            self._agenda.failed(watched, now)
-            self._scheduled(watched)
-        else:
-            self._give_up(error, [watched])
+            self._again(watched)
+            return
+        if not isinstance(error, TaskNotFoundError):
+            error = TaskNotFoundError(
+                error.message, status=error.status, code=error.code, type=error.type
+            )
+        self._give_up(error, [watched])
 
     def _hear(self, task_id: TaskId, task: Task, *, by_callback: bool = False) -> None:
         watched = self._watched.get(task_id)
         if watched is None:
-            end = self._ends.get(task_id)
-            if end is not None and lifecycle.merge(end, task).contradiction:
-                self._contradict(end, task)
+            if by_callback:
+                self._agenda.called(task_id, self._now())
+            self._hear_late(task_id, task)
             return
         merged = lifecycle.merge(watched.known, task)
         watched.known = merged.task
         if merged.changed:
             for listener in [*(watched.listeners or ())]:
-                listener(merged.task)
+                try:
+                    listener(merged.task)
+                except Exception:
+                    log.exception("a listener to task %s failed; the task goes on", task_id)
         if lifecycle.is_ended(merged.task) or self._urls_overdue(watched):
             self._end(watched, merged.task, by_callback=by_callback)
+
+    def _hear_late(self, task_id: TaskId, task: Task) -> None:
+        """Take in what is told of a task that has ended, or is not watched yet."""
+        end = self._ends.get(task_id, self._overtaking.get(task_id))
+        if end is not None:
+            if lifecycle.contradicts(end, task):
+                self._contradictions += 1
+                log.warning("task %s ended as %s, and now as %s", task_id, end.status, task.status)
+        elif lifecycle.is_ended(task):
+            self._overtaking[task_id] = task
+            if len(self._overtaking) > OVERTAKING:
+                del self._overtaking[next(iter(self._overtaking))]
 
     def _urls_overdue(self, watched: _Watched) -> bool:
         if not isinstance(watched.known, CompletedTask):
@@ -404,21 +462,27 @@ class TaskTracker:
             del self._ends[self._oldest.popleft()]
         for waiter in watched.waiting():
             waiter.set_result(task)
+        watched.let_go()
         if self._on_ended is not None:
             self._on_ended(task_id, task)
 
-    def _contradict(self, end: Task, heard: Task) -> None:
-        self._contradictions += 1
-        log.warning(
-            "task %s ended as %s, and now is said to be %s", end.id, end.status, heard.status
-        )
+    async def _give_up_all(self, error: AIVideoError) -> None:
+        """End the watching of all, some in a turn of the loop: 100,000 would hold it for long."""
+        everyone = [*self._watched.values()]
+        for each in everyone:
+            self._agenda.drop(each)  # not a poll more
+        for start in range(0, len(everyone), BREATH):
+            self._give_up(error, everyone[start : start + BREATH])
+            await asyncio.sleep(0)
 
-    def _give_up(self, error: AIVideoError, watched: Iterable[_Watched]) -> None:
+    def _give_up(self, error: AIVideoError, watched: list[_Watched]) -> None:
         """End the watching of some with an error, for whoever waits for them."""
-        for each in [*watched]:
-            if self._watched.pop(each.task_id, None) is None:
-                continue  # another look gave it up first
+        for each in watched:
+            if self._watched.get(each.task_id) is not each:
+                continue  # it ended meanwhile, and may be watched anew
+            del self._watched[each.task_id]
             self._agenda.drop(each)
             for waiter in each.waiting():
                 waiter.set_exception(error)
                 waiter.exception()  # seen: a waiter that left must not make the loop complain
+            each.let_go()

@@ -20,9 +20,10 @@ that is soon. The same number ranks those who are late when the pace allows too 
 (it is the Whittle index of "look or wait", to first order).
 
 * The hazard is constant on bins of the age, each 19 % wider than the one before, with a Gamma
-  prior: (a + ends) ÷ (b + seconds at risk). A look that finds a task alive adds seconds at risk:
-  that is all that censoring takes, and a drift to *slower* is seen before the first slow task has
-  ended. Everything is forgotten by half a per cent with each end.
+  prior that the bins around it make (see :class:`Hazard`): (a + ends) ÷ (b + seconds at risk). A
+  look that finds a task alive adds seconds at risk: that is all that censoring takes, and a drift
+  to *slower* is seen before the first slow task has ended. Everything is forgotten by half a per
+  cent with each end.
 * ``processing`` may restart the age clock, and ``progress`` may foretell the end; or both may mean
   nothing. So each is a law of its own, learned likewise, and used only while it has foretold past
   ends better than the age alone (a running sum of log likelihoods, forgotten like the rest). A
@@ -34,10 +35,11 @@ that is soon. The same number ranks those who are late when the pace allows too 
   hundred ends 16 s sooner for it, and their last 3 %.
 * Never sooner than ``SOONEST`` after the last look, never later than ``latest(age)``.
 
-**Weak spots.** The first ten jobs of a kind are watched by the prior (median 2 minutes), 1.1 times
-as late as at a fixed interval of the same cost. When all durations suddenly grow eightfold, the
-first twenty are watched too eagerly and then too rarely (0.4), as with every schedule that learns;
-``latest`` is what holds then. Failed tasks teach nothing about how long a result takes.
+**Weak spots.** The first ten jobs of a kind, submitted at once, are watched by the prior (median
+two and a half minutes): 0.9 to 1.1 times as late as at a fixed interval of the same cost where
+they take minutes, 1.2 where they take ten, 1.5 where they take two hours. When all durations
+suddenly grow or shrink eightfold, the first twenty are seen 1.7 to 2 times as late as at a fixed
+interval. Failed tasks teach nothing about how long a result takes.
 
 Formulas and figures: Keller, Management Science 21(3), 1974, for the density; section A of a study
 whose simulation ``benchmarks/watch.py`` repeats on this very code.
@@ -47,8 +49,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from heapq import heappop, heappush
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 from math import expm1, inf, log, log1p, sqrt
+from operator import mul
 
 from attrs import define, field
 
@@ -88,6 +91,9 @@ MARGIN = 3.0
 LOST, HEARD = 1.0, 19.0
 """Prior of lost callbacks: one of twenty."""
 
+CALLED_WITHIN = 60.0
+"""Seconds after the end within which a callback counts as heard; later, it was of no use."""
+
 
 def latest(age: float) -> float:
     """Seconds between two looks at most, of a task of that age, when the pace allows."""
@@ -100,25 +106,40 @@ def _bin(age: float) -> int:
     return min(BINS - 1, 1 + int(log(age / FIRST_BIN) / _LOG_RATIO + 1e-9))
 
 
+def _around(each: list[float], near: int) -> list[float]:
+    """Sum each with its neighbours, so many on either side."""
+    total = [0.0, *accumulate(each)]
+    last = len(each)
+    return [total[min(last, n + near + 1)] - total[max(0, n - near)] for n in range(last)]
+
+
 class Hazard:
     """The chance to end in the next second, by age; learned. See the module.
 
-    The prior is a log-logistic of this median and shape, and weighs a tenth of a job per bin.
+    Three guesses, each the Gamma prior of the next: a log-logistic of this median and shape; the
+    ends in a bin and its ``NEAR`` neighbours over those that were to be expected there; the ends
+    in the bin over the seconds at risk in it. So ten ends tell a scale, and a thousand the edge of
+    a hump.
     """
 
-    __slots__ = ("_ends", "_prior", "_rates", "_risk")
+    __slots__ = ("_ends", "_near", "_prior", "_rates", "_risk")
 
-    WEIGHT = 0.1
+    NEAR = 2
+    """Neighbours on either side."""
+    WEIGHT = 1.0
+    """Ends that each guess is worth to the next."""
 
-    def __init__(self, median: float = 120.0, shape: float = 1.5) -> None:
+    def __init__(self, median: float = 150.0, shape: float = 1.25) -> None:
         self._prior: list[float] = []
         for low, high in pairwise(_EDGES):
             middle = (low + high) / 2
             odds = (middle / median) ** shape
-            self._prior.append(self.WEIGHT * middle * (1 + odds) / (shape * odds))
+            self._prior.append(shape * odds / (middle * (1 + odds)))
+        self._near = [self.WEIGHT / rate for rate in self._prior]
+        """Seconds at risk that the second guess is worth."""
         self._ends = [0.0] * BINS
         self._risk = [0.0] * BINS
-        self._rates = [self.WEIGHT / prior for prior in self._prior]
+        self._rates = [*self._prior]
 
     def rate(self, age: float) -> float:
         """The hazard at ``age``, per second."""
@@ -132,7 +153,7 @@ class Hazard:
             stop = min(until, end)
             self._risk[place] += stop - since
             self._rates[place] = (self.WEIGHT + self._ends[place]) / (
-                self._prior[place] + self._risk[place]
+                self._near[place] + self._risk[place]
             )
             since, place = stop, place + 1
 
@@ -142,9 +163,16 @@ class Hazard:
         self._risk = [each * MEMORY for each in self._risk]
         self._ends[_bin(age)] += 1
         self.alive(since, age)
+        ends = _around(self._ends, self.NEAR)
+        foretold = _around([*map(mul, self._prior, self._risk)], self.NEAR)
+        weight = self.WEIGHT
+        self._near = [
+            weight * (weight + expected) / (prior * (weight + came))
+            for prior, came, expected in zip(self._prior, ends, foretold, strict=True)
+        ]
         self._rates = [
-            (self.WEIGHT + ends) / (prior + risk)
-            for ends, prior, risk in zip(self._ends, self._prior, self._risk, strict=True)
+            (weight + came) / (near + risk)
+            for near, came, risk in zip(self._near, self._ends, self._risk, strict=True)
         ]
 
     def integral(self, since: float, until: float) -> float:
@@ -204,12 +232,13 @@ class Kind:
         """By the time since a look, in units of what its progress said was left."""
         self.trust_begun = 0.0
         self.trust_foretold = 0.0
-        self.lost, self.heard = LOST, HEARD
+        self.lost = self.heard = 0.0
 
     @property
     def lost_share(self) -> float:
-        """Share of callbacks that do not come."""
-        return self.lost / (self.lost + self.heard)
+        """Share of callbacks that do not come in time."""
+        lost = LOST + self.lost
+        return lost / (lost + HEARD + self.heard)
 
 
 class Entry:
@@ -231,6 +260,7 @@ class Entry:
         "kind",
         "looked_at",
         "progress",
+        "taken_up",
         "task_id",
     )
 
@@ -240,6 +270,9 @@ class Entry:
         self.ended = False
         self.failures = 0
         self.callback = False
+        self.taken_up = False
+        """Whether it was made before it was watched: then it teaches nothing, for those that ended
+        sooner are not among the watched."""
         self.begun_at: float | None = None
         self.progress: tuple[float, float] | None = None
         """When progress was last told, and the seconds that it says were left then."""
@@ -265,6 +298,8 @@ class Agenda:
     _put_off: list[Entry] = field(factory=list)
     """A heap of those that were due, but not worth a create's turn."""
     _kinds: dict[tuple[Hashable, ...], Kind] = field(factory=dict)
+    _missed: dict[str, tuple[float, Kind]] = field(factory=dict)
+    """Tasks that a look found ended before their callback came: until when it may yet come."""
     _entries: int = 0
     _ranked_until: float = -inf
     _rank_below: int = 0
@@ -286,15 +321,29 @@ class Agenda:
         now: float,
         *,
         callback: bool = False,
-        age: float = 0.0,
+        age: float | None = 0.0,
     ) -> None:
-        """Begin to look at a task, which was made ``age`` seconds ago."""
+        """Begin to look at a task.
+
+        Args:
+            entry: the task.
+            kind: jobs of a kind take about as long.
+            now: the time.
+            callback: a callback tells of its end too.
+            age: seconds since it was made; more than 0, or None where nobody knows: it is taken
+                up again, may have ended long ago, and is looked at once.
+        """
         entry.kind = self.kind(kind)
-        entry.born = now - age if age else now
-        entry.looked_at = now if age else entry.born
+        entry.born = entry.looked_at = now
         entry.callback = callback
         self._entries += 1
-        self._schedule(entry, now)
+        if age == 0:
+            self._schedule(entry, now)
+        else:
+            entry.taken_up = True
+            entry.born = now - (age or 0.0)
+            entry.looked_at = now - (age or LATEST)  # so long has nobody looked
+            self._at(entry, now)
 
     def looked(
         self, entry: Entry, now: float, *, processing: bool = False, progress: float | None = None
@@ -302,6 +351,16 @@ class Agenda:
         """Note that a look found it still running, and what it said."""
         if entry.ended:
             return
+        if self.poll_interval is None and not entry.taken_up:
+            self._survived(entry, now, processing=processing, progress=progress)
+        entry.failures = 0
+        entry.looked_at = now
+        self._schedule(entry, now)
+
+    def _survived(
+        self, entry: Entry, now: float, *, processing: bool, progress: float | None
+    ) -> None:
+        """Teach every law that it has not ended, and note what may sharpen the next guess."""
         kind, before = entry.kind, entry.looked_at
         kind.by_age.alive(before - entry.born, now - entry.born)
         if entry.begun_at is not None:
@@ -319,9 +378,6 @@ class Agenda:
             spent = now - (entry.begun_at if entry.begun_at is not None else entry.born)
             left = max(0.5, spent * (1 - share) / share)
             entry.progress = (now, left)
-        entry.failures = 0
-        entry.looked_at = now
-        self._schedule(entry, now)
 
     def failed(self, entry: Entry, now: float) -> None:
         """Note that a look brought no answer: look again, a little later each time."""
@@ -350,26 +406,51 @@ class Agenda:
         if entry.ended:
             return
         self.drop(entry)
+        if self.poll_interval is not None or entry.taken_up:
+            return
         kind = entry.kind
         if entry.callback:
-            if by_callback:
-                kind.heard += 1
-            elif duration is not None and now - entry.born - duration > 60.0:
-                kind.lost += 1  # it ended a minute ago, and nobody called
-            kind.lost, kind.heard = kind.lost * MEMORY, kind.heard * MEMORY
+            ended_at = now if duration is None else min(now, entry.born + max(0.0, duration))
+            self._called(entry, now, ended_at, by_callback=by_callback)
         if duration is None:
             kind.by_age.alive(entry.looked_at - entry.born, now - entry.born)
             return
-        # The service's clock gives the length; where it began on ours is known to a round trip.
-        age = min(max(0.0, duration), max(0.0, now - entry.born))
-        since = min(entry.looked_at - entry.born, age)
-        self._learn(entry, kind, since, age)
+        # The service's clock gives the length; ours its bounds: seen running, and now over.
+        seen = entry.looked_at - entry.born
+        self._learn(entry, kind, seen, min(max(duration, seen), now - entry.born))
+
+    def called(self, task_id: str, now: float) -> None:
+        """Note a callback about a task that a look has found ended: it was not lost after all."""
+        missed = self._missed.pop(task_id, None)
+        if missed is not None:
+            until, kind = missed
+            if now <= until:
+                kind.lost = max(0.0, kind.lost - 1.0)
+                kind.heard += 1.0
+
+    def _called(self, entry: Entry, now: float, ended_at: float, *, by_callback: bool) -> None:
+        """Count the callback of an entry that has ended, as far as can be told by now."""
+        kind, until = entry.kind, ended_at + CALLED_WITHIN
+        kind.lost, kind.heard = kind.lost * MEMORY, kind.heard * MEMORY
+        if by_callback and now <= until:
+            kind.heard += 1.0
+            return
+        kind.lost += 1.0
+        if not by_callback and now < until:
+            self._missed[entry.task_id] = (until, kind)
+        for task_id in [*islice(self._missed, 2)]:
+            if self._missed[task_id][0] < now:
+                del self._missed[task_id]
 
     def drop(self, entry: Entry) -> None:
         """Look at it no more."""
         if not entry.ended:
             entry.ended = True
             self._entries -= 1
+            if not self._entries:  # what lies in them has ended
+                self._heap.clear()
+                self._late.clear()
+                self._put_off.clear()
 
     def next_due(self, now: float, *, contended: bool = False) -> float | None:
         """When the next look is due, or None where nothing is.
@@ -382,26 +463,38 @@ class Agenda:
         late, off = self._late, self._put_off
         while late and late[-1].ended:
             late.pop()
+        if off:
+            self._bring_back(now, contended=contended)
+        if late:
+            return late[-1].due
+        if contended:
+            self._put_off_due(now)
+        times = [heap[0].due for heap in (self._heap, off) if heap]
+        return min(times, default=None)
+
+    def _bring_back(self, now: float, *, contended: bool) -> None:
+        """Let what was put off be due again, where its time has come or no create waits."""
+        off = self._put_off
         for _ in range(AT_ONCE):
             if not off or (contended and off[0].due > now):
-                break
+                return
             entry = heappop(off)
             if not entry.ended:
                 self._at(entry, min(entry.due, now))
+
+    def _put_off_due(self, now: float) -> None:
+        """Put off what is due until it has fair odds."""
+        heap = self._heap
         for _ in range(AT_ONCE):
-            if late or not self._heap:
-                break
-            entry = self._heap[0]
+            if not heap:
+                return
+            entry = heap[0]
             if not entry.ended:
-                if entry.due > now or not contended or (later := self._fair_at(entry)) <= now:
-                    break
+                if entry.due > now or (later := self._fair_at(entry)) <= now:
+                    return
                 entry.due = later
-                heappush(off, entry)
-            heappop(self._heap)
-        if late:
-            return late[-1].due
-        times = [heap[0].due for heap in (self._heap, off) if heap]
-        return min(times, default=None)
+                heappush(self._put_off, entry)
+            heappop(heap)
 
     def take(self, now: float) -> Entry | None:
         """Take the task whose look is worth most of those that are due; say what came of it."""
@@ -428,11 +521,6 @@ class Agenda:
             late.reverse()  # the user's own interval: first come, first served
         elif len(late) > 1:
             late.sort(key=lambda entry: self._value(entry, now))
-
-    def give_back(self, entry: Entry, now: float) -> None:
-        """Put back a task that was taken and not looked at."""
-        if not entry.ended:
-            self._at(entry, now)
 
     # --- deciding ---------------------------------------------------------------------------
 

@@ -47,13 +47,17 @@ def is_ended(task: Task | None) -> TypeGuard[CompletedTask | FailedTask]:
     return isinstance(task, FailedTask) or (isinstance(task, CompletedTask) and bool(task.urls))
 
 
+def contradicts(end: Task, heard: Task) -> bool:
+    """Whether ``heard`` is another end than the one a task has come to."""
+    return is_ended(heard) and heard.status != end.status
+
+
 def merge(known: Task | None, heard: Task) -> Merge:
     """Say what is known of a task after ``heard``; idempotent, and never a step back."""
     if known is None:
         return Merge(heard, changed=True)
     if is_ended(known):
-        same = known.status == heard.status or not is_ended(heard)
-        return Merge(known, contradiction=not same)
+        return Merge(known, contradiction=contradicts(known, heard))
     if known == heard:
         return Merge(known)
     if _rank(heard) < _rank(known):

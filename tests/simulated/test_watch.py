@@ -1,0 +1,253 @@
+"""Watching, by the whole stack on virtual time: session, limiter, tracker, the simulator's core."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tracemalloc
+from collections.abc import Mapping
+from statistics import fmean
+
+import pytest
+
+from aivideo import (
+    AuthenticationError,
+    Job,
+    Session,
+    SessionClosedError,
+    Sora2,
+    Succeeded,
+    Task,
+    TaskNotFoundError,
+    WaitTimeoutError,
+)
+from aivideo.sansio import wire
+from aivideo.simulator import Faults, Lognormal, Scenario, Seconds, Service, TokenBucket
+from aivideo.testing import DirectTransport
+
+pytestmark = pytest.mark.anyio
+
+BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
+
+
+def service_of(seconds: Seconds = 100.0, **settings: object) -> Service:
+    given = {"queue_seconds": 0.0, "media": "stub", "latency": 0.05, "default_balance": 10**9}
+    return Service(Scenario(task_seconds=seconds, **(given | settings)))  # type: ignore[arg-type]
+
+
+def session_of(service: Service, **settings: object) -> Session:
+    return Session("sk-x", transport=DirectTransport(service), **settings)  # type: ignore[arg-type]
+
+
+class Disabling(DirectTransport):
+    """A service that disables the key at some time."""
+
+    disabled = False
+    denied = 0
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+    ) -> wire.Answer:
+        answer = await super().send(method, url, headers, body, timeout)
+        if not self.disabled:
+            return answer
+        self.denied += 1
+        denial = {"code": "invalid_api_key", "message": "disabled", "type": "authentication_error"}
+        return wire.Answer(401, json.dumps({"error": denial}).encode(), {})
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.2])
+async def test_ends_are_seen_sooner_than_at_a_fixed_interval_for_as_many_polls(
+    sigma: float,
+) -> None:
+    service = service_of(Lognormal(200.0, sigma), latency=0.0, seed=3)
+    transport = DirectTransport(service)
+    delays, lengths = [], []
+    async with Session("sk-x", transport=transport, max_running_jobs=50) as session:
+        async for outcome in session.generate_many(BOAT for _ in range(1000)):
+            assert isinstance(outcome, Succeeded)
+            task = service.truth.tasks[outcome.task.id]
+            delays.append(transport.now() - task.ends)
+            lengths.append(task.ends - task.created)
+    fixed = fmean(lengths) / 2 / (service.truth.polls / 1000)
+    assert fmean(delays) / fixed < (0.85 if sigma == 0.5 else 0.48), "with the untaught first ones"
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+async def test_a_thousand_jobs_at_five_requests_a_second(seed: int) -> None:
+    service = service_of(Lognormal(150.0, 0.5), rate_limit=TokenBucket(5, 10), seed=seed)
+    transport = DirectTransport(service)
+    async with Session("sk-x", transport=transport) as session:
+        seen = [transport.now() async for _ in session.generate_many(BOAT for _ in range(1000))]
+    last = max(task.ends for task in service.truth.tasks.values())
+    assert seen[99] <= 250
+    assert seen[-1] <= max(1060, last + 30)
+
+
+async def test_a_task_taken_up_again_that_has_ended_is_known_at_once() -> None:
+    service = service_of()
+    transport = DirectTransport(service)
+    async with Session("sk-x", transport=transport) as session:
+        task_id = (await session.submit(BOAT)).task_id
+    assert task_id is not None
+    await asyncio.sleep(5000)
+    async with Session("sk-x", transport=transport) as session:
+        began = transport.now()
+        assert (await session.job(task_id)).id == task_id
+        assert transport.now() - began < 1.0
+        assert [task.status async for task in session.job(task_id).updates()] == ["completed"]
+
+
+async def test_closing_tells_whoever_waits_which_job_goes_on() -> None:
+    session = session_of(service_of(1e6))
+    job = await session.submit(BOAT)
+
+    async def follow() -> None:
+        async for _ in job.updates():
+            pass
+
+    waiting = [asyncio.create_task(follow()), asyncio.ensure_future(job.result())]
+    await asyncio.sleep(100)
+    await session.aclose()
+    for error in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(error, SessionClosedError)
+        assert error.job is job
+    with pytest.raises(SessionClosedError) as late:
+        await job
+    assert late.value.job is job
+
+
+async def test_each_waiter_of_a_job_waits_as_long_as_it_likes() -> None:
+    async with session_of(service_of(100.0)) as session:
+        job = await session.submit(BOAT)
+        patient = asyncio.ensure_future(job.result())
+        cancelled = asyncio.ensure_future(job.result())
+        with pytest.raises(WaitTimeoutError) as hasty:
+            await job.result(wait_timeout=5)
+        assert hasty.value.job is job
+        cancelled.cancel()
+        assert (await patient).status == "completed"
+        assert (await job).status == "completed"
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+async def test_on_update_is_told_of_each_change_and_of_the_end(awaits: bool) -> None:
+    told: list[Task] = []
+
+    async def later(task: Task) -> None:
+        await asyncio.sleep(0.01)
+        told.append(task)
+
+    service = service_of(100.0, queue_seconds=30.0, progress="percent")
+    async with session_of(service, poll_interval=20.0) as session:
+        await session.generate(BOAT, on_update=later if awaits else told.append)
+    said = [task.status for task in told]
+    assert said[0] == "pending"
+    assert said[-1] == "completed"
+    assert said.count("processing") == 5, "each progress is a change"
+
+
+async def test_an_on_update_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: Task) -> None:
+        raise ValueError("of a user")
+
+    async with session_of(service_of(100.0)) as session:
+        assert (await session.generate(BOAT, on_update=broken)).status == "completed"
+    assert "of a user" in caplog.text
+
+
+async def test_a_key_that_is_disabled_ends_all_watching_with_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = service_of(500.0)
+    transport = Disabling(service)
+    async with Session("sk-x", transport=transport) as session:
+        jobs = [await session.submit(BOAT) for _ in range(200)]
+        waiting = [asyncio.ensure_future(job.result()) for job in jobs]
+        await asyncio.sleep(50)
+        transport.disabled = True
+        with caplog.at_level(logging.WARNING):
+            errors = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(error) for error in errors} == {AuthenticationError}
+        assert transport.denied <= 32, "what was under way"
+        before = transport.denied
+        await asyncio.sleep(1000)
+        assert transport.denied == before
+        assert len(caplog.records) == 1
+
+
+async def test_a_task_that_is_not_found_at_first_is_found_and_one_that_never_was_is_told() -> None:
+    async with session_of(service_of(100.0, not_found_for=60.0)) as session:
+        assert (await session.generate(BOAT)).status == "completed"
+        with pytest.raises(TaskNotFoundError):
+            await session.job("00000000-0000-4000-8000-000000000000")
+
+
+@pytest.mark.parametrize("skew", [-86_400.0, 86_400.0])
+async def test_a_skewed_clock_delays_no_end(skew: float) -> None:
+    service = service_of(Lognormal(100.0, 0.2), clock_skew=skew, seed=4)
+    transport = DirectTransport(service)
+    async with Session("sk-x", transport=transport, max_running_jobs=20) as session:
+        delays = [
+            transport.now() - service.truth.tasks[outcome.task.id].ends
+            async for outcome in session.generate_many(BOAT for _ in range(200))
+            if isinstance(outcome, Succeeded)
+        ]
+    assert len(delays) == 200
+    assert fmean(delays) < 5.0
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.5, 1.0])
+async def test_with_callbacks_polls_are_rare_and_what_is_lost_is_found(lost: float) -> None:
+    service = service_of(Lognormal(150.0, 0.5), seed=5, faults=Faults(callback_lost=lost))
+    transport = DirectTransport(service)
+    async with Session("sk-x", transport=transport) as session:
+
+        async def callbacks() -> None:
+            while True:
+                await asyncio.sleep(0.5)
+                for callback in service.due_callbacks(transport.now()):
+                    session._engine.tracker.deliver(wire.read_callback(callback.body))
+                    service.callback_answered(callback, 200, transport.now())
+
+        delivering = asyncio.create_task(callbacks())
+        for _ in range(10):
+            jobs: list[Job] = [
+                await session.submit(BOAT, callback_url="http://127.0.0.1:1/hook")
+                for _ in range(40)
+            ]
+            await asyncio.gather(*jobs)
+        delivering.cancel()
+    assert all(task.outcome == "completed" for task in service.truth.tasks.values())
+    assert service.truth.polls / 400 < {0.0: 5, 0.5: 16, 1.0: 22}[lost]
+
+
+async def test_a_waiting_job_of_generate_many_is_small() -> None:
+    """What session, engine and tracker hold of it; its request and the ledger are not counted."""
+    async with session_of(service_of(1e6)) as session:
+
+        async def consume(count: int) -> None:
+            async for _ in session.generate_many(BOAT for _ in range(count)):
+                pass
+
+        runs = [asyncio.create_task(consume(200))]
+        await asyncio.sleep(30)
+        tracemalloc.start(1)
+        try:
+            runs.append(asyncio.create_task(consume(3000)))
+            await asyncio.sleep(30)
+            snapshot = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+        assert session.statistics().tracker.waiting == 3200
+        for run in runs:
+            run.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+    held = dict.fromkeys(("tracker.py", "agenda.py", "bulk.py", "engine.py", "job.py"), 0.0)
+    for stat in snapshot.statistics("filename"):
+        name = stat.traceback[0].filename.rpartition("/")[2]
+        if name in held:
+            held[name] += stat.size / 3000
+    assert held["tracker.py"] + held["agenda.py"] <= 500
+    assert sum(held.values()) <= 700
