@@ -282,7 +282,7 @@ class LearnedPace:
             self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             if self._tries >= TRIES or self._probe_at - self._opened_at > self._reach():
                 self._resuming = False
-                if not self._is_slow_bucket(ticket, now) and not self._is_uneven(ticket, now):
+                if not self._ends_bursts(ticket, now):
                     self._probe_at = self._aim(now)
             return
         self._refusals += 1
@@ -314,8 +314,7 @@ class LearnedPace:
         self._sent -= 1
         if self._quota is None:
             self._quota = max(1, self._passed)
-        few = self._passed < 0.8 * self._quota
-        if few and self._tries < TRIES:
+        if self._is_few and self._tries < TRIES:
             # A window that slides frees its places one by one, as they were taken: we are a
             # little ahead of them. Go on with this opening after a moment.
             self._close(ticket, now, ticket.sent_at)
@@ -323,12 +322,8 @@ class LearnedPace:
             self._tries += 1
             self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             return
-        if self._is_slow_bucket(ticket, now) or (few and self._is_uneven(ticket, now)):
-            return
-        if not few:
-            self._short = 0
-            self._quota = max(1, self._passed)
-        self._close(ticket, now, shut)
+        if not self._ends_bursts(ticket, now):
+            self._close(ticket, now, shut)
 
     def _refused_cruising(self, ticket: Ticket, now: float, asked: float, draw: float) -> None:
         count = self._cruise.count(ticket)
@@ -510,6 +505,20 @@ class LearnedPace:
 
     # --- cruising -----------------------------------------------------------------------------
 
+    @property
+    def _is_few(self) -> bool:
+        """Whether this opening had far fewer places than the quota."""
+        return self._quota is not None and self._passed < 0.8 * self._quota
+
+    def _ends_bursts(self, ticket: Ticket, now: float) -> bool:
+        """This opening is used up: count it, or go over to cruising where bursts do not fit."""
+        if self._is_slow_bucket(ticket, now) or (self._is_few and self._is_uneven(ticket, now)):
+            return True
+        if not self._is_few:
+            self._short = 0
+            self._quota = max(1, self._passed)
+        return False
+
     def _is_slow_bucket(self, ticket: Ticket, now: float) -> bool:
         """Far fewer passed than at first: no window, but a bucket that had been full."""
         if self._openings != 1 or self._quota is None or 2 * self._passed >= self._quota:
@@ -535,6 +544,10 @@ class LearnedPace:
             self._resuming = False
             self._go(now, self._quota / length, (1 - CUT) * self._quota / length, SLOWEST)
             return True
+        if self._openings == 1:
+            # The first opening, of which the quota is, began in one window and ended in the next.
+            self._quota = max(1, self._passed)
+            return False
         self._short += 1
         if self._short < 2:
             return False
