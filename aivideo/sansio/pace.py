@@ -431,6 +431,8 @@ class LearnedPace:
                 self._resume_opening(probe, now)
                 return
             self._resuming = False
+            if self._ends_bursts(probe, now):
+                return
         closed = max(probe.sent_at - self._shut_at, 1e-3)
         if self._was is _Phase.CRUISE:
             self._resume_cruise(probe, now, closed)
