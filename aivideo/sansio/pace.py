@@ -407,7 +407,9 @@ class LearnedPace:
             return now + max(trip, min(growing, LATER * (now - self._shut_at)))
         if self._refusals:
             since = now - self._opened_at
-            return max(earliest, self._opened_at + since * (1 + LATER), now + trip)
+            # Who was let through by the hundred can afford more probes, and loses more by waiting.
+            later = LATER / max(1.0, math.sqrt(self._passed / 100))
+            return max(earliest, self._opened_at + since * (1 + later), now + trip)
         shortest = 0.0 if self._window is None else self._window.shortest
         return max(now + trip, self._opened_at + shortest)
 
