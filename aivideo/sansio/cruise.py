@@ -93,6 +93,10 @@ class Cruise:
         """Note a refusal of this cycle."""
         self._refused += 1
 
+    def unsent(self) -> None:
+        """Note that a request which was counted did not go out: it was not let through either."""
+        self._refused += 1
+
     def cycle(self, ticket: Ticket) -> tuple[int, float]:
         """Say how many were let through before ``ticket`` in this cycle, and when that began.
 

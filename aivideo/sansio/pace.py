@@ -278,6 +278,16 @@ class LearnedPace:
             self._probing = False
             self._probe_at = max(self._probe_at, now + self._trip)
 
+    def unsent(self, ticket: Ticket) -> None:
+        """Take a sending back: nothing went out, and its place is the next one's."""
+        self._out -= 1
+        if ticket.probe:
+            self._probing = False
+        elif ticket.sent_at >= self._opened_at:
+            self._sent -= 1
+        self._next -= 1 / ticket.rate
+        self._cruise.unsent()
+
     def idle(self) -> None:
         """Note that the pace is not what holds sending back: growth stands still."""
         if self._phase is not _Phase.RAMP:

@@ -282,6 +282,10 @@ class StatedPace:
         self._traffic.out.pop(ticket.serial, None)
         self._arrived(ticket, now)
 
+    def unsent(self, ticket: Ticket) -> None:
+        """Take a sending back: it cannot have counted."""
+        self._traffic.out.pop(ticket.serial, None)
+
     def idle(self) -> None:
         """Nothing to do: an unused limit stays what it is."""
 
