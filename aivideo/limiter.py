@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from attrs import frozen
@@ -145,6 +145,9 @@ class Limiter:
             return await waiter
         except asyncio.CancelledError:
             queue.pop(waiter, None)
+            if is_create and retry_after is not None:
+                self._later = [each for each in self._later if each[2] is not waiter]
+                heapify(self._later)
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 waiter.result().unused()  # granted and cancelled at once: it goes to the next
             self._pump()
@@ -359,8 +362,12 @@ class Slot:
             self._end()
 
     def unused(self) -> None:
-        """Nothing was sent after all."""
-        self.lost()
+        """Nothing was sent after all: its place is the next one's."""
+        if not self._ended:
+            if self._create is not None:
+                self._limiter._create_limit.unsent(self._create)
+            self._pace.unsent(self._ticket)
+            self._end()
 
     def _end(self) -> None:
         self._ended = True

@@ -193,6 +193,15 @@ class CreateLimit:
             self._trying = False
             self._try_at = min(self._try_at, now + FIRST_TRY)
 
+    def unsent(self, create: CreatePass) -> None:
+        """Take it back: nothing went out."""
+        if create.own is not None and self.pace is not None:
+            self.pace.unsent(create.own)
+        if create.reason is not _Try.ROOM:
+            self._trying = False
+        if create.reason is _Try.COMPLETION:
+            self._freed += 1
+
     def poll_passed(self, sent_at: float) -> None:
         """Note that a request of the other class was let through."""
         if self._refused_at is not None and sent_at > self._refused_at:

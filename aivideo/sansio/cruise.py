@@ -40,6 +40,11 @@ AGAIN = 1.3
 QUICKEST, SLOWEST, WANTED = 20.0, 60.0, 100
 """``climb`` in the long run: so many seconds at least and at most, and about so many requests."""
 
+REFUSED = 1 / 3
+"""Of a rough reading: how far above it the limit is looked for, as a power of what the refused pace
+was above it. A bucket without burst refuses as soon as the pace passes its rate, and what it let
+through until then is a lower bound; of a bucket with burst the reading is the truth."""
+
 ENOUGH = 20
 """Requests that make a reading good to 5 %; a shorter cycle is read with the one before it."""
 
@@ -88,6 +93,10 @@ class Cruise:
         """Note a refusal of this cycle."""
         self._refused += 1
 
+    def unsent(self) -> None:
+        """Note that a request which was counted did not go out: it was not let through either."""
+        self._refused += 1
+
     def cycle(self, ticket: Ticket) -> tuple[int, float]:
         """Say how many were let through before ``ticket`` in this cycle, and when that began.
 
@@ -117,11 +126,13 @@ class Cruise:
             self._before = (whole, taken)
         if self.young and whole > 2:
             rough = min(DEEP, max(CUT, 1 / whole))
-            peak, cut = min(refused_at, (1 + rough) * whole / taken), rough
+            reading = min(refused_at, (1 + rough) * whole / taken)
+            peak = reading * (refused_at / reading) ** REFUSED
+            cut = rough
         elif whole >= ENOUGH:
             peak, cut = min(refused_at, (1 + ABOVE) * whole / taken), CUT
         else:
-            peak, cut = refused_at, DEEP
+            peak, cut = refused_at, min(DEEP, max(CUT, 1 / max(whole, 1)))
         self._peak = _within(peak)
         self.rate = self._base = _within(self._peak * (1 - cut))
         self._grown, self._grown_at = 0.0, None

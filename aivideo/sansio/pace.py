@@ -54,7 +54,7 @@ from enum import Enum
 
 from attrs import define, field
 
-from aivideo.sansio.cruise import CUT, DEEP, HIGHEST, SLOWEST, Cruise
+from aivideo.sansio.cruise import ABOVE, CUT, DEEP, ENOUGH, HIGHEST, SLOWEST, Cruise
 from aivideo.sansio.ticket import LONGEST_HOLD, Ticket
 from aivideo.sansio.window import FINE, Window
 
@@ -157,8 +157,15 @@ class LearnedPace:
     """Probes refused after the window should have ended."""
     _strikes: int = 0
     """Refusals in a row, while cruising, that came too soon to be readings."""
+    _readings: int = 0
+    """Since this cruise began."""
     _cycle: tuple[int, float] = (0, 0.0)
     """Of the cycle that this closure ended: let through, and since when."""
+
+    # From one long closure to the next: what a window, or one above it, lets through.
+    _total: int = 0
+    _era: tuple[int, float] = (0, 0.0)
+    """Let through before it, and when it began."""
 
     # --- what the limiter asks and tells ------------------------------------------------------
 
@@ -192,6 +199,7 @@ class LearnedPace:
         """Note a sending."""
         if self._began_at is None:
             self._began_at = self._opened_at = self._shut_at = now
+            self._era = (0, now)
         self._serial += 1
         self._out += 1
         self._sent += 1
@@ -213,6 +221,7 @@ class LearnedPace:
     def accepted(self, ticket: Ticket, now: float) -> None:
         """Note that it got through; only what was sent since the last cut may raise the pace."""
         self._answered(ticket, now)
+        self._total += 1
         if ticket.probe and self._phase is _Phase.SHUT:
             self._probing = False
             self._open_again(ticket, now)
@@ -269,6 +278,16 @@ class LearnedPace:
             self._probing = False
             self._probe_at = max(self._probe_at, now + self._trip)
 
+    def unsent(self, ticket: Ticket) -> None:
+        """Take a sending back: nothing went out, and its place is the next one's."""
+        self._out -= 1
+        if ticket.probe:
+            self._probing = False
+        elif ticket.sent_at >= self._opened_at:
+            self._sent -= 1
+        self._next -= 1 / ticket.rate
+        self._cruise.unsent()
+
     def idle(self) -> None:
         """Note that the pace is not what holds sending back: growth stands still."""
         if self._phase is not _Phase.RAMP:
@@ -282,7 +301,7 @@ class LearnedPace:
             self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             if self._tries >= TRIES or self._probe_at - self._opened_at > self._reach():
                 self._resuming = False
-                if not self._is_slow_bucket(ticket, now) and not self._is_uneven(ticket, now):
+                if not self._ends_bursts(ticket, now):
                     self._probe_at = self._aim(now)
             return
         self._refusals += 1
@@ -314,8 +333,7 @@ class LearnedPace:
         self._sent -= 1
         if self._quota is None:
             self._quota = max(1, self._passed)
-        few = self._passed < 0.8 * self._quota
-        if few and self._tries < TRIES:
+        if self._is_few and self._tries < TRIES:
             # A window that slides frees its places one by one, as they were taken: we are a
             # little ahead of them. Go on with this opening after a moment.
             self._close(ticket, now, ticket.sent_at)
@@ -323,12 +341,8 @@ class LearnedPace:
             self._tries += 1
             self._probe_at = now + self._moment * 2.0 ** (self._tries - 1)
             return
-        if self._is_slow_bucket(ticket, now) or (few and self._is_uneven(ticket, now)):
-            return
-        if not few:
-            self._short = 0
-            self._quota = max(1, self._passed)
-        self._close(ticket, now, shut)
+        if not self._ends_bursts(ticket, now):
+            self._close(ticket, now, shut)
 
     def _refused_cruising(self, ticket: Ticket, now: float, asked: float, draw: float) -> None:
         count = self._cruise.count(ticket)
@@ -342,6 +356,7 @@ class LearnedPace:
             self._probe_at = self._pause(now, draw)
             return
         self._strikes = self._strikes + 1 if count < 3 else 0
+        self._readings += count >= 3
         self._refused_rate = ticket.rate
         seconds = max(ticket.sent_at - self._cruise.since, 1e-3)
         self._cruise.read(count, seconds, ticket.rate)
@@ -398,15 +413,20 @@ class LearnedPace:
                 return max(earliest, (lo + hi) / 2 if rough else hi + trip / 3)
             # It should have opened: look again after a growing share of its length.
             self._overdue += 1
-            return now + max(trip, FINE * longest * 2.0 ** (self._overdue - 1))
+            growing = FINE * longest * 2.0 ** (self._overdue - 1)
+            return now + max(trip, min(growing, LATER * (now - self._shut_at)))
         if self._refusals:
             since = now - self._opened_at
-            return max(earliest, self._opened_at + since * (1 + LATER), now + trip)
+            # Who was let through by the hundred can afford more probes, and loses more by waiting.
+            later = LATER / max(1.0, math.sqrt(self._passed / 100))
+            return max(earliest, self._opened_at + since * (1 + later), now + trip)
         shortest = 0.0 if self._window is None else self._window.shortest
         return max(now + trip, self._opened_at + shortest)
 
     def _pause(self, now: float, draw: float) -> float:
         wait = min(SLOWEST, 2.0 ** (self._refusals - 1) / self._refused_rate)
+        if self._refusals > 2:
+            wait = min(wait, max(4 * self._trip, 2 * LATER * (now - self._shut_at)))
         return now + wait * (1 + 0.2 * draw)
 
     def _reach(self) -> float:
@@ -418,10 +438,13 @@ class LearnedPace:
 
     def _open_again(self, probe: Ticket, now: float) -> None:
         """A probe passed: say what that closure was, and go on accordingly."""
-        if self._resuming and probe.sent_at - self._opened_at <= self._reach():
-            self._resume_opening(probe, now)
-            return
-        self._resuming = False
+        if self._resuming:
+            if probe.sent_at - self._opened_at <= self._reach():
+                self._resume_opening(probe, now)
+                return
+            self._resuming = False
+            if self._ends_bursts(probe, now):
+                return
         closed = max(probe.sent_at - self._shut_at, 1e-3)
         if self._was is _Phase.CRUISE:
             self._resume_cruise(probe, now, closed)
@@ -432,7 +455,7 @@ class LearnedPace:
             reading = (self._tail + 1) / closed
             peak = max(reading, 0.7 * self._refused_rate)
             base = max(0.9 * reading, math.sqrt(reading * peak))
-            self._go(now, peak, base, max(6 * self._trip, 6 / peak))
+            self._go(now, peak, base, max(12 * self._trip, 6 / peak))
         else:
             if not self._openings:
                 self._quota = max(1, self._passed)
@@ -452,23 +475,39 @@ class LearnedPace:
         count, since = self._cycle
         gap = 3 * (self._shut_at - since) / max(count, 1)
         whole = max(probe.sent_at - since, 1e-3)
-        if (
-            self._cruise.young
-            and not self._openings
-            and count >= 2
-            and closed > max(4 * self._trip, whole / 4, gap)
-        ):
-            # Shut for long after all: a window, whose quota is not known.
-            self._quota = None
-            self._opened_at = since
-            self._open_window(probe, now)
-            return
+        if closed > max(4 * self._trip, whole / 4, gap):
+            if self._readings <= 1 and not self._openings and count >= 2:
+                # Shut for long after all: a window, whose quota is not known.
+                self._quota = None
+                self._opened_at = since
+                self._open_window(probe, now)
+                return
+            if self._cruise_by_era(probe, now):
+                return
         self._cruise.read(count + 1, whole, self._refused_rate)
         self._cruise.begin_cycle(probe.sent_at, probe.serial)
         self._phase, self._cut_at, self._strikes = _Phase.CRUISE, now, 0
         self._next = now + 1 / self._cruise.rate
 
+    def _cruise_by_era(self, probe: Ticket, now: float) -> bool:
+        """Shut for longer than what is known explains: there is a window, or one above it.
+
+        Not so if hardly anything passed: then others use the key, and that is no reading.
+        """
+        before, began = self._era
+        count, seconds = self._total - before, max(probe.sent_at - began, 1e-3)
+        if count < ENOUGH:
+            return False
+        self._era = (self._total - 1, probe.sent_at)
+        reading = count / seconds
+        self._go(now, (1 + ABOVE) * reading, (1 - CUT) * reading, SLOWEST)
+        self._readings = 2  # bursts would meet the other limit: never again
+        self._cruise.begin_cycle(probe.sent_at, probe.serial)
+        return True
+
     def _open_window(self, probe: Ticket, now: float) -> None:
+        if self._is_another_window(probe) and self._cruise_by_era(probe, now):
+            return
         shut = min(self._known_shut, probe.sent_at)
         if self._window is None:
             self._window = Window.first(self._opened_at, max(shut, self._shut_at), probe.sent_at)
@@ -484,7 +523,8 @@ class LearnedPace:
         length = self._window.guess
         since = probe.sent_at - self._opened_at
         if self._quota is not None and self._quota < SMALL:
-            reading = self._quota / since
+            others = 0 if self._passed else SMALL - 1  # they left nothing: that is no reading
+            reading = (self._quota + others) / since
             self._go(now, 2 * reading, reading, 2 * since)
         elif (
             self._openings > 1
@@ -504,11 +544,31 @@ class LearnedPace:
             self._rate, self._next = START, now
             self._cut_at = probe.sent_at - 1e-9
 
+    def _is_another_window(self, probe: Ticket) -> bool:
+        """Whether it opened so late that this end cannot be that of the window that is known."""
+        if self._window is None or self._openings < 2 or not self._overdue:
+            return False
+        return probe.sent_at - self._window.open > 2 * self._window.longest
+
     def _has_burst_enough(self, now: float) -> bool:
         assert self._began_at is not None
         return self._openings >= BURSTS and now - self._began_at >= BURST_SECONDS
 
     # --- cruising -----------------------------------------------------------------------------
+
+    @property
+    def _is_few(self) -> bool:
+        """Whether this opening had far fewer places than the quota."""
+        return self._quota is not None and self._passed < 0.8 * self._quota
+
+    def _ends_bursts(self, ticket: Ticket, now: float) -> bool:
+        """This opening is used up: count it, or go over to cruising where bursts do not fit."""
+        if self._is_slow_bucket(ticket, now) or (self._is_few and self._is_uneven(ticket, now)):
+            return True
+        if not self._is_few:
+            self._short = 0
+            self._quota = max(1, self._passed)
+        return False
 
     def _is_slow_bucket(self, ticket: Ticket, now: float) -> bool:
         """Far fewer passed than at first: no window, but a bucket that had been full."""
@@ -535,11 +595,16 @@ class LearnedPace:
             self._resuming = False
             self._go(now, self._quota / length, (1 - CUT) * self._quota / length, SLOWEST)
             return True
+        if self._openings == 1:
+            # The first opening, of which the quota is, began in one window and ended in the next.
+            self._quota = max(1, self._passed)
+            return False
         self._short += 1
         if self._short < 2:
             return False
         climb = max(20.0, 2 * length)
-        self._cruise_at(now, ticket, self._passed / length, self._passed, climb)
+        count = max(self._passed, len(self._recent))
+        self._cruise_at(now, ticket, count / length, count, climb)
         return True
 
     def _remember(self, ticket: Ticket) -> None:
@@ -555,7 +620,7 @@ class LearnedPace:
         seconds = max(self._last_sent - self._shut_at - UNEVEN * self._trip, 1e-3)
         rough = min(DEEP, max(CUT, 1 / self._tail))
         peak = min(self._refused_rate, (1 + rough) * self._tail / seconds)
-        self._go(now, peak, peak * (1 - rough), max(2 * seconds, 6 * self._trip))
+        self._go(now, peak, peak * (1 - rough), max(4 * seconds, 12 * self._trip))
 
     def _cruise_at(
         self, now: float, ticket: Ticket, reading: float, count: int, climb: float
@@ -568,6 +633,7 @@ class LearnedPace:
 
     def _go(self, now: float, peak: float, base: float, climb: float) -> None:
         self._cruise.start(now, self._serial, peak=peak, base=base, climb=climb)
+        self._readings = 0
         self._phase, self._cut_at, self._strikes = _Phase.CRUISE, now, 0
         if not now <= self._next <= now + 1 / self._cruise.rate:
             self._next = now + 1 / self._cruise.rate

@@ -14,18 +14,21 @@ steady connection both are nearly nothing, and the limit is used whole.
 On a jittery one the jitter is what it costs never to be refused. A bucket takes the jitter of
 ``burst - 1`` requests for free; beyond that, the allowance is cut to half a request's distance
 (``MOST``): with 50/s, a burst of 10 and round trips of 0.4 to 1.5 s, keeping all of it would mean
-13/s, so there an occasional 429 is the lesser evil.
+13/s, so there a 429 in a thousand requests is the lesser evil.
 
 ``max_requests_per_minute`` does not say what kind of limit it is, so both are kept: evenly spaced,
-as a bucket without burst wants it, and never more than that in any 60 s, as a window does. Who
-knows that it is a window says so (:meth:`RateLimit.window`) and may use it in bursts.
+as a bucket without burst wants it, and never more than that in any 60 s, as a window does. A
+hundredth of the distance is kept for jitter (``LEAST``), until a refusal tells that this is not
+enough. Who knows that it is a window says so (:meth:`RateLimit.window`) and may use it in bursts.
 
 Somebody else who uses the same key makes refusals all the same; then what they ask is waited for.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
+from heapq import merge
 from itertools import islice
 from typing import Protocol, Self
 
@@ -39,6 +42,12 @@ MARGIN = 0.5
 
 MOST = 0.5
 """Share of the distance of two requests that jitter may cost a bucket without burst."""
+
+HAIR = 1e-9
+"""Seconds by which sums of floats may differ from what they should be."""
+
+LEAST = 0.01
+"""The same while it is not known to be a bucket without burst: a refusal tells."""
 
 FORGET = 0.98
 """What is left of the slowest round trip with each answer, so that one outlier is forgotten."""
@@ -117,6 +126,7 @@ class _Traffic:
 class _Keeper(Protocol):
     def ready_at(self, now: float, traffic: _Traffic) -> float: ...
     def arrived(self, sent_at: float, at: float) -> None: ...
+    def refused(self) -> None: ...
 
 
 @define
@@ -134,6 +144,9 @@ class _Window:
             later.append(self._arrivals.pop())
         self._arrivals.append(at)
         self._arrivals.extend(reversed(later))
+
+    def refused(self) -> None:
+        """Nothing to do: a window has no use for more distance."""
 
     def ready_at(self, now: float, traffic: _Traffic) -> float:
         while self._arrivals and self._arrivals[0] + self.seconds <= now:
@@ -154,47 +167,49 @@ class _Bucket:
     rate: float
     burst: float
     most: float = MOST
-    _level: float = field(init=False)
-    _at: float | None = None
-    _early: deque[float] = field(factory=deque)
-    """Arrivals told of before they can have happened, at the latest."""
-
-    def __attrs_post_init__(self) -> None:
-        self._level = self.burst
+    _full_at: float = float("-inf")
+    """When it is full again, by the arrivals that nothing older can overtake any more."""
+    _early: list[float] = field(factory=list)
+    """When later ones arrived, at the latest; sorted. Answers come in any order, and a bucket that
+    was full in between has lost tokens: arrivals count in the order of their times."""
 
     def arrived(self, sent_at: float, at: float) -> None:
-        self._early.append(min(at, sent_at + self._allowance))
+        insort(self._early, min(at, sent_at + self._allowance))
+
+    def refused(self) -> None:
+        """Keep more distance from now on: there is no burst that jitter could be taken from."""
+        self.most = MOST
 
     def ready_at(self, now: float, traffic: _Traffic) -> float:
-        while self._early and self._early[0] <= now:
-            self._level, self._at = self._take(self._early.popleft(), self._level, self._at)
+        out, early = traffic.out, self._early
+        oldest = min(now, next(iter(out.values()), now))
+        while early and early[0] <= oldest:
+            self._full_at = self._taken(early.pop(0), self._full_at)
+        allowance = min(traffic.jitter, self._allowance)
+        unknown = traffic.quickest is None
+        arrivals = (
+            early if unknown else merge(early, [sent_at + allowance for sent_at in out.values()])
+        )
+        full_at, spoken_for = self._full_at, len(out) + len(early)
+        for arrival in arrivals:
+            if arrival > now:
+                break
+            full_at = self._taken(arrival, full_at)
+            spoken_for -= 1
         # What is still on its way may arrive together with the new one: its token is spoken for.
-        spoken_for = len(traffic.out) + len(self._early)
-        level, at = self._level, self._at
-        if spoken_for and traffic.quickest is not None:
-            allowance = min(traffic.jitter, self._allowance)
-            for sent_at in traffic.out.values():
-                if sent_at + allowance > now:
-                    break
-                level, at = self._take(sent_at + allowance, level, at)  # here, though not answered
-                spoken_for -= 1
-        level = self._refilled(now, level, at) - spoken_for
-        if level >= 1:
+        full_at = max(full_at, now) + spoken_for / self.rate
+        ready = full_at - (self.burst - 1) / self.rate
+        if ready <= now + HAIR:
             return now
-        if spoken_for and traffic.quickest is None:
-            return float("inf")
-        return now + (1 - level) / self.rate
+        return float("inf") if spoken_for and unknown else ready
 
     @property
     def _allowance(self) -> float:
         """Seconds of jitter that are kept at most, so that it cannot cost most of the rate."""
         return (0.9 * (self.burst - 1) + self.most) / self.rate
 
-    def _refilled(self, now: float, level: float, at: float | None) -> float:
-        return level if at is None else min(self.burst, level + max(0.0, now - at) * self.rate)
-
-    def _take(self, arrival: float, level: float, at: float | None) -> tuple[float, float]:
-        return self._refilled(arrival, level, at) - 1, max(arrival, at or arrival)
+    def _taken(self, arrival: float, full_at: float) -> float:
+        return max(arrival, full_at) + 1 / self.rate
 
 
 class StatedPace:
@@ -213,7 +228,7 @@ class StatedPace:
         if limit is None:
             assert per_minute is not None
             self._rate = per_minute / 60
-            self._keepers = [_Bucket(self._rate, 1.0, most=0.01)]
+            self._keepers = [_Bucket(self._rate, 1.0, most=LEAST)]
             if per_minute >= 1:
                 self._keepers.append(_Window(int(per_minute), 60.0))
         else:
@@ -256,6 +271,8 @@ class StatedPace:
     def rejected(self, ticket: Ticket, now: float, retry_after: float | None, draw: float) -> None:
         """Note a 429: somebody else uses the key too. Wait what it asks."""
         self._arrived(ticket, self._traffic.answered(ticket, now))
+        for keeper in self._keepers:
+            keeper.refused()
         asked = min(LONGEST_HOLD, max(0.0, retry_after or 0.0))
         wait = asked if asked >= 2 else (1 + draw) / self._rate
         self.held_until = max(self.held_until or now, now + wait)
@@ -264,6 +281,10 @@ class StatedPace:
         """Note that no answer came: it may have counted, at any time until now."""
         self._traffic.out.pop(ticket.serial, None)
         self._arrived(ticket, now)
+
+    def unsent(self, ticket: Ticket) -> None:
+        """Take a sending back: it cannot have counted."""
+        self._traffic.out.pop(ticket.serial, None)
 
     def idle(self) -> None:
         """Nothing to do: an unused limit stays what it is."""

@@ -65,6 +65,10 @@ class Pacing(Protocol):
         """Note that no answer came: it says nothing about the limit."""
         ...
 
+    def unsent(self, ticket: Ticket) -> None:
+        """Take a sending back: nothing went out, and its place is the next one's."""
+        ...
+
     def idle(self) -> None:
         """Note that the pace is not what holds sending back: growth stands still."""
         ...

@@ -13,13 +13,36 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from aivideo.sansio.pace import LearnedPace
 from aivideo.sansio.ticket import Pacing, Ticket
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
+from aivideo.simulator.limits import Limiter
 
-Limit = TokenBucket | FixedWindow | SlidingWindow
+
+@frozen
+class Both:
+    """A limit behind another: what the second refuses has counted at the first."""
+
+    first: TokenBucket | FixedWindow
+    second: FixedWindow | SlidingWindow
+
+    def start(self) -> _Both:
+        """Both unused."""
+        return _Both(self.first.start(), self.second.start())
+
+
+@frozen
+class _Both:
+    first: Limiter
+    second: Limiter
+
+    def take(self, now: float) -> float:
+        return self.first.take(now) or self.second.take(now)
+
+
+Limit = TokenBucket | FixedWindow | SlidingWindow | Both
 
 
 @define
@@ -144,6 +167,12 @@ def ideal(limit: Limit, requests: int, start: float, round_trip: float) -> float
     """The seconds that ``requests`` take who knows the limit and its phase."""
     if isinstance(limit, TokenBucket):
         return max(0.0, requests - limit.burst) / limit.rate + round_trip
+    if isinstance(limit, Both):  # ask for each the moment it can be had
+        server, now = limit.start(), start
+        for _ in range(requests):
+            while wait := server.take(now):
+                now += wait
+        return now - start + round_trip
     windows = -(-requests // limit.limit) - 1
     if windows and isinstance(limit, FixedWindow):
         return (start // limit.seconds + 1 + windows - 1) * limit.seconds - start + round_trip
@@ -152,10 +181,13 @@ def ideal(limit: Limit, requests: int, start: float, round_trip: float) -> float
 
 def rate_of(limit: Limit) -> float:
     """Requests a second in the long run."""
+    if isinstance(limit, Both):
+        return rate_of(limit.second)
     return limit.rate if isinstance(limit, TokenBucket) else limit.limit / limit.seconds
 
 
 def phase(limit: Limit, seed: int) -> float:
     """When to start, so that windows are met at a random place."""
-    seconds = 10.0 if isinstance(limit, TokenBucket) else limit.seconds
+    narrow = limit.second if isinstance(limit, Both) else limit
+    seconds = 10.0 if isinstance(narrow, TokenBucket) else narrow.seconds
     return 1000 * seconds + random.Random(seed * 7919).random() * seconds

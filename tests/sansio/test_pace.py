@@ -12,7 +12,7 @@ from aivideo.sansio.cruise import Cruise
 from aivideo.sansio.pace import START, LearnedPace
 from aivideo.sansio.ticket import Ticket
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
-from tests.sansio.servers import Limit, drive, ideal, phase, rate_of
+from tests.sansio.servers import Both, Limit, drive, ideal, phase, rate_of
 
 SEEDS = range(201, 211)
 
@@ -45,11 +45,16 @@ def short(
         (SlidingWindow(100, 60), 300, True, 1.06, 0.20),
         # What nothing was tuned on.
         (TokenBucket(200, 50), 2000, False, 1.13, 0.05),
-        (TokenBucket(5, 1), 100, False, 1.65, 0.12),
+        (TokenBucket(5, 1), 100, False, 1.50, 0.12),
+        (FixedWindow(13, 17), 65, False, 1.12, 0.45),
+        (SlidingWindow(40, 7), 200, False, 1.15, 0.20),
+        (Both(TokenBucket(10, 10), FixedWindow(300, 60)), 700, False, 1.30, 0.08),
+        (Both(FixedWindow(5, 1), FixedWindow(100, 60)), 250, False, 1.35, 0.20),
         (TokenBucket(0.5, 3), 30, True, 1.06, 0.40),
         (FixedWindow(7, 3), 70, False, 1.12, 0.30),
         (FixedWindow(10, 60), 40, False, 1.06, 0.85),
-        (FixedWindow(600, 60), 1800, True, 1.35, 0.06),
+        (FixedWindow(600, 60), 1800, False, 1.16, 0.06),
+        (FixedWindow(600, 60), 1800, True, 1.16, 0.06),
         (SlidingWindow(10, 60), 40, False, 1.08, 0.90),
     ],
 )
@@ -70,6 +75,27 @@ def test_round_trips_of_a_millisecond_and_of_a_second_do(
 ) -> None:
     took, _ = short(limit, requests, round_trip)
     assert took <= 1.28
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(5, 1), (3, 1), (50, 1), (10, 2)])
+def test_a_bucket_without_burst_is_no_riddle_where_round_trips_are_steady(
+    rate: float, burst: int
+) -> None:
+    took, _ = short(TokenBucket(rate, burst), int(20 * rate), 0.002)
+    assert took <= 1.18
+
+
+def test_a_first_opening_that_spans_two_windows_is_found_out() -> None:
+    """Its count is up to twice the quota; it must not look like others using the key."""
+    for early in (0.4, 0.5, 0.6, 0.7):  # the first window ends so soon, in the midst of the ramp
+        for limit, requests, most in (
+            (FixedWindow(20, 10), 100, 1.45),
+            (FixedWindow(60, 30), 240, 1.55),
+        ):
+            start = 100 * limit.seconds - early
+            run = drive(limit, requests=requests, seed=3, start=start)
+            assert run.makespan is not None
+            assert run.makespan <= most * ideal(limit, requests, start, 0.15)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +123,19 @@ def test_four_on_one_key_share_it_evenly_and_use_it_whole() -> None:
     each = [sum(at > 300 for at in accepted) for accepted in run.accepted]
     assert sum(each) / 300 / 50 >= 0.95
     assert sum(each) ** 2 / (4 * sum(count**2 for count in each)) >= 0.93
+
+
+def test_who_comes_to_a_window_in_use_gets_a_share_of_it() -> None:
+    """At first it is shut out by the other's bursts: that it got next to nothing is no reading."""
+    evenness = []
+    for seed in (11, 12, 13, 14):
+        limit = SlidingWindow(100, 60)
+        run = drive(
+            limit, seconds=1800, clients=2, seed=seed, start=phase(limit, seed), header=True
+        )
+        each = [sum(at > 900 for at in accepted) for accepted in run.accepted]
+        evenness.append(sum(each) ** 2 / (2 * sum(count**2 for count in each)))
+    assert mean(evenness) >= 0.9
 
 
 def test_a_limit_that_falls_and_rises_is_followed() -> None:

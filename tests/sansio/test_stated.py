@@ -66,6 +66,35 @@ def test_requests_per_minute_are_even_and_fit_a_window_too() -> None:
         assert run.makespan <= 1.02 * 90
 
 
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda: StatedPace(RateLimit.bucket(10, burst=10)), 1.02),
+        (lambda: StatedPace(RateLimit.bucket(50, burst=10)), 1.10),
+        (lambda: StatedPace(per_minute=600), 1.05),
+    ],
+)
+def test_answers_that_overtake_each_other_cost_nothing(make: Any, most: float) -> None:
+    """Round trips of 0.4 to 1.6 s, and many of them under way: they count in their order."""
+    for seed in (1, 2, 3):
+        limit = TokenBucket(make().rate, 10)
+        run = drive(limit, requests=600, make=make, seed=seed, round_trip=0.8)
+        assert run.makespan is not None
+        assert run.makespan <= most * ideal(limit, 600, 0.0, 0.8)
+        assert run.refusals <= 0.005
+
+
+def test_a_bucket_without_burst_behind_requests_per_minute_refuses_once() -> None:
+    """Nobody said that it has none; the refusal does, and from then on jitter has its room."""
+    for seed in (1, 2, 3, 4):
+        run = drive(
+            TokenBucket(1, 1), requests=120, make=lambda: StatedPace(per_minute=60), seed=seed
+        )
+        assert len(run.rejected[0]) <= 1
+        assert run.makespan is not None
+        assert run.makespan <= 1.15 * 119
+
+
 def test_an_unsteady_connection_costs_a_bucket_without_burst_its_jitter_alone() -> None:
     limit = TokenBucket(5, 1)
     run = drive(limit, requests=100, make=lambda: StatedPace(RateLimit.bucket(5)), seed=3)

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from aivideo.errors import SpendLimitError
@@ -85,6 +85,164 @@ async def test_a_cancelled_waiter_leaves_no_trace() -> None:
     (await tasks[2]).accepted()
     assert order == ["c"]
     assert limiter.statistics().in_flight == 0
+
+
+async def test_a_waiter_that_was_asked_to_wait_leaves_no_trace_either() -> None:
+    limiter = Limiter(rate_limit=RateLimit.bucket(1000, burst=1000))
+    tasks = [asyncio.create_task(limiter.acquire(CREATE, retry_after=3000.0)) for _ in range(3)]
+    await settle()
+    tasks[1].cancel()
+    await settle()
+    assert limiter.statistics().waiting_creates == 2
+    tasks[0].cancel()
+    tasks[2].cancel()
+    await settle()
+    assert limiter.statistics().waiting_creates == 0
+
+
+async def test_a_place_that_was_granted_and_not_used_is_the_next_one_s() -> None:
+    """Cancelled in the moment it was granted: a stated window has not lost one of its places."""
+    limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.window(3, seconds=60))
+    for _ in range(2):
+        held = await limiter.acquire(POLL)
+        waiting = asyncio.create_task(limiter.acquire(CREATE))
+        await settle()
+        held.unused()
+        waiting.cancel()
+        await settle()
+        assert waiting.cancelled()
+    for _ in range(3):
+        (await limiter.acquire(CREATE)).accepted()
+    assert now() < 1.0
+    learned = Limiter()
+    (await learned.acquire(POLL)).unused()
+    before = now()
+    (await learned.acquire(POLL)).accepted()
+    assert now() == before
+
+
+async def test_a_probe_that_was_not_sent_is_followed_by_another() -> None:
+    limiter = Limiter(draw=lambda: 0.0)
+    (await limiter.acquire(CREATE)).rejected(10.0)
+    (await limiter.acquire(CREATE)).unused()
+    began = now()
+    (await limiter.acquire(CREATE)).accepted()
+    assert now() - began < 1.0
+
+
+@settings(deadline=None, max_examples=80, phases=(Phase.explicit, Phase.generate))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([CREATE, CREATE, POLL]),
+            st.floats(0, 20),  # when it comes
+            st.floats(0, 2),  # how long its answer takes
+            st.lists(st.none() | st.sampled_from([0.0, 1.0, 2.5, 7.0, -1.0, 1e12]), max_size=3),
+            st.none() | st.floats(0, 30),  # when it is cancelled
+            st.floats(0, 20),  # how long the job runs that it makes
+        ),
+        max_size=30,
+    ),
+    st.integers(1, 5),
+    st.none() | st.integers(1, 3),
+    st.sampled_from([None, RateLimit.bucket(5, burst=2), RateLimit.window(4, seconds=3)]),
+    st.none() | st.tuples(st.floats(0, 20), st.floats(0, 20)),
+)
+def test_whoever_is_left_is_served_and_all_is_as_at_the_start(  # noqa: C901  one story, told whole
+    arrivals: list[tuple[RequestKind, float, float, list[float | None], float | None, float]],
+    in_flight: int,
+    running: int | None,
+    stated: RateLimit | None,
+    gate: tuple[float, float] | None,
+) -> None:
+    """Random comings, goings and refusals, with caps and a gate that closes for a while."""
+
+    async def main() -> None:  # noqa: C901
+        limiter = Limiter(
+            max_in_flight=in_flight,
+            max_running_jobs=running,
+            rate_limit=stated,
+            draw=lambda: 0.5,
+        )
+        out = busy = 0
+
+        async def one(
+            kind: RequestKind, at: float, takes: float, refusals: list[float | None], job: float
+        ) -> str:
+            nonlocal out, busy
+            await asyncio.sleep(at)
+            asked: float | None = None
+            for refusal in [*refusals, "accept"]:
+                try:
+                    slot = await limiter.acquire(kind, retry_after=asked)
+                except GateClosed:
+                    return "closed"
+                out += 1
+                busy += kind is CREATE
+                assert out <= limiter.statistics().in_flight <= in_flight
+                assert running is None or busy <= running
+                try:
+                    await asyncio.sleep(takes)
+                except asyncio.CancelledError:
+                    slot.lost()
+                    busy -= kind is CREATE
+                    raise
+                finally:
+                    out -= 1
+                if refusal == "accept":
+                    slot.accepted(job_taken=kind is CREATE)
+                    break
+                assert not isinstance(refusal, str)
+                slot.rejected(refusal)
+                busy -= kind is CREATE
+                asked = refusal or 0.0
+            if kind is CREATE:
+                await asyncio.shield(ended(job))
+            return "served"
+
+        async def ended(job: float) -> None:
+            nonlocal busy
+            await asyncio.sleep(job)
+            busy -= 1
+            limiter.job_ended()
+
+        async def close(at: float, again_after: float) -> None:
+            await asyncio.sleep(at)
+            limiter.close_creates(SpendLimitError("cap", status=429))
+            await asyncio.sleep(again_after)
+            limiter.open_creates()
+
+        loop = asyncio.get_running_loop()
+        tasks = []
+        for kind, at, takes, refusals, cancel_at, job in arrivals:
+            tasks.append(asyncio.create_task(one(kind, at, takes, refusals, job)))
+            if cancel_at is not None:
+                loop.call_later(cancel_at, tasks[-1].cancel)
+        if gate is not None:
+            tasks.append(asyncio.create_task(close(*gate)))  # type: ignore[arg-type]
+        async with asyncio.timeout(200_000):  # nobody starves, though each may ask for an hour
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end, (kind, *_, cancel_at, _job) in zip(ends, arrivals, strict=False):
+            match end:
+                case "served":
+                    pass
+                case "closed":
+                    assert kind is CREATE
+                    assert gate is not None
+                case _:
+                    assert isinstance(end, asyncio.CancelledError), end
+                    assert cancel_at is not None
+        await asyncio.sleep(100)  # jobs of cancelled callers end too
+        after = limiter.statistics()
+        assert (after.in_flight, after.waiting_creates, after.waiting_polls) == (0, 0, 0)
+        assert after.running_jobs == 0
+        for _ in range(in_flight):  # and there are still as many slots
+            for kind in (CREATE, POLL):
+                async with asyncio.timeout(10_000):
+                    (await limiter.acquire(kind)).accepted()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(main())
 
 
 @settings(deadline=None, max_examples=60)
