@@ -163,7 +163,7 @@ class Client:
         self._post_headers = SecretHeaders(self._get_headers | {"Content-Type": "application/json"})
 
     def __repr__(self) -> str:
-        return f"<Client {self.base_url}>"
+        return f"<Client {getattr(self, 'base_url', 'not made')}>"
 
     async def __aenter__(self) -> Self:
         return self

@@ -135,7 +135,10 @@ class Session:
         )
 
     def __repr__(self) -> str:
-        state = "closed" if self._engine.closed else f"{len(self._engine.jobs)} jobs"
+        engine = getattr(self, "_engine", None)
+        if engine is None:  # a setting was refused, and a traceback shows its locals
+            return "<Session not made>"
+        state = "closed" if engine.closed else f"{len(engine.jobs)} jobs"
         return f"<Session {self._client.base_url} {state}>"
 
     async def __aenter__(self) -> Self:
