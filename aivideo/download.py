@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from attrs import define
 
-from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError
+from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError, scrub
 from aivideo.models import CompletedTask
 from aivideo.transport import Incoming, Transport
 
@@ -56,10 +56,11 @@ async def save(
     """
     if url is None and not task.urls:
         raise DownloadError(f"task {task.id} is completed but has no result URL yet", task=task)
+    url = _Signed(url or task.urls[0])
     path = Path(target)
     part = _Part(path)
     try:
-        await _fetch(url or task.urls[0], part, task, transport)
+        await _fetch(url, part, task, transport)
         await _in_thread(part.publish)
     except OSError as error:
         raise DownloadError(
@@ -70,6 +71,15 @@ async def save(
     finally:
         part.discard()
     return path
+
+
+class _Signed(str):
+    """A URL whose repr lacks its query: tracebacks with locals show reprs."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(scrub(str(self)))
 
 
 async def _fetch(url: str, part: _Part, task: CompletedTask, transport: Transport) -> None:

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from aivideo import catalog
 from aivideo.bulk import Bulk, SaveTo
-from aivideo.client import DEFAULT_REQUEST_TIMEOUT, Client
+from aivideo.client import DEFAULT_REQUEST_TIMEOUT, Client, seal
 from aivideo.engine import Engine, OnUpdate
 from aivideo.errors import (
     ConfigurationError,
@@ -101,6 +101,8 @@ class Session:
         transport: Transport | None = None,
         allow_insecure: bool = False,
     ) -> None:
+        key = seal(api_key)
+        del api_key
         _check_settings(
             max_requests_in_flight=max_requests_in_flight,
             max_running_jobs=max_running_jobs,
@@ -111,7 +113,7 @@ class Session:
         if rate_limit is not None and max_requests_per_minute is not None:
             raise ConfigurationError("state the limit once: rate_limit or max_requests_per_minute")
         self._client = Client(
-            api_key,
+            key,
             base_url=base_url,
             request_timeout=request_timeout,
             transport=transport,
