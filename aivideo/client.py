@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
+from aivideo import catalog
 from aivideo._version import __version__
 from aivideo.errors import (
     APIConnectionError,
     APIStatusError,
     ConfigurationError,
+    InvalidRequestError,
     ResponseError,
     scrub,
 )
@@ -242,7 +244,12 @@ class Client:
             APIStatusError: the service said no (:class:`~aivideo.TaskNotFoundError`, say).
             APIConnectionError: no answer.
             ResponseError: an answer that is no task.
+            InvalidRequestError: ``task_id`` is blank; nothing was sent.
         """
+        if not catalog.is_name(task_id):
+            raise InvalidRequestError.because(
+                "task_id", task_id, "must be the id of a task", "take it from job.task_id"
+            )
         answer = await self._send(wire.retrieve(task_id))
         task = _read(answer, wire.read_task)
         if task.id != task_id:
