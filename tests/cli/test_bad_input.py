@@ -55,7 +55,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["task", ""], "task_id"),
         (["simulate", "--rate-limit", "fifty"], "token:50/s:10"),
         (["simulate", "--port", "99999"], "99999"),
-        (["simulate", "--results-port", "-1"], "-1"),
+        (["simulate", "--port", "0", "--results-port", "-1"], "-1"),
         (["simulate", "--speed", "nan"], "speed"),
         (["simulate", "--latency", "-1"], "latency"),
         (["simulate", "--spend-limit", "-1"], "spend_limit"),
