@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -35,6 +36,7 @@ from aivideo.errors import (
     InsufficientCreditsError,
     InternalServerError,
     InvalidRequestError,
+    LedgerError,
     PermissionDeniedError,
     ResultExpiredError,
     SessionClosedError,
@@ -475,6 +477,7 @@ class Batch:
         self._wait_for_spend_limit = wait_for_spend_limit
         self._sending: list[Line] = []
         self._jobs: dict[int, Job] = {}
+        self._unreported: list[bytes] = []
         self._stop = asyncio.Event()
 
     @property
@@ -487,13 +490,15 @@ class Batch:
         if not self._stop.is_set():
             self._stop.set()
             self._session.stop_submits("the batch was stopped")
-            self._write_unfinished()  # at once: whoever stops may stop harder
+            with suppress(OSError):  # the end of the run says it
+                self._write_unfinished()  # at once: whoever stops may stop harder
 
     async def run(self) -> BatchReport:
         """Run until every line has ended, or until :meth:`stop` has taken effect.
 
         Raises:
-            OSError: the report could not be written.
+            LedgerError: what is left could not be written down (a full disk, say); the error names
+                every task that goes on.
         """
         for line in self.lines:
             if line.unknown:
@@ -506,7 +511,7 @@ class Batch:
                 await self._session.drain()
                 # What had its verdict or its file by now is told in the next turns of the loop.
                 await asyncio.wait((work,), timeout=0.2)
-            unfinished = self._write_unfinished()
+            unfinished = self._write_down()
             if work.done():
                 await work
         finally:
@@ -587,10 +592,36 @@ class Batch:
         if result.status == "unsent":
             return  # it says what is, not how it ended: the end of the run asks again
         self.results[result.line.number] = result
-        with (self.folder / REPORT).open("ab") as report:
-            report.write(orjson.dumps(result.as_json(), option=orjson.OPT_APPEND_NEWLINE))
+        row = orjson.dumps(result.as_json(), option=orjson.OPT_APPEND_NEWLINE)
+        self._unreported.append(row)
+        with suppress(OSError):  # a full disk ends no job; the end of the run says it
+            self._write_report()
         if self._on_result is not None:
             self._on_result(result)
+
+    def _write_report(self) -> None:
+        while self._unreported:
+            _append(self.folder / REPORT, self._unreported[0])
+            del self._unreported[0]
+
+    def _write_down(self) -> Path | None:
+        try:
+            unfinished = self._write_unfinished()
+            self._write_report()
+        except OSError as error:
+            what = f"{len(self._unreported)} lines of {REPORT}, and what is left"
+            left = [self._result_of(line) for line in self.lines]
+            going_on = [r.task_id for r in left if r.task_id is not None and _left_over(r)]
+            raise LedgerError(
+                f"cannot write to {self.folder}: {error.strerror}. Not written: {what}. "
+                + (
+                    "Make room, then fetch each of these with `aivideo task ID --save FILE`, which "
+                    f"costs nothing: {' '.join(going_on)}"
+                    if going_on
+                    else "No task is left at the service."
+                )
+            ) from None
+        return unfinished
 
     def _result_of(self, line: Line) -> Result:
         known = self.results.get(line.number)
@@ -627,6 +658,19 @@ class Batch:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
         return target
+
+
+def _append(path: Path, row: bytes) -> None:
+    """Append a line, whole or not at all."""
+    with path.open("ab", buffering=0) as file:
+        before, written = file.seek(0, os.SEEK_END), 0
+        try:
+            written = file.write(row)
+        finally:
+            if written != len(row):
+                file.truncate(before)
+    if written != len(row):  # a disk that was nearly full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _result(line: Line, outcome: Outcome) -> Result:
