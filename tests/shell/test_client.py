@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import json
 import traceback
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from aivideo import Client, ConfigurationError, DownloadError, Session, Sora2, download
+from aivideo import Client, ConfigurationError, DownloadError, Session, Sora2, download, transport
 from aivideo.sansio import verdict
 from aivideo.sansio.wire import Answer
 from aivideo.simulator import Fault, Scenario, serve
@@ -93,6 +96,77 @@ async def test_a_failed_download_does_not_show_the_signed_url(
                 await job.save(target)
             assert signature not in shown_by_our_frames(caught.value)
             sim.hook = None
+
+
+@asynccontextmanager
+async def losing_the_race(idle_close: float) -> AsyncIterator[tuple[str, list[int]]]:
+    """Serve creates; a connection that lay idle too long dies with the request that comes then.
+
+    That is what the caller of a server far away sees: its request crosses the closing on the way.
+    On loopback, under a virtual clock, a server that closes in time is always seen to have done so.
+    """
+    lost: list[int] = []
+    counter = itertools.count()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        used: float | None = None
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                length = int(head.partition("content-length:")[2].split()[0])
+                await reader.readexactly(length)
+                number = next(counter)
+                now = asyncio.get_running_loop().time()
+                if used is not None and now - used >= idle_close:
+                    lost.append(number)
+                    return
+                used = now
+                body = json.dumps({"code": 200, "data": {"taskId": f"t-{number}"}}).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", lost
+        await asyncio.sleep(0.01)
+
+
+async def slow_creates(base_url: str, callers: int, creates: int) -> list[verdict.Verdict]:
+    """Each caller sends a create every 7 s; they share the connections of one client."""
+    async with Client("sk-x", base_url=base_url) as client:
+
+        async def caller(number: int) -> list[verdict.Verdict]:
+            heard: list[verdict.Verdict] = []
+            await asyncio.sleep(number * 0.31)
+            for _ in range(creates):
+                heard.append(await client.submit(BOAT))
+                await asyncio.sleep(7.0)
+            return heard
+
+        told = await asyncio.gather(*(caller(number) for number in range(callers)))
+        await asyncio.sleep(1)
+    return [each for one in told for each in one]
+
+
+@pytest.mark.parametrize("callers", [1, 10])
+async def test_no_slow_create_meets_a_connection_that_is_being_closed(callers: int) -> None:
+    async with losing_the_race(5.0) as (base_url, lost):
+        heard = await slow_creates(base_url, callers, 1000 // callers)
+    assert len(heard) == 1000
+    assert all(isinstance(each, verdict.Accepted) for each in heard)
+    assert lost == []
+
+
+async def test_a_client_that_took_any_open_connection_would_lose_that_race(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "POST_MAX_IDLE", 60.0)
+    async with losing_the_race(5.0) as (base_url, lost):
+        heard = await slow_creates(base_url, 1, 10)
+    assert len(lost) == 5  # every second one: the next finds no connection, and opens one
+    assert sum(isinstance(each, verdict.Unknown) for each in heard) == 5
 
 
 class Broken:
