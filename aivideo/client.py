@@ -12,8 +12,16 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
+from aivideo import catalog
 from aivideo._version import __version__
-from aivideo.errors import APIConnectionError, APIStatusError, ConfigurationError, ResponseError
+from aivideo.errors import (
+    APIConnectionError,
+    APIStatusError,
+    ConfigurationError,
+    InvalidRequestError,
+    ResponseError,
+    scrub,
+)
 from aivideo.models import Credits, Request, Task, TaskId
 from aivideo.sansio import callbacks, verdict, wire
 from aivideo.transport import AiohttpTransport, Transport
@@ -28,17 +36,33 @@ class Secret:
 
     __slots__ = ("_text",)
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: object) -> None:
+        self._text = text.strip() if isinstance(text, str) else text
 
     def reveal(self) -> str:
         """Give the text itself."""
-        return self._text
+        return str(self._text)
+
+    def problem(self) -> str | None:
+        """Say why this can be no API key, or None where it can."""
+        key = self._text
+        if not isinstance(key, str):
+            return f"the API key must be a str, not {type(key).__name__}"
+        if not key:
+            return (
+                "no API key: set AIVIDEO_API_KEY, or pass api_key=… "
+                "(to try without one: `aivideo demo`, or `aivideo simulate` and any key sk-…)"
+            )
+        if not key.startswith("sk-") or len(key) < 4:
+            return "the API key must start with 'sk-': copy it whole from the dashboard"
+        if not key.isascii() or not key.isprintable() or " " in key:
+            return "the API key holds a space or an unprintable character: copy it again"
+        return None
 
     def __repr__(self) -> str:
         return "<secret>"
 
-    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+    def __reduce__(self) -> tuple[type[Secret], tuple[object]]:
         raise TypeError(
             "an API key is not pickled; take it from AIVIDEO_API_KEY where it is needed"
         )
@@ -51,28 +75,22 @@ class SecretHeaders(dict[str, str]):
         return "<headers with the key>"
 
 
-def read_key(api_key: str | None) -> Secret:
+def seal(api_key: str | Secret | None) -> Secret | None:
+    """Close a key up as soon as it comes: a traceback with locals shows what a frame holds."""
+    return api_key if isinstance(api_key, Secret | None) else Secret(api_key)
+
+
+def read_key(given: Secret | None) -> Secret:
     """Take the key from the argument, else from ``AIVIDEO_API_KEY``.
 
     Raises:
         ConfigurationError: there is none, or it is none (it must start with ``sk-``).
     """
-    key = os.environ.get("AIVIDEO_API_KEY", "") if api_key is None else api_key
-    key = key.strip()
-    if not key:
-        raise ConfigurationError(
-            "no API key: set AIVIDEO_API_KEY, or pass api_key=… "
-            "(to try without one: `aivideo demo`, or `aivideo simulate` and any key sk-…)"
-        )
-    if not key.startswith("sk-") or len(key) < 4:
-        raise ConfigurationError(
-            "the API key must start with 'sk-': copy it whole from the dashboard"
-        )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError(
-            "the API key holds a space or an unprintable character: copy it again"
-        )
-    return Secret(key)
+    key = Secret(os.environ.get("AIVIDEO_API_KEY", "")) if given is None else given
+    problem = key.problem()
+    if problem is not None:
+        raise ConfigurationError(problem)
+    return key
 
 
 def read_base_url(base_url: str | None, *, insecure: bool = False) -> str:
@@ -87,20 +105,26 @@ def read_base_url(base_url: str | None, *, insecure: bool = False) -> str:
     """
     url = os.environ.get("AIVIDEO_BASE_URL") or DEFAULT_BASE_URL if base_url is None else base_url
     url = url.strip()
+    shown = scrub(repr(url))  # a key in the wrong place is a key all the same
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigurationError(
+            f"base_url={shown} holds a character that no URL may; percent-encode the path, and "
+            "write the host in its xn-- form"
+        )
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigurationError(f"base_url={url!r} is not a URL: {error}") from None
+        raise ConfigurationError(f"base_url={shown} is not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigurationError(
-            f"base_url={url!r} needs a scheme and a host, such as {DEFAULT_BASE_URL}"
+            f"base_url={shown} needs a scheme and a host, such as {DEFAULT_BASE_URL}"
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError("base_url must not hold a user, a query or a fragment")
     if parts.scheme == "http" and not insecure and not _is_loopback(host):
         raise ConfigurationError(
-            f"base_url={url!r} would send the key in clear: use https://, or pass "
+            f"base_url={shown} would send the key in clear: use https://, or pass "
             "allow_insecure=True if you must"
         )
     return url.rstrip("/")
@@ -141,18 +165,20 @@ class Client:
 
     def __init__(
         self,
-        api_key: str | None = None,
+        api_key: str | Secret | None = None,
         *,
         base_url: str | None = None,
         request_timeout: float = DEFAULT_REQUEST_TIMEOUT,
         transport: Transport | None = None,
         allow_insecure: bool = False,
     ) -> None:
+        sealed = seal(api_key)
+        del api_key
+        self._key = read_key(sealed)
         if not request_timeout > 0:
             raise ConfigurationError(
                 f"request_timeout={request_timeout!r} must be more than 0 seconds"
             )
-        self._key = read_key(api_key)
         self.base_url = read_base_url(base_url, insecure=allow_insecure)
         self.request_timeout = request_timeout
         self.transport: Transport = AiohttpTransport() if transport is None else transport
@@ -163,7 +189,7 @@ class Client:
         self._post_headers = SecretHeaders(self._get_headers | {"Content-Type": "application/json"})
 
     def __repr__(self) -> str:
-        return f"<Client {self.base_url}>"
+        return f"<Client {getattr(self, 'base_url', 'not made')}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -176,9 +202,11 @@ class Client:
         if self._owns_transport:
             await self.transport.aclose()
 
-    def callback_secret(self, stated: str | None) -> bytes:
+    def callback_secret(self, stated: Secret | None) -> bytes:
         """Give what callback tokens are made with: as stated, else derived from the key."""
-        return callbacks.derived_secret(self._key.reveal()) if stated is None else stated.encode()
+        if stated is None:
+            return callbacks.derived_secret(self._key.reveal())
+        return stated.reveal().encode()
 
     async def create(self, request: Request, *, callback_url: str | None = None) -> TaskId:
         """``POST`` a paid generation, once, and return the id of the task it made.
@@ -203,11 +231,17 @@ class Client:
     async def submit(self, request: Request, *, callback_url: str | None = None) -> verdict.Verdict:
         """``POST`` a paid generation, once, and judge what came of it; raises nothing of ours."""
         heard: wire.Answer | APIConnectionError
+        message = wire.create(request, callback_url)
         try:
-            heard = await self._send(wire.create(request, callback_url))
-        except APIConnectionError as error:
-            heard = error
-        return verdict.of_create(heard, wall_now=time.time())
+            try:
+                heard = await self._send(message)
+            except APIConnectionError as error:
+                heard = error
+            return verdict.of_create(heard, wall_now=time.time())
+        except Exception as error:
+            # A transport of somebody's own that breaks in a way of its own: nothing is proved.
+            what = f"the transport broke with {type(error).__name__}: {error}"
+            return verdict.Unknown(APIConnectionError(what, written=True))
 
     async def retrieve(self, task_id: TaskId) -> Task:
         """``GET`` a task.
@@ -216,7 +250,12 @@ class Client:
             APIStatusError: the service said no (:class:`~aivideo.TaskNotFoundError`, say).
             APIConnectionError: no answer.
             ResponseError: an answer that is no task.
+            InvalidRequestError: ``task_id`` is blank; nothing was sent.
         """
+        if not catalog.is_name(task_id):
+            raise InvalidRequestError.because(
+                "task_id", task_id, "must be the id of a task", "take it from job.task_id"
+            )
         answer = await self._send(wire.retrieve(task_id))
         task = _read(answer, wire.read_task)
         if task.id != task_id:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from attrs import define
 
-from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError
+from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError, scrub
 from aivideo.models import CompletedTask
 from aivideo.transport import Incoming, Transport
 
@@ -56,10 +57,11 @@ async def save(
     """
     if url is None and not task.urls:
         raise DownloadError(f"task {task.id} is completed but has no result URL yet", task=task)
+    url = _Signed(url or task.urls[0])
     path = Path(target)
     part = _Part(path)
     try:
-        await _fetch(url or task.urls[0], part, task, transport)
+        await _fetch(url, part, task, transport)
         await _in_thread(part.publish)
     except OSError as error:
         raise DownloadError(
@@ -70,6 +72,15 @@ async def save(
     finally:
         part.discard()
     return path
+
+
+class _Signed(str):
+    """A URL whose repr lacks its query: tracebacks with locals show reprs."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(scrub(str(self)))
 
 
 async def _fetch(url: str, part: _Part, task: CompletedTask, transport: Transport) -> None:
@@ -83,9 +94,13 @@ async def _fetch(url: str, part: _Part, task: CompletedTask, transport: Transpor
             async with transport.stream(url, _range_headers(part), STALL_TIMEOUT) as incoming:
                 if await _receive(incoming, part, task):
                     return
-                problem = f"HTTP {incoming.status}"
+                problem = (
+                    f"HTTP {incoming.status} {incoming.headers.get('content-type', '')}".rstrip()
+                )
         except APIConnectionError as error:
             problem = str(error)
+        except zlib.error:
+            problem = "a broken compression"
         failures = 1 if part.size > before else failures + 1
     raise DownloadError(
         f"the result of task {task.id} did not come in {ATTEMPTS} tries ({problem}); "
@@ -107,9 +122,12 @@ async def _receive(incoming: Incoming, part: _Part, task: CompletedTask) -> bool
     status = incoming.status
     if status == 206 and _range_start(incoming) == part.size:
         pass
+    elif status == 200 and _is_web_page(incoming):
+        return False  # a login page of the network, or an error with the wrong status
     elif status == 200:
         await _in_thread(part.restart)
-        part.validator = _validator(incoming)
+        packed = incoming.headers.get("content-encoding")
+        part.validator = None if packed else _validator(incoming)
     elif status in (206, 416):
         await _in_thread(part.restart)
         return False
@@ -117,12 +135,12 @@ async def _receive(incoming: Incoming, part: _Part, task: CompletedTask) -> bool
         return False
     else:
         raise _refusal(status, task)
-    length = incoming.headers.get("content-length", "")
-    expected = part.size + int(length) if length.isdecimal() else None
+    unpacker = _unpacker(incoming, task)
+    expected = _whole_size(incoming, part) if unpacker is None else None
     pending = bytearray()
     try:
         async for chunk in incoming.chunks():
-            pending += chunk
+            pending += chunk if unpacker is None else unpacker.decompress(chunk)
             if len(pending) >= CHUNK:
                 await _in_thread(part.append, pending)
                 pending = bytearray()
@@ -130,9 +148,42 @@ async def _receive(incoming: Incoming, part: _Part, task: CompletedTask) -> bool
         # What has come counts even when the connection breaks: the next try goes on from here.
         if pending:
             await _in_thread(part.append, pending)
+    if unpacker is not None and not unpacker.eof:
+        return False
     if part.size == 0:
         raise DownloadError(f"the result of task {task.id} is an empty file", task=task)
     return expected is None or part.size == expected
+
+
+def _whole_size(incoming: Incoming, part: _Part) -> int | None:
+    """Say how many bytes the whole file has, as far as the answer tells.
+
+    A range may be answered by less than was asked for (RFC 9110, 15.3.7), so its own length does
+    not say where the file ends.
+    """
+    if incoming.status == 206:
+        total = incoming.headers.get("content-range", "").rpartition("/")[2].strip()
+        if total.isdecimal():
+            return int(total)
+    length = incoming.headers.get("content-length", "")
+    return part.size + int(length) if length.isdecimal() else None
+
+
+def _is_web_page(incoming: Incoming) -> bool:
+    return incoming.headers.get("content-type", "").strip().lower().startswith("text/html")
+
+
+def _unpacker(incoming: Incoming, task: CompletedTask) -> zlib._Decompress | None:
+    """Make what undoes a compression that was not asked for; a gzip named .mp4 plays nowhere."""
+    coding = incoming.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity", "aws-chunked"):  # the last is what an upload to S3 may leave
+        return None
+    if coding in ("gzip", "x-gzip", "deflate"):
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # tells gzip and deflate by itself
+    raise DownloadError(
+        f"the result of task {task.id} came packed as {coding!r}, though it was asked for as it is",
+        task=task,
+    )
 
 
 def _refusal(status: int, task: CompletedTask) -> DownloadError:

@@ -110,7 +110,8 @@ class InvalidRequestError(AIVideoError, ValueError):
         """Make the error for ``field``: its value, the rule it breaks and the cure, in one line."""
         shown = repr(value)
         if len(shown) > 80:
-            shown = f"{shown[:60]}… ({len(shown)} characters)"
+            length = len(value) if isinstance(value, str) else len(shown)
+            shown = f"{shown[:60]}… ({length} characters)"
         error = cls(_one_line(f"{field}={shown}: {rule}; {cure}"))
         error.field, error.value, error.rule, error.cure = field, value, rule, cure
         return error

@@ -18,7 +18,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
-from attrs import frozen
+from attrs import field, frozen
 
 from aivideo.books import Books, event_of, why_untaken
 from aivideo.client import Client
@@ -60,7 +60,7 @@ class CallbackURLs:
     """Where the service is to call us (None: nowhere), and what tokens are made with."""
 
     base: str | None
-    secret: bytes
+    secret: bytes = field(repr=False)
 
     def of(self, record: JobRecord, number: int) -> str | None:
         """Give the callback URL of one attempt: the user's own, else ours with its token."""

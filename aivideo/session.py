@@ -11,7 +11,7 @@ from attrs import frozen
 
 from aivideo import catalog
 from aivideo.bulk import Bulk, KeyOf, Naming, SaveTo
-from aivideo.client import DEFAULT_REQUEST_TIMEOUT, Client
+from aivideo.client import DEFAULT_REQUEST_TIMEOUT, Client, seal
 from aivideo.engine import Engine, OnUpdate
 from aivideo.errors import (
     ConfigurationError,
@@ -113,6 +113,8 @@ class Session:
         transport: Transport | None = None,
         allow_insecure: bool = False,
     ) -> None:
+        key, secret = seal(api_key), seal(callback_secret)
+        del api_key, callback_secret
         _check_settings(
             max_requests_in_flight=max_requests_in_flight,
             max_running_jobs=max_running_jobs,
@@ -123,7 +125,7 @@ class Session:
         if rate_limit is not None and max_requests_per_minute is not None:
             raise ConfigurationError("state the limit once: rate_limit or max_requests_per_minute")
         self._client = Client(
-            api_key,
+            key,
             base_url=base_url,
             request_timeout=request_timeout,
             transport=transport,
@@ -149,7 +151,7 @@ class Session:
             resubmit_server_errors=resubmit_server_errors,
             callback_urls=CallbackURLs(
                 callback_base_url and callback_base_url.rstrip("/"),
-                self._client.callback_secret(callback_secret),
+                self._client.callback_secret(secret),
             ),
         )
 
@@ -159,7 +161,10 @@ class Session:
         return self._ledger
 
     def __repr__(self) -> str:
-        state = "closed" if self._engine.closed else f"{len(self._engine.jobs)} jobs"
+        engine = getattr(self, "_engine", None)
+        if engine is None:  # a setting was refused, and a traceback shows its locals
+            return "<Session not made>"
+        state = "closed" if engine.closed else f"{len(engine.jobs)} jobs"
         return f"<Session {self._client.base_url} {state}>"
 
     async def __aenter__(self) -> Self:

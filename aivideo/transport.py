@@ -29,8 +29,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
-from aivideo.errors import APIConnectionError, APITimeoutError
+from aivideo import catalog
+from aivideo.errors import APIConnectionError, APITimeoutError, ConfigurationError, scrub
 from aivideo.sansio.wire import Answer
 
 if TYPE_CHECKING:
@@ -197,13 +199,47 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
     return Connector
 
 
+def _checked_proxy(proxy: str, name: str) -> str:
+    if not catalog.is_web_url(proxy):
+        shown = f"…@{proxy.rpartition('@')[2]}" if "@" in proxy else proxy  # no password
+        raise ConfigurationError(
+            f"{name}={shown!r} must be an http:// or https:// URL, such as http://proxy.example:3128"
+        )
+    return _Proxy(proxy)
+
+
+class _Proxy(str):
+    """A proxy's URL; its password is not shown by tracebacks with locals."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(scrub(str(self)))
+
+
+def _proxies_of_environment() -> dict[str, str]:
+    from urllib.request import getproxies
+
+    found = getproxies()
+    chosen = {scheme: found.get(scheme) or found.get("all") for scheme in ("http", "https")}
+    return {
+        scheme: _checked_proxy(proxy, f"{scheme}_proxy")
+        for scheme, proxy in chosen.items()
+        if proxy
+    }
+
+
 class AiohttpTransport:
     """The transport that a :class:`~aivideo.Session` uses unless it is given another.
 
     Args:
-        proxy: URL of an HTTP proxy for all requests.
+        proxy: URL of an HTTP proxy for all requests; it may hold a user and a password.
         ssl: an ``ssl.SSLContext`` of your own (a private certificate authority, say).
-        trust_env: take proxies from ``HTTPS_PROXY`` and its kin.
+        trust_env: take proxies from ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
+            ``NO_PROXY``. Nothing else is taken from there: no password from a ``.netrc``.
+
+    Raises:
+        ConfigurationError: ``proxy``, or one that the environment names, is no http(s) URL.
     """
 
     def __init__(
@@ -213,9 +249,9 @@ class AiohttpTransport:
         ssl: ssl_module.SSLContext | None = None,
         trust_env: bool = False,
     ) -> None:
-        self._proxy = proxy
+        self._proxy = None if proxy is None else _checked_proxy(proxy, "proxy")
         self._ssl = ssl
-        self._trust_env = trust_env
+        self._proxies = _proxies_of_environment() if trust_env else {}
         self._api: aiohttp.ClientSession | None = None
         self._results: aiohttp.ClientSession | None = None
         self._deadlines = _Deadlines()
@@ -229,7 +265,6 @@ class AiohttpTransport:
     ) -> Answer:
         """Send one request exactly once; see :meth:`Transport.send`."""
         session = self._api or self._open()
-        import aiohttp
 
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
@@ -246,7 +281,7 @@ class AiohttpTransport:
                 headers=headers,
                 data=body,
                 allow_redirects=False,
-                proxy=self._proxy,
+                proxy=self._proxy_for(url),
             )
             content = await response.read()
         except asyncio.CancelledError:
@@ -259,8 +294,9 @@ class AiohttpTransport:
                 + ("" if passage.written else " (never connected)"),
                 written=passage.written,
             ) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: what aiohttp raises for an answer that is no HTTP.
+        except Exception as error:
+            # Whatever it is: ClientError and OSError are not all (an answer that is no HTTP is a
+            # ValueError, say), and an error without `written` would leave a POST without a verdict.
             if response is not None:
                 response.close()
             raise APIConnectionError(
@@ -291,9 +327,9 @@ class AiohttpTransport:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
         try:
             response = await session.get(
-                _url(url), headers=headers, timeout=limits, proxy=self._proxy
+                _url(url), headers=headers, timeout=limits, proxy=self._proxy_for(url)
             )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except Exception as error:
             # Not chained, and without its text: both may hold the signed URL.
             raise APIConnectionError(
                 f"the result's origin did not answer: {type(error).__name__}", written=True
@@ -311,6 +347,15 @@ class AiohttpTransport:
             if session is not None:
                 await session.close()
 
+    def _proxy_for(self, url: str) -> str | None:
+        if self._proxy is not None or not self._proxies:
+            return self._proxy
+        from urllib.request import proxy_bypass  # NO_PROXY
+
+        parts = urlsplit(url)
+        bypassed = proxy_bypass(parts.netloc.rpartition("@")[2])
+        return None if bypassed else self._proxies.get(parts.scheme)
+
     def _open(self) -> aiohttp.ClientSession:
         if self._closed:
             raise APIConnectionError("the transport is closed", written=False)
@@ -323,7 +368,9 @@ class AiohttpTransport:
         common: dict[str, Any] = {
             "cookie_jar": aiohttp.DummyCookieJar(),
             "timeout": aiohttp.ClientTimeout(total=None),  # send() has the one deadline
-            "trust_env": self._trust_env,
+            # Never aiohttp's own trust_env: it reads passwords from ~/.netrc too, which then
+            # collide with our key, or travel to the results' origin.
+            "trust_env": False,
         }
         self._api = aiohttp.ClientSession(connector=connector, **common)
         self._results = aiohttp.ClientSession(
@@ -341,12 +388,11 @@ class _AiohttpIncoming:
         }
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        import aiohttp
 
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except Exception as error:
             raise APIConnectionError(
                 f"the result broke off: {type(error).__name__}", written=True
             ) from None

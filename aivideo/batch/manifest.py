@@ -157,7 +157,8 @@ def _rows(path: Path, text: str, problems: list[str]) -> Iterable[tuple[int, Map
         case _:
             return (
                 (number, {"prompt": line.strip()})
-                for number, line in enumerate(text.splitlines(), 1)
+                # Not splitlines: a prompt may hold U+2028 or a form feed, and is one prompt still.
+                for number, line in enumerate(re.split(r"\r\n?|\n", text), 1)
                 if line.strip()
             )
 
@@ -186,9 +187,17 @@ def _csv_rows(
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     if reader.fieldnames is None:
         return
-    strange = sorted(set(reader.fieldnames) - _FIELDS)
-    if strange or "prompt" not in reader.fieldnames:
-        what = f"unknown columns {strange}" if strange else "no column 'prompt'"
+    columns = reader.fieldnames = [name.strip() for name in reader.fieldnames]
+    strange = sorted(set(columns) - _FIELDS)
+    twice = sorted(name for name, count in Counter(columns).items() if count > 1)
+    if strange or twice or "prompt" not in columns:
+        what = (
+            f"unknown columns {strange}"
+            if strange
+            else f"columns named twice: {twice}"
+            if twice
+            else "no column 'prompt'"
+        )
         problems.append(
             f"{path}:1: {what}; the first line names columns such as id,prompt,duration"
         )
@@ -199,14 +208,17 @@ def _csv_rows(
             if None in row or None in row.values():
                 problems.append(f"{path}:{number}: not as many cells as the first line has columns")
                 continue
-            yield number, {name: _csv_cell(name, cell) for name, cell in row.items() if cell}
+            cells = {name: _csv_cell(name, cell) for name, cell in row.items() if cell}
+            yield number, {name: cell for name, cell in cells.items() if cell != ""}
     except csv.Error as error:
         problems.append(f"{path}:{reader.line_num}: not CSV ({error})")
 
 
 def _csv_cell(name: str, cell: str) -> object:
-    whole = name in ("duration", "credits") and re.fullmatch(r"[0-9]+", cell.strip())
-    return int(cell) if whole else cell
+    if name == "prompt":
+        return cell
+    cell = cell.strip()
+    return int(cell) if name in ("duration", "credits") and re.fullmatch("[0-9]+", cell) else cell
 
 
 def _line(number: int, fields: Mapping[str, object], defaults: Defaults) -> Line:
@@ -219,7 +231,11 @@ def _line(number: int, fields: Mapping[str, object], defaults: Defaults) -> Line
     task_id = fields.get("task_id")
     if task_id is not None and (not isinstance(task_id, str) or not task_id.strip()):
         raise ValueError(f"task_id={task_id!r} must be the id of a task")
-    request = _request(fields, defaults)
+    unknown = fields.get("unknown")
+    if unknown is not None and not isinstance(unknown, bool):
+        raise ValueError(f"unknown={unknown!r} must be true or false")
+    # A null is a field that is not said, as an empty cell is.
+    request = _request({name: v for name, v in fields.items() if v is not None}, defaults)
     name = str(given) if given is not None else f"{number:04d}-{slug(text_of(request))}"
     return Line(
         number=number,
@@ -227,7 +243,7 @@ def _line(number: int, fields: Mapping[str, object], defaults: Defaults) -> Line
         request=request,
         named=given is not None,
         task_id=task_id,
-        unknown=bool(fields.get("unknown", False)),
+        unknown=bool(unknown),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable
@@ -36,6 +37,18 @@ from aivideo.sansio.journal import CreditTotals
 
 UNFINISHED = "unfinished.jsonl"
 REPORT = "report.jsonl"
+
+
+class ReportError(AIVideoError):
+    """The report of a batch could not be written; what it would say, the ledger knows."""
+
+    def __init__(self, folder: Path, error: OSError, lines: int) -> None:
+        super().__init__(
+            f"cannot write to {folder}: {error.strerror}. Not written: {lines} lines of {REPORT}, "
+            f"and {UNFINISHED}. The ledger knows how each line stands (`aivideo jobs list`): make "
+            "room, and run the same command again"
+        )
+
 
 Status: TypeAlias = Literal["saved", "failed", "unknown", "running", "unsent"]
 
@@ -127,13 +140,22 @@ def result_of(line: Line, outcome: Outcome, *, earlier: bool) -> Result:
 
 
 def append(folder: Path, result: Result) -> None:
-    """Add a result to ``report.jsonl``.
+    """Add a result to ``report.jsonl``: a whole line, or nothing.
 
     Raises:
         OSError: it cannot be written.
     """
-    with (folder / REPORT).open("ab") as report:
-        report.write(orjson.dumps(result.as_json(), option=orjson.OPT_APPEND_NEWLINE))
+    row = orjson.dumps(result.as_json(), option=orjson.OPT_APPEND_NEWLINE)
+    path = folder / REPORT
+    with path.open("ab", buffering=0) as file:
+        before, written = file.seek(0, os.SEEK_END), 0
+        try:
+            written = file.write(row)
+        finally:
+            if written != len(row):
+                file.truncate(before)
+    if written != len(row):  # a disk that was nearly full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def write_unfinished(folder: Path, results: Iterable[Result]) -> Path | None:

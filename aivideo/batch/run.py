@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -13,7 +13,7 @@ from attrs import frozen
 from aivideo.batch import report as reports
 from aivideo.batch.manifest import Line, ManifestError
 from aivideo.batch.matching import Match, Plan, match
-from aivideo.batch.report import BatchReport, Result, result_of
+from aivideo.batch.report import BatchReport, ReportError, Result, result_of
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
@@ -114,6 +114,7 @@ class Batch:
         self._matches = {each.line.id: each for each in (*plan.matches, *plan.orphans)}
         self._sending: list[Match] = []
         self._jobs: dict[str, Job] = {}
+        self._unreported: list[Result] = []
         self._stop = asyncio.Event()
 
     @property
@@ -126,7 +127,8 @@ class Batch:
         if not self._stop.is_set():
             self._stop.set()
             self._session.stop_submits("the batch was stopped")
-            self._write_unfinished()  # at once: whoever stops may stop harder
+            with suppress(OSError):  # the end of the run says it
+                self._write_unfinished()  # at once: whoever stops may stop harder
 
     async def run(self) -> BatchReport:
         """Run until every line has ended, or until :meth:`stop` has taken effect.
@@ -134,7 +136,7 @@ class Batch:
         Raises:
             AuthenticationError: the key is not good; nothing was sent.
             PermissionDeniedError: nor is this machine's address; nothing was sent.
-            OSError: the report could not be written.
+            ReportError: the report could not be written (a full disk, say); the ledger has it.
         """
         await self._read_balance()
         work = asyncio.create_task(self._work())
@@ -145,7 +147,7 @@ class Batch:
                 await self._session.drain()
                 # What had its verdict or its file by now is told in the next turns of the loop.
                 await asyncio.wait((work,), timeout=0.2)
-            unfinished = self._write_unfinished()
+            unfinished = self._write_down()
             if work.done():
                 await work
                 await self._read_balance()
@@ -269,7 +271,9 @@ class Batch:
             return  # it says what is, not how it ended: the end of the run asks again
         self.results[result.line.id] = result
         if not result.earlier:
-            reports.append(self.folder, result)
+            self._unreported.append(result)
+        with suppress(OSError):  # a full disk ends no job; the end of the run says it
+            self._write_report()
         if self._on_result is not None:
             self._on_result(result)
 
@@ -287,6 +291,19 @@ class Batch:
         if task_id is not None:
             return Result(line=line, status="running", task_id=task_id)
         return Result(line=line, status="unknown" if status in _IN_DOUBT else "unsent")
+
+    def _write_report(self) -> None:
+        while self._unreported:
+            reports.append(self.folder, self._unreported[0])
+            del self._unreported[0]
+
+    def _write_down(self) -> Path | None:
+        try:
+            unfinished = self._write_unfinished()
+            self._write_report()
+        except OSError as error:
+            raise ReportError(self.folder, error, len(self._unreported)) from None
+        return unfinished
 
     def _write_unfinished(self) -> Path | None:
         return reports.write_unfinished(

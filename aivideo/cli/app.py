@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
 from aivideo import batch as batches
@@ -20,15 +21,34 @@ from aivideo.cli import exits, show
 from aivideo.cli.jobs import LEDGER
 from aivideo.cli.jobs import app as jobs_app
 from aivideo.cli.run import run_batch
-from aivideo.errors import AIVideoError, ConfigurationError
+from aivideo.errors import (
+    AIVideoError,
+    ConfigurationError,
+    ResultExpiredError,
+    SubmitUnknownError,
+    TaskFailedError,
+)
+from aivideo.job import Job
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import CompletedTask, FailedTask, Sora2, Task
+from aivideo.sansio.journal import JobStatus
 from aivideo.session import Session
 
 BaseURL = Annotated[
     str | None, Parameter(help="The service; by default AIVIDEO_BASE_URL, else the real one.")
 ]
 AsJSON = Annotated[bool, Parameter(name="--json", negative="", help="JSON on stdout.")]
+
+
+def _whole_number(_: object, tokens: Sequence[Token]) -> int:
+    value = tokens[0].value
+    if not re.fullmatch(r"[+-]?[0-9][0-9_]*", value):  # 7.6 is not rounded to what costs more
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
+
+
+Whole = Annotated[int, Parameter(converter=_whole_number)]
+WholeOrNone = Annotated[int | None, Parameter(converter=_whole_number)]
 Pace = Annotated[
     float | None,
     Parameter(help="The key's rate limit, if you know it; otherwise it is found."),
@@ -37,6 +57,7 @@ Pace = Annotated[
 app = App(
     name="aivideo",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # run() says with which code it ends
     help=f"""Make videos with the AI Video API (Sora 2): one, or thousands.
 
 The key is taken from AIVIDEO_API_KEY. Without one, try `aivideo demo`; or run
@@ -75,7 +96,7 @@ def generate(
     prompt: str,
     /,
     *,
-    duration: int = 8,
+    duration: Whole = 8,
     aspect_ratio: str = "16:9",
     image: str | None = None,
     output: Path = Path("video.mp4"),
@@ -103,31 +124,76 @@ def generate(
         Seconds to wait at most; the task goes on, and `aivideo task` finds it again.
     """
     request = Sora2(prompt, duration=duration, aspect_ratio=aspect_ratio, image=image)
-    batches.check_folder(output.parent)
-    return _run(_generate(request, output, wait_timeout, base_url, as_json=as_json))
+    if wait_timeout is not None and not wait_timeout > 0:
+        raise ConfigurationError(f"--wait-timeout {wait_timeout:g} must be more than 0 seconds")
+    session = Session(base_url=base_url)
+    _check_target(output)
+    go_on = ["--save", str(output)] + ([] if base_url is None else ["--base-url", base_url])
+    return _run(_generate(session, request, output, wait_timeout, go_on, as_json=as_json))
 
 
 async def _generate(
-    request: Sora2, output: Path, wait_timeout: float | None, base_url: str | None, *, as_json: bool
+    session: Session,
+    request: Sora2,
+    output: Path,
+    wait_timeout: float | None,
+    go_on: list[str],
+    *,
+    as_json: bool,
 ) -> int:
     console = Console(stderr=True)
-    async with Session(base_url=base_url) as session:
-        with console.status("submitting …") as status:
-            job = await session.submit(request)
-            console.print(f"task {job.task_id}: {show.money(request.credits)}", highlight=False)
-            status.update("waiting; minutes to hours. Ctrl-C leaves the task running")
-            try:
+    job: Job | None = None
+    try:
+        async with session:
+            job = await session.enqueue(request)
+            with console.status("submitting …") as status:
+                try:
+                    await job.submitted()
+                except asyncio.CancelledError:
+                    if job.status is JobStatus.SUBMITTING:
+                        exits.say("the create is on its way; its answer is waited for")
+                    raise
+                console.print(f"task {job.task_id}: {show.money(request.credits)}", highlight=False)
+                status.update("waiting; minutes to hours. Ctrl-C leaves the task running")
                 task = await job.result(wait_timeout=wait_timeout)
                 status.update("fetching …")
                 path = await job.save(output)
-            except (asyncio.CancelledError, AIVideoError):
-                exits.say(f"go on with: aivideo task {job.task_id} --save {output}")
-                raise
+    except (asyncio.CancelledError, AIVideoError) as error:
+        # Only now: a create that was under way has its verdict once the session has closed.
+        if job is not None:
+            _say_how_to_go_on(job, error, go_on)
+        raise
     if as_json:
         show.out({"task_id": task.id, "file": str(path), "credits": request.credits})
     else:
         console.print(f"saved {path}", highlight=False)
     return exits.OK
+
+
+def _say_how_to_go_on(job: Job, error: BaseException, go_on: list[str]) -> None:
+    if isinstance(error, TaskFailedError | ResultExpiredError):
+        return  # there is nothing to go on with
+    if job.task_id is not None:
+        exits.say(f"go on with: {shlex.join(['aivideo', 'task', job.task_id, *go_on])}")
+    elif isinstance(job.error, SubmitUnknownError) and isinstance(error, asyncio.CancelledError):
+        exits.say(str(job.error))
+
+
+def _check_target(target: Path) -> None:
+    """Find out, before anything is spent, whether a file can be written there.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    batches.check_folder(target.parent)
+    try:
+        target.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name that is too long, say
+        raise ConfigurationError(f"cannot write {target}: {error.strerror}") from None
+    if target.is_dir():
+        raise ConfigurationError(f"cannot write {target}: it is a folder; name a file in it")
 
 
 @app.command
@@ -150,15 +216,18 @@ def task(
     save
         The file to write.
     """
+    session = Session(base_url=base_url)
+    job = session.job(task_id)  # says it if that is no id
     if save is not None:
-        batches.check_folder(save.parent)
-    return _run(_task(task_id, save, base_url, as_json=as_json))
+        _check_target(save)
+    return _run(_task(session, job, save, as_json=as_json))
 
 
-async def _task(task_id: str, save: Path | None, base_url: str | None, *, as_json: bool) -> int:
-    async with Session(base_url=base_url) as session:
+async def _task(session: Session, job: Job, save: Path | None, *, as_json: bool) -> int:
+    task_id = str(job.task_id)
+    async with session:
         if save is not None:
-            path = await session.job(task_id).save(save)
+            path = await job.save(save)
             if as_json:
                 show.out({"task_id": task_id, "file": str(path)})
             else:
@@ -231,14 +300,14 @@ def batch(
     /,
     *,
     output: Path,
-    duration: int | None = None,
+    duration: WholeOrNone = None,
     aspect_ratio: str | None = None,
     ledger: Path | None = None,
     batch: str | None = None,
-    max_credits: int | None = None,
+    max_credits: WholeOrNone = None,
     on_spend_limit: Literal["stop", "wait"] = "stop",
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
-    max_running_jobs: int | None = None,
+    max_running_jobs: WholeOrNone = None,
     max_requests_per_minute: Pace = None,
     poll_interval: float | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -296,14 +365,15 @@ def batch(
     )
     if dry_run:
         return _run(_dry_run(lines, ledger_path, settings, base_url, as_json=as_json))
+    common: dict[str, Any] = {
+        "base_url": base_url,
+        "max_running_jobs": max_running_jobs,
+        "max_requests_per_minute": max_requests_per_minute,
+        "poll_interval": poll_interval,
+    }
+    Session(**common)  # a setting that is refused is refused before a folder is made
     batches.check_folder(output)
-    session = Session(
-        base_url=base_url,
-        ledger=ledger_path,
-        max_running_jobs=max_running_jobs,
-        max_requests_per_minute=max_requests_per_minute,
-        poll_interval=poll_interval,
-    )
+    session = Session(ledger=ledger_path, **common)
     return _run(
         run_batch(
             session,
@@ -421,20 +491,20 @@ def demo(*, output: Path = Path("aivideo-demo")) -> int:
 @app.command
 def simulate(
     *,
-    port: int = 8811,
-    results_port: int = 0,
+    port: Whole = 8811,
+    results_port: Whole = 0,
     host: str = "127.0.0.1",
     speed: float = 60.0,
     rate_limit: str | None = None,
     retry_after: Literal["none", "seconds", "date"] = "none",
     failure_rate: float = 0.0,
     task_seconds: str | None = None,
-    max_running_jobs: int | None = None,
-    spend_limit: int | None = None,
-    balance: int = 1_000_000,
+    max_running_jobs: WholeOrNone = None,
+    spend_limit: WholeOrNone = None,
+    balance: Whole = 1_000_000,
     progress: Literal["null", "percent"] = "null",
     latency: float = 0.0,
-    seed: int = 0,
+    seed: Whole = 0,
 ) -> int:
     """Run the stand-in service until Ctrl-C. Any key that starts with sk- will do.
 

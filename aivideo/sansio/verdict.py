@@ -22,7 +22,8 @@ verdict         what happened                          was a task made and charg
 "Everything else" is where money is lost elsewhere: a timeout, a reset or a cut body after a byte
 was written; any 3xx (following it would send the POST again); a 502 or 504; an HTML page; a 200
 whose envelope says otherwise or has no task id; a 4xx that is not in the service's shape, since
-somebody between us and the service wrote it, and what the service did is not told.
+somebody between us and the service wrote it, and what the service did is not told; a "no" (a 429
+too) that carries a task's id in a place of its own.
 
 A repeat of an answer that says "no" is decided above; nothing here or below ever repeats a POST.
 """
@@ -109,10 +110,16 @@ def of_create(heard: wire.Answer | APIConnectionError, *, wall_now: float) -> Ve
     """
     if isinstance(heard, APIConnectionError):
         return Unknown(heard) if heard.written else Unsent(heard)
-    task_id = wire.task_id_of(wire.json_object(heard))
+    body = wire.json_object(heard)
+    task_id = wire.task_id_of(body)
+    stray = wire.stray_task_id(heard) if task_id is None else None
+    if body is not None and 200 <= heard.status < 300:
+        task_id = task_id or stray
     if task_id is not None:
         return Accepted(task_id)
     error = wire.error_of(heard)
+    if stray is not None:  # a "no" with a task's id in it proves nothing, be it a 429
+        return Unknown(error or _tells_nothing(heard))
     if isinstance(error, SpendLimitError | InsufficientCreditsError) and heard.status in (402, 429):
         return Exhausted(error)
     if heard.status == 429:
@@ -124,9 +131,10 @@ def of_create(heard: wire.Answer | APIConnectionError, *, wall_now: float) -> Ve
         return Refused(error)
     if heard.status in (500, 503) and isinstance(error, InternalServerError | UpstreamError):
         return Faulted(error)
-    return Unknown(
-        error
-        or ResponseError(
-            "which does not say whether the create was taken", status=heard.status, body=heard.body
-        )
+    return Unknown(error or _tells_nothing(heard))
+
+
+def _tells_nothing(heard: wire.Answer) -> ResponseError:
+    return ResponseError(
+        "which does not say whether the create was taken", status=heard.status, body=heard.body
     )

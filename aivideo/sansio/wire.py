@@ -9,6 +9,8 @@ names its path (``$.output.urls[0]``), never a ``KeyError``.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -141,11 +143,39 @@ def json_object(answer: Answer) -> dict[str, Any] | None:
 def task_id_of(body: Mapping[str, Any] | None) -> TaskId | None:
     """Find the ``data.taskId`` that says a create was taken ("响应"), whatever stands around it."""
     data = body.get("data") if body is not None else None
-    found = data.get("taskId") if isinstance(data, Mapping) else None
-    if isinstance(found, str) and found.strip():
-        return found
-    if isinstance(found, int) and not isinstance(found, bool):
-        return str(found)  # not documented, but an answer that carries an id was taken and charged
+    return _as_task_id(data.get("taskId")) if isinstance(data, Mapping) else None
+
+
+_ID_IN_WRECKAGE = re.compile(rb'"task_?id"\s*:\s*"?[^\s",}]', re.IGNORECASE)
+
+
+def stray_task_id(answer: Answer) -> TaskId | None:
+    """Find a task id that stands elsewhere than documented: by the name of its field, at any depth.
+
+    Such an answer must not pass for one that proves that nothing was made. Of a body that is no
+    JSON it is only said that an id seems to be in it; the id is then ``"?"``.
+    """
+    try:
+        left: list[object] = [orjson.loads(answer.body)]
+    except orjson.JSONDecodeError:
+        return "?" if _ID_IN_WRECKAGE.search(answer.body) else None
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            for name, value in part.items():
+                if name.replace("_", "").lower() == "taskid" and (found := _as_task_id(value)):
+                    return found
+            left.extend(part.values())
+        elif isinstance(part, list):
+            left.extend(part)
+    return None
+
+
+def _as_task_id(value: object) -> TaskId | None:
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # not documented, but an answer that carries an id was taken and charged
     return None
 
 
@@ -320,7 +350,7 @@ def retry_after(answer: Answer, *, wall_now: float) -> float | None:
             return None
         said = _http_date(answer.headers.get("date", ""))
         seconds = until - (wall_now if said is None else said)
-    return max(0.0, seconds) if seconds == seconds else None  # "nan" is a float, and no wait
+    return max(0.0, seconds) if math.isfinite(seconds) else None  # "inf" is a float, and no wait
 
 
 def answered_error(answer: Answer) -> APIStatusError | ResponseError:
@@ -409,6 +439,6 @@ def _shown(value: object) -> str:
 def _http_date(value: str) -> float | None:
     try:
         parsed = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError):
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()

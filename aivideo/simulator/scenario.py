@@ -101,14 +101,21 @@ def parse_seconds(text: str) -> Seconds:
     )
 
 
-def _not_negative(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
-    if value < 0:
+def _not_negative(_instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value >= 0:  # so written, not a number is refused too
         raise ValueError(f"{attribute.name} must not be negative: {value!r}")
 
 
 def _positive(_instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and value <= 0:
+    if value is not None and not value > 0:
         raise ValueError(f"{attribute.name} must be more than 0: {value!r}")
+
+
+def _length_of_time(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    bounds = value if isinstance(value, tuple) else (value,)
+    numbers = [bound for bound in bounds if isinstance(bound, (int, float))]
+    if not all(number >= 0 for number in numbers) or numbers != sorted(numbers):
+        raise ValueError(f"{attribute.name} must be seconds, 0 or more: {value!r}")
 
 
 def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -152,16 +159,18 @@ class Scenario:
     )
     """How a 429 by time says when to come again: whole seconds (rounded up, at least 1) or an
     HTTP date. A 429 by a jobs cap never says: nobody knows when a job will end."""
-    spend_limit: int | None = None
+    spend_limit: int | None = attrs.field(default=None, validator=_not_negative)
     """The most credits a key may spend; beyond it, 429 `spend_limit_exceeded`."""
-    spend_window: float | None = None
+    spend_window: float | None = attrs.field(default=None, validator=_positive)
     """Seconds after which `spend_limit` begins anew (3600: hourly). None: it is a total."""
     refund_lowers_consumed: bool = True
     """Whether a refund lowers `total_consumed` (nobody documents it). `balance` always grows."""
 
-    task_seconds: Seconds = attrs.field(factory=lambda: Lognormal(100.0, 0.5))
+    task_seconds: Seconds = attrs.field(
+        factory=lambda: Lognormal(100.0, 0.5), validator=_length_of_time
+    )
     """How long a task is processed."""
-    queue_seconds: Seconds = 2.0
+    queue_seconds: Seconds = attrs.field(default=2.0, validator=_length_of_time)
     """How long a task is pending before it is processed."""
     progress: Literal["null", "percent"] = attrs.field(
         default="null", validator=attrs.validators.in_(("null", "percent"))
@@ -194,7 +203,7 @@ class Scenario:
     )
     """What results hold: real videos, or a few bytes that do not play and cost nothing."""
 
-    latency: float | tuple[float, float] = 0.0
+    latency: float | tuple[float, float] = attrs.field(default=0.0, validator=_length_of_time)
     """Seconds until any answer of the API: a number, or evenly between two."""
     idle_close: float | None = attrs.field(default=None, validator=_positive)
     """Seconds after which the server closes an idle connection. None: 75."""

@@ -28,6 +28,7 @@ from aivideo.simulator.service import Service
 from aivideo.simulator.truth import Truth
 
 _IDLE_CLOSE = 75.0
+_LAST_PORT = 65_535
 _CALLBACK_TIMEOUT = 10.0
 _GRACE = 1.0
 
@@ -189,10 +190,17 @@ async def _deliver(service: Service, now: Callable[[], float]) -> None:
 
 async def _listen(server: web.Server, host: str, port: int, name: str) -> asyncio.Server:
     loop = asyncio.get_running_loop()
+    if not 0 <= port <= _LAST_PORT:
+        raise ValueError(
+            f"{port} is no port for {name}: give 1 to {_LAST_PORT}, or 0 for a free one"
+        )
     try:
         return await loop.create_server(server, host, port)
     except OSError as error:
-        reason = str(error) if error.errno is None else os.strerror(error.errno)
+        if isinstance(error, socket.gaierror):
+            reason = "no such host"
+        else:
+            reason = str(error) if error.errno is None else os.strerror(error.errno)
         raise PortInUseError(
             f"cannot listen on {host}:{port} for {name}: {reason}; choose another port"
         ) from None

@@ -37,7 +37,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     [
         (["generate", ""], "prompt"),
         (["generate", "  \n "], "blank"),
-        (["generate", "好" * 5001], "5001 characters"),
+        (["generate", "好" * 5001], "(5001 characters): has 5001 characters"),
         (["generate", "🎬" * 5001], "5001 characters"),
         (["generate", "x", "--duration", "5"], "4, 8 or 12"),
         (["generate", "x", "--duration", "eight"], "duration"),
@@ -49,7 +49,17 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["generate", "x", "--nonsense"], "nonsense"),
         (["credits", "--base-url", "://"], "base_url"),
         (["batch", "missing.txt", "--output", "out"], "missing.txt"),
+        (["generate", "x", "--duration", "7.6"], "7.6"),
+        (["generate", "x", "--wait-timeout", "nan"], "--wait-timeout"),
+        (["generate", "x", "--wait-timeout", "-1"], "--wait-timeout"),
+        (["task", ""], "task_id"),
         (["simulate", "--rate-limit", "fifty"], "token:50/s:10"),
+        (["simulate", "--port", "99999"], "99999"),
+        (["simulate", "--port", "0", "--results-port", "-1"], "-1"),
+        (["simulate", "--speed", "nan"], "speed"),
+        (["simulate", "--latency", "-1"], "latency"),
+        (["simulate", "--spend-limit", "-1"], "spend_limit"),
+        (["simulate", "--task-seconds", "nan"], "nan"),
     ],
 )
 def test_a_bad_argument_is_one_line_that_names_it(

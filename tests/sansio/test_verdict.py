@@ -75,6 +75,24 @@ TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
         (200, {"code": 200, "data": {"taskId": None}}, Unknown),
         (200, told("rate_limit_exceeded"), Unknown),
         (204, b"", Unknown),
+        # An id elsewhere than documented: taken, if the answer says yes; never sent again anyhow.
+        (200, {"taskId": "t-1"}, Accepted),
+        (200, {"code": 200, "data": [{"taskId": "t-1"}]}, Accepted),
+        (200, {"code": 200, "data": {"task_id": "t-1"}}, Accepted),
+        (200, {"code": 200, "data": {"taskId": 7}}, Accepted),
+        (200, [{"taskId": "t-1"}], Unknown),
+        (200, json.dumps(TAKEN).encode()[:-2], Unknown),
+        (200, {"code": 200, "data": {"taskId": {"id": "t-1"}}}, Unknown),
+        (429, {"taskId": "t-1"}, Unknown),
+        (429, [{"taskId": "t-1"}], Unknown),
+        (429, {**told("rate_limit_exceeded"), "result": {"task_id": 7}}, Unknown),
+        (429, {**told("spend_limit_exceeded"), "taskId": "t-1"}, Unknown),
+        (429, json.dumps(TAKEN).encode()[:-2], Unknown),
+        (400, {**told("invalid_request"), "taskId": "t-1"}, Unknown),
+        (503, {**told("upstream_error"), "taskId": "t-1"}, Unknown),
+        # The word alone is no id.
+        (400, {"error": {"code": "invalid_request", "message": 'no "taskId": x'}}, Refused),
+        (429, {**told("rate_limit_exceeded"), "taskId": None}, Throttled),
     ],
 )
 def test_what_an_answer_means_for_the_money(status: int, body: object, kind: type) -> None:
@@ -125,6 +143,13 @@ def test_an_answer_that_carries_a_task_id_was_taken_whatever_else_it_says(
 ) -> None:
     body = {**(noise if isinstance(noise, dict) else {}), "data": {"taskId": task_id}}
     assert judge(status, body) == Accepted(task_id)
+
+
+@given(st.text() | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ (GMT|[+-]\d+)", fullmatch=True))
+def test_no_retry_after_breaks_the_verdict_on_a_429(value: str) -> None:
+    throttled = judge(429, told("rate_limit_exceeded"), **{"retry-after": value, "date": value})
+    assert isinstance(throttled, Throttled)
+    assert throttled.retry_after is None or 0 <= throttled.retry_after < float("inf")
 
 
 @given(st.integers(100, 599), JSON.map(lambda body: json.dumps(body).encode()) | st.binary())

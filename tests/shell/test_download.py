@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Mapping
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,6 +121,54 @@ async def test_a_range_that_starts_elsewhere_is_thrown_away(tmp_path: Path) -> N
     origin = Origin(cut(3000, etag='"v1"'), rest(2000), whole())
     await download.save(task(), tmp_path / "a.mp4", origin)
     assert (tmp_path / "a.mp4").read_bytes() == FILM
+
+
+async def test_a_range_that_is_answered_in_part_is_not_taken_for_the_rest(tmp_path: Path) -> None:
+    some = Reply(
+        206,
+        FILM[3000:5000],
+        {"content-range": f"bytes 3000-4999/{len(FILM)}", "content-length": "2000"},
+    )
+    origin = Origin(cut(3000, etag='"v1"'), some, rest(5000))
+    await download.save(task(), tmp_path / "a.mp4", origin)
+    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    assert [asked.get("Range") for asked in origin.asked] == [None, "bytes=3000-", "bytes=5000-"]
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [("gzip", gzip.compress), ("X-GZIP", gzip.compress), ("deflate", zlib.compress)],
+)
+async def test_a_file_that_comes_packed_unasked_is_unpacked(
+    tmp_path: Path, coding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    packed = pack(FILM)
+    headers = {"content-encoding": coding, "content-length": str(len(packed)), "etag": '"v1"'}
+    broken = Reply(body=packed, headers=headers, cut=50)
+    short = Reply(body=packed[:-9], headers=headers)
+    noise = Reply(body=b"no compression at all", headers=headers)
+    origin = Origin(broken, short, noise, Reply(body=packed, headers=headers))
+    await download.save(task(), tmp_path / "a.mp4", origin)
+    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    assert not any("Range" in asked for asked in origin.asked)
+    assert all(asked["Accept-Encoding"] == "identity" for asked in origin.asked)
+
+
+async def test_a_packing_that_nobody_can_undo_is_not_saved_as_a_film(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="packed as 'br'"):
+        await download.save(task(), tmp_path / "a.mp4", Origin(whole(**{"content-encoding": "br"})))
+    await download.save(
+        task(), tmp_path / "b.mp4", Origin(whole(**{"content-encoding": "aws-chunked"}))
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"]
+
+
+async def test_a_web_page_is_no_film_whatever_its_status(tmp_path: Path) -> None:
+    page = Reply(body=b"<html>Please log in", headers={"content-type": "text/html; charset=utf-8"})
+    await download.save(task(), tmp_path / "a.mp4", Origin(page, whole()))
+    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    with pytest.raises(DownloadError, match="HTTP 200 text/html"):
+        await download.save(task(), tmp_path / "b.mp4", Origin(page))
 
 
 async def test_a_body_that_ends_early_is_not_taken_for_whole(tmp_path: Path) -> None:

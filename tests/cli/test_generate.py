@@ -1,0 +1,125 @@
+"""`aivideo generate` and `task`: what is found before a credit is spent, and how to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from aivideo import Session
+from aivideo.cli import app
+from aivideo.cli.app import run
+from aivideo.simulator import Endpoint, Fault, Occasion, Scenario, Simulator, serve
+
+
+@contextmanager
+def serving(**settings: object) -> Iterator[Simulator]:
+    """Serve from a loop of its own: the command runs one in this thread."""
+    settings = {"media": "stub", "task_seconds": 0.1, "queue_seconds": 0.0, **settings}
+    ready: Future[tuple[Simulator, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def main() -> None:
+        async with serve(Scenario(**settings)) as sim:  # type: ignore[arg-type]
+            over = asyncio.Event()
+            ready.set_result((sim, asyncio.get_running_loop(), over))
+            await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    sim, loop, over = ready.result(10)
+    try:
+        yield sim
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIVIDEO_API_KEY", "sk-test")
+    monkeypatch.setenv("AIVIDEO_BASE_URL", "http://127.0.0.1:9")
+
+
+def interrupt_at_creates(sim: Simulator, fault: Fault) -> None:
+    def hook(occasion: Occasion) -> Fault:
+        if occasion.endpoint is not Endpoint.CREATE:
+            return Fault.NONE
+        os.kill(os.getpid(), signal.SIGINT)
+        return fault
+
+    sim.hook = hook
+
+
+def test_a_task_that_was_taken_while_ctrl_c_was_pressed_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(latency=0.3) as sim:
+        interrupt_at_creates(sim, Fault.NONE)
+        code = run(["generate", "A boat", "--output", "my boat.mp4", "--base-url", sim.url])
+        (task_id,) = sim.truth.tasks
+    assert code == 130
+    said = capsys.readouterr().err
+    assert "its answer is waited for" in said
+    line = f"go on with: aivideo task {task_id} --save 'my boat.mp4' --base-url {sim.url}"
+    assert line in said
+    assert "Traceback" not in said
+
+
+def test_a_create_of_unknown_fate_is_named_after_ctrl_c_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(latency=0.3) as sim:
+        interrupt_at_creates(sim, Fault.MALFORMED)
+        assert run(["generate", "A boat", "--base-url", sim.url]) == 130
+    assert "may or may not have been taken" in capsys.readouterr().err
+
+
+def test_a_failed_task_is_not_said_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "Session", partial(Session, poll_interval=0.05))
+    with serving(failure_rate=1.0) as sim:
+        assert run(["generate", "A boat", "--base-url", sim.url]) == 1
+    said = capsys.readouterr().err
+    assert "failed: upstream_error" in said
+    assert "go on with" not in said
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("", "it is a folder"), ("n" * 300 + ".mp4", "File name too long")]
+)
+def test_a_file_that_cannot_be_written_is_found_before_it_is_paid_for(
+    target: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as sim:
+        for command in (["generate", "A boat", "--output"], ["task", "some-id", "--save"]):
+            assert run([*command, str(tmp_path / target), "--base-url", sim.url]) == 2
+            assert expected in capsys.readouterr().err
+    assert sim.truth.creates_seen == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "x", "--output", "new/boat.mp4"],
+        ["task", "some-id", "--save", "new/boat.mp4"],
+        ["batch", "m.txt", "--duration", "4", "--aspect-ratio", "16:9", "--output", "new"],
+    ],
+)
+def test_without_a_key_no_folder_is_made(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("m.txt").write_text("A boat\n", "utf-8")
+    monkeypatch.delenv("AIVIDEO_API_KEY")
+    assert run(arguments) == 2
+    assert "no API key" in capsys.readouterr().err
+    assert not Path("new").exists()

@@ -1,0 +1,86 @@
+"""Manifests as people's tools write them: every prompt once, and nothing guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aivideo import Sora2
+from aivideo.batch import Defaults, Line, ManifestError, read_manifest
+
+DEFAULTS = Defaults(4, "16:9")
+
+
+def read(folder: Path, name: str, text: str) -> list[Line]:
+    path = folder / name
+    path.write_bytes(text.encode())
+    return read_manifest(path, DEFAULTS)
+
+
+def prompts(lines: list[Line]) -> list[tuple[int, str]]:
+    return [(line.number, line.request.prompt) for line in lines]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_a_line_of_text_is_a_prompt_however_lines_end(
+    bom: str, ending: str, tmp_path: Path
+) -> None:
+    text = bom + ending.join(["A boat", "", "  ", " 雨中的纸船 🎬 ", "A kite"])
+    expected = [(1, "A boat"), (4, "雨中的纸船 🎬"), (5, "A kite")]
+    assert prompts(read(tmp_path, "m.txt", text)) == expected
+
+
+@pytest.mark.parametrize("sign", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_what_ends_a_line_nowhere_else_does_not_buy_two_clips(sign: str, tmp_path: Path) -> None:
+    text = f"A boat{sign}in the rain\nA kite\n"
+    assert prompts(read(tmp_path, "m.txt", text)) == [
+        (1, f"A boat{sign}in the rain"),
+        (2, "A kite"),
+    ]
+    quoted = f'prompt\n"A boat{sign}in the rain"\nA kite\n'
+    assert prompts(read(tmp_path, "m.csv", quoted))[0][1] == f"A boat{sign}in the rain"
+
+
+def test_a_null_and_an_empty_cell_are_fields_that_are_not_said(tmp_path: Path) -> None:
+    rows = '{"prompt": "x", "duration": null, "aspect_ratio": "9:16", "image": null, "id": null}'
+    (line,) = read(tmp_path, "m.jsonl", rows)
+    assert line.request == Sora2("x", duration=4, aspect_ratio="9:16")
+    (line,) = read(tmp_path, "m.csv", "prompt,duration,aspect_ratio,image\nx, ,9:16,\n")
+    assert line.request == Sora2("x", duration=4, aspect_ratio="9:16")
+
+
+def test_spaces_around_names_and_cells_of_a_csv_are_no_part_of_them(tmp_path: Path) -> None:
+    text = "\ufeffid, prompt, duration, aspect_ratio\r\nb 1, A boat, 8, 9:16\r\n"
+    (line,) = read(tmp_path, "m.csv", text)
+    assert line.id == "b 1"
+    assert line.request == Sora2(" A boat", duration=8, aspect_ratio="9:16")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("m.csv", "prompt,prompt\na,b\n", "named twice: ['prompt']"),
+        ("m.jsonl", '{"prompt": "x", "unknown": "no"}', "must be true or false"),
+        ("m.csv", "prompt,unknown\nx,no\n", "must be true or false"),
+    ],
+)
+def test_what_could_be_meant_otherwise_is_not_guessed(
+    name: str, text: str, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read(tmp_path, name, text)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".hidden", "a/b", "a\\\\b", "CON", "好" * 90, "../../etc/passwd", "x" * 300, "a:b"],
+)
+def test_an_id_becomes_one_file_name_in_the_folder(name: str, tmp_path: Path) -> None:
+    (line,) = read(tmp_path, "m.jsonl", f'{{"prompt": "x", "id": "{name}"}}')
+    assert (tmp_path / line.file_name).parent == tmp_path
+    assert not line.file_name.startswith(".")
+    assert len(line.file_name.encode()) < 200
+    (tmp_path / line.file_name).write_bytes(b"")
