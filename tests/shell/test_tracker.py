@@ -515,7 +515,7 @@ def test_whatever_is_heard_the_first_ending_wins_and_nothing_is_unresolved(
         first = next(task for task in order if lifecycle.is_ended(task))
         assert all(end is first for end in ends)
         assert [*map(id, told)] == [id(first)], "told once"
-        assert [lifecycle.is_ended(task) for task in seen].count(True) == 1
+        assert sum(bool(lifecycle.is_ended(task)) for task in seen) == 1
         assert seen[-1] is first, "the end is the last update"
         after = order[order.index(first) + 1 :]
         against = [t for t in after if lifecycle.is_ended(t) and t.status != first.status]
