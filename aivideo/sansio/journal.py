@@ -331,6 +331,11 @@ def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
             return _retried(job, event)
         case _:
             attempt = job.attempt(job.latest if number is None else number)
+            if isinstance(event, Taken) and job.attempt_of(event.task_id) not in (
+                None,
+                attempt.number,
+            ):
+                raise LedgerError(f"task {event.task_id} is that of another attempt of {job.id}")
             after = _after(job, attempt, event)
             if after is attempt:
                 return job
@@ -390,16 +395,17 @@ def _after(job: JobRecord, attempt: Attempt, event: Verdict) -> Attempt:  # noqa
         case Refused(reason):
             if status in _IN_DOUBT:
                 return evolve(attempt, status=AttemptStatus.REFUSED, reason=reason)
-        case Faulted() | Doubted() if attempt.task_id is not None:
-            return attempt  # a doubt says nothing against what a callback has proved meanwhile
+        case Faulted() if attempt.task_id is not None:
+            return attempt  # a callback has proved meanwhile that it was taken
         case Faulted(reason):
             if status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN):
                 return evolve(attempt, status=AttemptStatus.FAULTED, reason=reason)
         case Doubted(reason):
-            if status in (AttemptStatus.UNKNOWN, AttemptStatus.FAULTED):
-                return attempt
             if status is AttemptStatus.SUBMITTING:
                 return evolve(attempt, status=AttemptStatus.UNKNOWN, reason=reason)
+            # Whoever doubts adds nothing to what is known: a callback, or a person, may have told
+            # what became of a POST before its owner gave up on the answer.
+            return attempt
         case Completed(created_at, completed_at):
             if status is AttemptStatus.COMPLETED:
                 return attempt
