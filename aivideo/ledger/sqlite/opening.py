@@ -37,7 +37,7 @@ MIGRATIONS = (
     );
     CREATE UNIQUE INDEX jobs_by_key ON jobs (batch, key) WHERE key IS NOT NULL;
     CREATE INDEX jobs_by_status ON jobs (status, seq);
-    CREATE INDEX jobs_by_batch ON jobs (batch, seq) WHERE batch <> '';
+    CREATE INDEX jobs_by_batch ON jobs (batch, status, seq) WHERE batch <> '';
     CREATE TABLE attempts (
         job INTEGER NOT NULL,
         number INTEGER NOT NULL,
