@@ -85,7 +85,9 @@ class Ledger(Protocol):
             attempt: the number of the POST it happened to; None: the latest.
 
         Raises:
-            LedgerError: no such job, or the event cannot follow what is known.
+            ContradictionError: the event cannot follow what is known, or its task is another's;
+                see :mod:`aivideo.sansio.journal`.
+            LedgerError: no such job, or no such attempt.
         """
         ...
 

@@ -93,7 +93,9 @@ class MemoryLedger:
         if isinstance(event, journal.Taken):
             other = self._by_task.get(event.task_id, job_id)
             if other != job_id:
-                raise LedgerError(f"task {event.task_id} is that of job {other} already")
+                raise journal.ContradictionError(
+                    f"task {event.task_id} is that of job {other} already"
+                )
         return self._write(job, journal.apply(job, event, attempt))
 
     async def lapse(self) -> Sequence[JobRecord]:

@@ -19,7 +19,14 @@ from aivideo.errors import AIVideoError, BudgetExceededError, InvalidRequestErro
 from aivideo.ledger import Ledger
 from aivideo.models import Credits, Generation, Request, Sora2
 from aivideo.sansio import journal, wire
-from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus, Reason
+from aivideo.sansio.journal import (
+    ContradictionError,
+    CreditTotals,
+    Event,
+    JobRecord,
+    JobStatus,
+    Reason,
+)
 
 WHY = Reason(message="because the check says so", status=400, code="invalid_request")
 LEASE = 150.0
@@ -484,7 +491,7 @@ async def _what_contradicts_is_refused_and_changes_nothing(bench: _Bench) -> Non
     for event in contradictions:
         promise = f"record({type(event).__name__}) of a running job is refused"
         for handle in bench.handles:
-            await refused(handle.record(running.id, event), LedgerError, promise)
+            await refused(handle.record(running.id, event), ContradictionError, promise)
         assert await bench.two.find(running.id) == running, f"{promise}, and changes nothing"
     assert await bench.one.totals(batch=batch) == spent, "a refused event moves no credits"
     nobody = bench.one.record("no-such-job", journal.Released())
@@ -509,7 +516,7 @@ async def _a_task_belongs_to_one_attempt(bench: _Bench) -> None:
     promise = "a task belongs to one job"
     for handle in bench.handles:
         taken = handle.record(other.id, journal.Taken(f"t-{batch}"))
-        await refused(taken, LedgerError, promise)
+        await refused(taken, ContradictionError, promise)
     assert await bench.one.find_task(f"t-{batch}") == job, promise
     await bench.stands(other, JobStatus.SUBMITTING, f"{promise}, and the other is left as it was")
     promise = "a task belongs to one attempt of its job"
@@ -518,7 +525,7 @@ async def _a_task_belongs_to_one_attempt(bench: _Bench) -> None:
     await bench.one.claim(job.id, lease=LEASE)
     job = await bench.one.record(job.id, journal.Taken(f"t-{batch}"))
     twice = bench.two.record(job.id, journal.Taken(f"t-{batch}"), attempt=1)
-    await refused(twice, LedgerError, promise)
+    await refused(twice, ContradictionError, promise)
     assert await bench.one.find(job.id) == job, f"{promise}, and a refusal changes nothing"
 
 

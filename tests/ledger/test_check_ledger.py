@@ -252,7 +252,7 @@ class ClosesOnce(MemoryLedger):
         (DropsLateVerdicts, "lands, however late"),
         (BelievesWhateverItIsTold, "of a running job is refused"),
         (GivesATaskToTwoJobs, "a task belongs to one job"),
-        (KeepsTheLastAttemptAlone, "a new attempt, beside the old one"),
+        (KeepsTheLastAttemptAlone, "has no attempt 1"),
         (ForgetsOlderTasks, "the task of each of its attempts"),
         (HasOneKeyForAllBatches, "a key names a job within its batch alone"),
         (TakesAKeyForWhateverComes, "another request under a known key is refused"),

@@ -155,7 +155,9 @@ class LedgerFile:
         if isinstance(event, journal.Taken):
             other = self._of_task(event.task_id)
             if other is not None and other[1].id != job_id:
-                raise LedgerError(f"task {event.task_id} is that of job {other[1].id} already")
+                raise journal.ContradictionError(
+                    f"task {event.task_id} is that of job {other[1].id} already"
+                )
         return self._write(seq, job, journal.apply(job, event, attempt))
 
     def lapse(self) -> list[JobRecord]:
