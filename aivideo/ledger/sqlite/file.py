@@ -256,7 +256,10 @@ class LedgerFile:
         found = []
         for row in run(f"SELECT {JOB} FROM jobs WHERE {where}", tuple(values)).fetchall():
             attempts = run(f"SELECT {ATTEMPT} FROM attempts WHERE job = ? ORDER BY number", row[:1])
-            found.append((row[0], job_of(row, tuple(map(attempt_of, attempts)))))
+            try:
+                found.append((row[0], job_of(row, tuple(map(attempt_of, attempts)))))
+            except (ValueError, TypeError, KeyError) as error:
+                raise opening.damaged(self.path, f"row {row[0]}: {error!r}") from None
         return found
 
     def _one(self, where: str, values: tuple[Any, ...]) -> tuple[int, JobRecord] | None:
