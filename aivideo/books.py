@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import assert_never
 
@@ -50,8 +51,8 @@ class Books:
     Args:
         ledger: where jobs are written down.
         max_credits: the ceiling over what this session was charged, has reserved or does not know.
-        on_trouble: told of an error of the ledger, once for each: to buy nothing more.
-        on_mended: told that all is written again after it.
+        on_trouble: told of an error of the ledger: to buy nothing more.
+        on_mended: told of the first of them when all is written again, or may be tried again.
 
     Attributes:
         spent: credits of this session's own POSTs, by what became of them.
@@ -72,8 +73,9 @@ class Books:
         self._max_credits = max_credits
         self._on_trouble = on_trouble
         self._on_mended = on_mended
-        self._unwritten: list[tuple[Job, journal.Verdict, int]] = []
-        self._rewriting: asyncio.Task[None] | None = None
+        self._unwritten: deque[tuple[Job, journal.Verdict, int]] = deque()
+        self._writing = asyncio.Lock()
+        self._mending: asyncio.Task[None] | None = None
 
     def stand(self, job: Job, status: JobStatus) -> None:
         """Let a handle stand somewhere else, and count it there."""
@@ -103,7 +105,7 @@ class Books:
         try:
             claimed = await self.ledger.claim(job.id, lease=lease, ceiling=ceiling)
         except LedgerError as error:
-            self._on_trouble(error)
+            self._trouble(error)
             raise
         finally:
             if claimed is None:
@@ -123,22 +125,21 @@ class Books:
         if number == job.attempt:
             self._hold(job, journal.holding(_STANDS[type(event)]))
         try:
-            return await self.ledger.record(job.id, event, attempt=number)
+            await self._write_what_was_not()  # what happened first is written first
+            record = await self._write(job, event, number)
         except LedgerError as error:
-            known = await self._contradicted(job, event, number)
-            if known is not None:
-                log.error("%s: %s is not believed", error, type(event).__name__)  # noqa: TRY400
-                return known
             log.error(  # noqa: TRY400  one line: whose traceback it is, is known
                 "%s; what happened is kept in memory until it can be written, and nothing more is "
                 "bought until then",
                 error,
             )
             self._unwritten.append((job, event, number))
-            self._on_trouble(error)
-            if self._rewriting is None:
-                self._rewriting = asyncio.create_task(self._rewrite(error))
+            self._trouble(error)
             return None
+        if record is not None and number == job.attempt:
+            # Somebody else may have known more: a callback, or a person.
+            self._hold(job, journal.holding(record.attempt(number).status))
+        return record
 
     async def keep_end(self, job: Job, task: Task) -> None:
         """Write down how a task of a job has ended."""
@@ -156,6 +157,7 @@ class Books:
             What the job is now; None: the ledger does not know it, or could not be written.
         """
         try:
+            await self._write_what_was_not()
             record = await self.ledger.find(job.id)
             if record is None:
                 return None  # a task that was made elsewhere
@@ -182,10 +184,11 @@ class Books:
 
     async def aclose(self) -> None:
         """Try once more to write what could not be; say what is lost to the ledger."""
-        if self._rewriting is not None:
-            self._rewriting.cancel()
-            await asyncio.gather(self._rewriting, return_exceptions=True)
-        await self._write_what_was_not()
+        if self._mending is not None:
+            self._mending.cancel()
+            await asyncio.gather(self._mending, return_exceptions=True)
+        with suppress(LedgerError):
+            await self._write_what_was_not()
         for job, event, number in self._unwritten:
             log.error("never written down: attempt %d of %r: %s", number, job, event)
 
@@ -195,40 +198,51 @@ class Books:
             self.spent = self.spent.moved(job.credits or 0, job.holding, after)
             job.holding = after
 
-    async def _rewrite(self, trouble: LedgerError) -> None:
-        began = time.monotonic()
-        while self._unwritten:
+    def _trouble(self, error: LedgerError) -> None:
+        self._on_trouble(error)
+        if self._mending is None:
+            self._mending = asyncio.create_task(self._mend(error))
+
+    async def _mend(self, trouble: LedgerError) -> None:
+        """Write what could not be written, until it is; then buying may go on."""
+        began, owed = time.monotonic(), bool(self._unwritten)
+        while True:
             await asyncio.sleep(REWRITE_EVERY)
-            await self._write_what_was_not()
-        self._rewriting = None
-        log.warning("the ledger is whole again after %.0f s", time.monotonic() - began)
-        self._on_mended(trouble)
-
-    async def _contradicted(
-        self, job: Job, event: journal.Verdict, number: int
-    ) -> JobRecord | None:
-        """Find what is known, if that and not the disk is why ``event`` was refused."""
-        try:
-            known = await self.ledger.find(job.id)
-        except LedgerError:
-            return None
-        if known is None:
-            return None
-        try:
-            journal.apply(known, event, number)
-        except LedgerError:
-            return known
-        return None
-
-    async def _write_what_was_not(self) -> None:
-        while self._unwritten:
-            job, event, number = self._unwritten[0]
+            owed = owed or bool(self._unwritten)
             try:
-                await self.ledger.record(job.id, event, attempt=number)
+                await self._write_what_was_not()
+                break
             except LedgerError as error:
                 log.debug("still not written: %s", error)
-                return
-            del self._unwritten[0]
+        self._mending = None
+        if owed:
+            log.warning("the ledger is whole again after %.0f s", time.monotonic() - began)
+        self._on_mended(trouble)
+
+    async def _write_what_was_not(self) -> None:
+        """Write what is remembered, the oldest first.
+
+        Raises:
+            LedgerError: it cannot be written yet either.
+        """
+        if not self._unwritten:
+            return
+        async with self._writing:
+            while self._unwritten:
+                await self._write(*self._unwritten[0])
+                self._unwritten.popleft()
+
+    async def _write(self, job: Job, event: journal.Verdict, number: int) -> JobRecord | None:
+        """Write down an event; where the ledger knows otherwise, it stays with what it knows."""
+        try:
+            return await self.ledger.record(job.id, event, attempt=number)
+        except journal.ContradictionError as error:
+            log.error("what happened is not written down, and never will be: %s", error)  # noqa: TRY400
+            if not isinstance(event, journal.Taken):
+                return await self.ledger.find(job.id)
+            # Bought, and answered with another's task: what became of it, nobody knows.
+            doubt = journal.Doubted(Reason(message=str(error)))
+            return await self.ledger.record(job.id, doubt, attempt=number)
 
 
 def event_of(heard: verdict.Verdict) -> journal.Verdict:

@@ -285,7 +285,8 @@ class Engine:
         self._submissions.pop(job.id, None)
         if done.cancelled():
             job.error = SessionClosedError("it was withdrawn, and not sent", job=job)
-        elif (error := done.exception()) is not None:  # also marks it as seen
+        elif (error := done.exception()) is not None and job.task_id is None:
+            # (Where it has a task, a callback told meanwhile what the answer did not.)
             if isinstance(error, AIVideoError):
                 job.error = error
             else:
@@ -404,7 +405,12 @@ class Engine:
                 "task %s, named for job %s, is not its own: %s", task.id, record.id, why_not
             )
             return None
-        record = await self.ledger.record(record.id, journal.Taken(task.id), attempt=attempt.number)
+        taken = journal.Taken(task.id)
+        try:
+            record = await self.ledger.record(record.id, taken, attempt=attempt.number)
+        except journal.ContradictionError as error:  # told meanwhile, and otherwise
+            log.warning("a callback named task %s: %s", task.id, error)
+            return None
         log.info("a callback told that job %s became task %s", record.id, task.id)
         job = self.jobs.get(record.id) or self.adopt(record)
         if job.holding is not None:

@@ -141,6 +141,11 @@ class Purchase:
                 case None:
                     continue
                 case verdict.Accepted(task_id):
+                    if job.task_id is None:
+                        raise SubmitUnknownError(
+                            f"the service answered with task {task_id}, which is another job's",
+                            job=job,
+                        )
                     return task_id
                 case verdict.Throttled():
                     retry_after = heard.retry_after or 0.0

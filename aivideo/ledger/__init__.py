@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
-from aivideo.errors import InvalidRequestError
+from aivideo.errors import InvalidRequestError, LedgerError
 from aivideo.models import Credits, TaskId
 from aivideo.sansio.audit import Reading
 from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
@@ -45,10 +45,12 @@ class Ledger(Protocol):
 
         Returns:
             ``job``; or, where a job of the same ``batch`` and ``key`` is written down already,
-            that one.
+            that one; or, where it is itself, what it is by now: whoever does not know whether
+            an earlier call came through may say it again.
 
         Raises:
             InvalidRequestError: that key was used for another request.
+            LedgerError: that id is another job's.
         """
         ...
 
@@ -83,7 +85,9 @@ class Ledger(Protocol):
             attempt: the number of the POST it happened to; None: the latest.
 
         Raises:
-            LedgerError: no such job, or the event cannot follow what is known.
+            ContradictionError: the event cannot follow what is known, or its task is another's;
+                see :mod:`aivideo.sansio.journal`.
+            LedgerError: no such job, or no such attempt.
         """
         ...
 
@@ -148,6 +152,17 @@ def same_request(earlier: JobRecord, job: JobRecord, *, replace: bool) -> bool:
     raise InvalidRequestError.because(
         "key", job.key, "was used for another request", "use a key per request"
     )
+
+
+def same_job(known: JobRecord, job: JobRecord) -> JobRecord:
+    """Give back ``known``, which has the id of ``job``, if it is that job.
+
+    Raises:
+        LedgerError: the id is another job's.
+    """
+    if (known.fingerprint, known.batch, known.key) != (job.fingerprint, job.batch, job.key):
+        raise LedgerError(f"job {job.id} is written down already, and is another")
+    return known
 
 
 def is_untaken(job: JobRecord) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from attrs import evolve
 
 from aivideo.errors import LedgerError
-from aivideo.ledger import same_request
+from aivideo.ledger import same_job, same_request
 from aivideo.models import Credits, TaskId
 from aivideo.sansio import budget, journal
 from aivideo.sansio.audit import Reading
@@ -61,6 +61,8 @@ class MemoryLedger:
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
         """Write down a job; see :class:`~aivideo.ledger.Ledger`."""
         key = job.key
+        if (same := self._jobs.get(job.id)) is not None:
+            return same_job(same, job)
         if key is not None:
             known = self._by_key.get((job.batch, key))
             if known is not None:
@@ -91,7 +93,9 @@ class MemoryLedger:
         if isinstance(event, journal.Taken):
             other = self._by_task.get(event.task_id, job_id)
             if other != job_id:
-                raise LedgerError(f"task {event.task_id} is that of job {other} already")
+                raise journal.ContradictionError(
+                    f"task {event.task_id} is that of job {other} already"
+                )
         return self._write(job, journal.apply(job, event, attempt))
 
     async def lapse(self) -> Sequence[JobRecord]:
@@ -174,8 +178,11 @@ class MemoryLedger:
 
     def _forget_oldest(self) -> None:
         while len(self._ended) > self._keep_ended:
-            job = self._jobs.pop(self._ended.popleft(), None)
-            for attempt in () if job is None else job.attempts:
+            job = self._jobs.get(self._ended.popleft())
+            if job is None or job.status not in _OVER or job.doubts:
+                continue  # sent again, or taken after all: it is not over
+            del self._jobs[job.id]
+            for attempt in job.attempts:
                 if attempt.task_id is not None:
                     self._by_task.pop(attempt.task_id, None)
 

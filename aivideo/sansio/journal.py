@@ -37,6 +37,10 @@ from aivideo.errors import LedgerError
 from aivideo.models import CompletedTask, FailedTask, Request, TaskFailure, TaskId
 
 
+class ContradictionError(LedgerError):
+    """What is to be written cannot follow what is known; to say it again changes nothing."""
+
+
 class JobStatus(StrEnum):
     """Where a job stands."""
 
@@ -320,7 +324,8 @@ def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
             the job's own (``Claimed``, ``Saved``, ``Retried``).
 
     Raises:
-        LedgerError: the event cannot follow what is known.
+        ContradictionError: the event cannot follow what is known.
+        LedgerError: there is no such attempt.
     """
     match event:
         case Claimed():
@@ -331,6 +336,13 @@ def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
             return _retried(job, event)
         case _:
             attempt = job.attempt(job.latest if number is None else number)
+            if isinstance(event, Taken) and job.attempt_of(event.task_id) not in (
+                None,
+                attempt.number,
+            ):
+                raise ContradictionError(
+                    f"task {event.task_id} is that of another attempt of job {job.id}"
+                )
             after = _after(job, attempt, event)
             if after is attempt:
                 return job
@@ -347,7 +359,7 @@ def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
 
 def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
     if job.status is not JobStatus.PLANNED:
-        raise LedgerError(f"job {job.id} is {job.status}, which a claim cannot follow")
+        raise ContradictionError(f"job {job.id} is {job.status}, which a claim cannot follow")
     attempt = Attempt(
         number=job.latest + 1, owner=event.owner, lease_until=event.lease_until, sent_at=event.at
     )
@@ -356,7 +368,7 @@ def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
 
 def _saved(job: JobRecord, event: Saved) -> JobRecord:
     if job.status not in (JobStatus.COMPLETED, JobStatus.SAVED):
-        raise LedgerError(f"job {job.id} is {job.status}, and has no file")
+        raise ContradictionError(f"job {job.id} is {job.status}, and has no file")
     return _stood(evolve(job, path=event.path, size=event.size))
 
 
@@ -366,7 +378,7 @@ def _retried(job: JobRecord, event: Retried) -> JobRecord:
     doubtful = job.status in (JobStatus.UNKNOWN, JobStatus.FAULTED)
     if job.status in (JobStatus.FAILED, JobStatus.REFUSED) or (doubtful and event.may_pay_twice):
         return _stood(evolve(job, waiting=True))
-    raise LedgerError(
+    raise ContradictionError(
         f"job {job.id} is {job.status}, and is not sent again"
         + (": settle it first, or say that it may be paid twice" if doubtful else "")
     )
@@ -390,16 +402,17 @@ def _after(job: JobRecord, attempt: Attempt, event: Verdict) -> Attempt:  # noqa
         case Refused(reason):
             if status in _IN_DOUBT:
                 return evolve(attempt, status=AttemptStatus.REFUSED, reason=reason)
-        case Faulted() | Doubted() if attempt.task_id is not None:
-            return attempt  # a doubt says nothing against what a callback has proved meanwhile
+        case Faulted() if attempt.task_id is not None:
+            return attempt  # a callback has proved meanwhile that it was taken
         case Faulted(reason):
             if status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN):
                 return evolve(attempt, status=AttemptStatus.FAULTED, reason=reason)
         case Doubted(reason):
-            if status in (AttemptStatus.UNKNOWN, AttemptStatus.FAULTED):
-                return attempt
             if status is AttemptStatus.SUBMITTING:
                 return evolve(attempt, status=AttemptStatus.UNKNOWN, reason=reason)
+            # Whoever doubts adds nothing to what is known: a callback, or a person, may have told
+            # what became of a POST before its owner gave up on the answer.
+            return attempt
         case Completed(created_at, completed_at):
             if status is AttemptStatus.COMPLETED:
                 return attempt
@@ -419,7 +432,7 @@ def _after(job: JobRecord, attempt: Attempt, event: Verdict) -> Attempt:  # noqa
                 )
         case _:
             assert_never(event)
-    raise LedgerError(
+    raise ContradictionError(
         f"attempt {attempt.number} of job {job.id} is {status}, "
         f"which {type(event).__name__} cannot follow"
     )

@@ -76,6 +76,9 @@ def replay(*events: Event) -> JobRecord:
         ([*PAID, Taken("t")], S.RUNNING),
         ([*PAID, Doubted(WHY)], S.RUNNING),  # a callback was faster than the POST's own end
         ([*PAID, Faulted(WHY)], S.RUNNING),
+        ([*FAILED, Doubted(WHY)], S.FAILED),
+        ([CLAIM, Released(), Doubted(WHY)], S.PLANNED),
+        ([CLAIM, Refused(WHY), Doubted(WHY)], S.REFUSED),
         ([*PAID, Completed(), Saved("p", 3)], S.SAVED),
         ([*PAID, Completed(), Saved("p"), Saved("q"), Completed()], S.SAVED),
         ([*FAILED, Failed(WHY)], S.FAILED),
@@ -130,6 +133,12 @@ def test_a_late_success_of_an_older_attempt_is_kept_and_counted_too() -> None:
     assert [attempt.task_id for attempt in both.attempts] == ["t1", "t2"]
     assert credits_moved(None, both) == {Holding.CHARGED: 200}
     assert (both.attempt_of("t1"), both.attempt_of("t2")) == (1, 2)
+
+
+def test_a_task_is_that_of_one_attempt() -> None:
+    job = replay(*LOST, INSISTED, *PAID)
+    with pytest.raises(LedgerError):
+        apply(job, Taken("t"), 1)
 
 
 def test_a_late_success_takes_a_job_that_waits_again_out_of_the_queue() -> None:

@@ -179,10 +179,13 @@ class SqliteLedger:
         return await self._step(LedgerFile.readings)
 
     async def aclose(self) -> None:
-        """Finish writing, and close."""
+        """Finish writing, and close; in a forked child: leave all to the parent."""
+        if os.getpid() != self._process:
+            return
         while self._flushing is not None:
             await asyncio.wait([self._flushing])
         file, self._file = self._file, None
         if file is not None:
-            await asyncio.get_running_loop().run_in_executor(self._worker, file.close)
-            self._worker.shutdown(wait=False)
+            closing = asyncio.get_running_loop().run_in_executor(self._worker, file.close)
+            self._worker.shutdown(wait=False)  # after that
+            await closing

@@ -7,13 +7,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 
 from aivideo.errors import AIVideoError, LedgerError
-from aivideo.ledger import same_request
+from aivideo.ledger import same_job, same_request
 from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.owner import Owner
 from aivideo.ledger.sqlite.rows import (
@@ -29,6 +30,15 @@ from aivideo.models import Credits, TaskId
 from aivideo.sansio import budget, journal
 from aivideo.sansio.audit import Reading
 from aivideo.sansio.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
+
+_WRITE_ATTEMPT = (
+    f"INSERT INTO attempts (job, {ATTEMPT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (job, number) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in ATTEMPT.split(", ")[1:])
+)
+
+_IN_BATCH = "batch = ? AND batch <> '' AND"
+"""The second term, which a batch's name fulfils, lets SQLite use the index that says it too."""
 
 PAGE = 500
 """Jobs that one read brings."""
@@ -120,8 +130,11 @@ class LedgerFile:
                 return job
         marks = ", ".join("?" * 14)
         names = JOB.partition(", ")[2]
-        self.connection.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", job_values(job))
-        return job
+        made = self.connection.execute(
+            f"INSERT INTO jobs ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING",
+            job_values(job),
+        )
+        return job if made.rowcount else same_job(self._job(job.id)[1], job)
 
     def claim(self, job_id: str, *, lease: float, ceiling: int | None) -> JobRecord | None:
         """Compare and set: from planned to submitting."""
@@ -142,7 +155,9 @@ class LedgerFile:
         if isinstance(event, journal.Taken):
             other = self._of_task(event.task_id)
             if other is not None and other[1].id != job_id:
-                raise LedgerError(f"task {event.task_id} is that of job {other[1].id} already")
+                raise journal.ContradictionError(
+                    f"task {event.task_id} is that of job {other[1].id} already"
+                )
         return self._write(seq, job, journal.apply(job, event, attempt))
 
     def lapse(self) -> list[JobRecord]:
@@ -178,30 +193,22 @@ class LedgerFile:
         self, after: int, batch: str | None, statuses: Collection[JobStatus]
     ) -> list[tuple[int, JobRecord]]:
         """Read the next jobs behind row ``after``."""
-        if batch is not None or not statuses:
-            wanted, values = ["seq > ?"], [after]
-            order: list[Any] = [*values]
-            if batch is not None:
-                wanted.append("batch = ?")
-                order.append(batch)
-            if statuses:
-                wanted.append(f"status IN ({', '.join('?' * len(statuses))})")
-                order += [status.value for status in statuses]
-            where = f"{' AND '.join(wanted)} ORDER BY seq LIMIT {PAGE}"
-            return self._many(where, order)
-        # One short walk of the index per status, so that the few unfinished ones of a million
-        # are found without a walk past the others.
+        if batch is None and not statuses:
+            return self._many(f"seq > ? ORDER BY seq LIMIT {PAGE}", (after,))
+        # One short walk of an index per status, so that the few unfinished ones of a million are
+        # found without a walk past the others.
+        within: tuple[str, ...] = () if batch is None else (batch,)
         each = (
-            f"SELECT * FROM (SELECT seq FROM jobs WHERE status = ? AND seq > ? "
-            f"ORDER BY seq LIMIT {PAGE})"
+            f"SELECT * FROM (SELECT seq FROM jobs WHERE {_IN_BATCH if within else ''} status = ? "
+            f"AND seq > ? ORDER BY seq LIMIT {PAGE})"
         )
-        union = " UNION ALL ".join([each] * len(statuses))
-        order = [value for status in statuses for value in (status.value, after)]
-        return self._many(f"seq IN ({union}) ORDER BY seq LIMIT {PAGE}", order)
+        walks = [(*within, status.value, after) for status in statuses or JobStatus]
+        union = " UNION ALL ".join([each] * len(walks))
+        return self._many(f"seq IN ({union}) ORDER BY seq LIMIT {PAGE}", chain(*walks))
 
     def counts(self, batch: str | None) -> dict[JobStatus, int]:
         """Count jobs by status."""
-        where, values = ("", ()) if batch is None else ("WHERE batch = ?", (batch,))
+        where, values = ("", ()) if batch is None else (f"WHERE {_IN_BATCH} true", (batch,))
         rows = self.connection.execute(
             f"SELECT status, count(*) FROM jobs {where} GROUP BY status", values
         )
@@ -249,7 +256,10 @@ class LedgerFile:
         found = []
         for row in run(f"SELECT {JOB} FROM jobs WHERE {where}", tuple(values)).fetchall():
             attempts = run(f"SELECT {ATTEMPT} FROM attempts WHERE job = ? ORDER BY number", row[:1])
-            found.append((row[0], job_of(row, tuple(map(attempt_of, attempts)))))
+            try:
+                found.append((row[0], job_of(row, tuple(map(attempt_of, attempts)))))
+            except (ValueError, TypeError, KeyError) as error:
+                raise opening.damaged(self.path, f"row {row[0]}: {error!r}") from None
         return found
 
     def _one(self, where: str, values: tuple[Any, ...]) -> tuple[int, JobRecord] | None:
@@ -279,11 +289,8 @@ class LedgerFile:
         known = {attempt.number: attempt for attempt in before.attempts}
         for attempt in after.attempts:
             if known.get(attempt.number) is not attempt:
-                run(
-                    f"INSERT OR REPLACE INTO attempts (job, {ATTEMPT}) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (seq, *attempt_values(attempt)),
-                )
+                # Not OR REPLACE: that would also drop another attempt that has the same task.
+                run(_WRITE_ATTEMPT, (seq, *attempt_values(attempt)))
         change = journal.credits_moved(before, after)
         if change:
             self._add_up(after.batch or "", change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import suppress
@@ -37,7 +38,7 @@ MIGRATIONS = (
     );
     CREATE UNIQUE INDEX jobs_by_key ON jobs (batch, key) WHERE key IS NOT NULL;
     CREATE INDEX jobs_by_status ON jobs (status, seq);
-    CREATE INDEX jobs_by_batch ON jobs (batch, seq) WHERE batch <> '';
+    CREATE INDEX jobs_by_batch ON jobs (batch, status, seq) WHERE batch <> '';
     CREATE TABLE attempts (
         job INTEGER NOT NULL,
         number INTEGER NOT NULL,
@@ -84,13 +85,28 @@ _SHARED_DISKS = frozenset(
 """File systems that other machines may share, or that have no shared memory."""
 
 
+_FULL = "the disk is full: free space, and go on with the same command"
+_READ_ONLY = "it is read-only: make it writable, or name another ledger"
+_DAMAGED = "it is damaged: move it aside, and take the last good copy"
+
 _CURES = {
-    sqlite3.SQLITE_FULL: "the disk is full: free space, and go on with the same command",
-    sqlite3.SQLITE_READONLY: "it is read-only: make it writable, or name another ledger",
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_IOERR: "the disk does not take or give it (a quota? a broken disk?): see to it",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check the folder and its permissions",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: move it aside, and take the last good copy",
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: "it is no ledger: name another file",
     sqlite3.SQLITE_BUSY: "another process keeps it locked: end that one, or wait",
+}
+
+_OS_CURES = {
+    errno.ENOENT: "its folder is not there: make it",
+    errno.ENOTDIR: "its folder is no folder: name another",
+    errno.EACCES: "its folder may not be written: check the permissions",
+    errno.EPERM: "its folder may not be written: check the permissions",
+    errno.EROFS: _READ_ONLY,
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
 }
 
 
@@ -98,7 +114,14 @@ def trouble(path: Path, error: Exception) -> LedgerError:
     """Say an error of SQLite or the disk as ours: one line, with the cure."""
     code = getattr(error, "sqlite_errorcode", None)
     cure = _CURES.get(code & 0xFF) if isinstance(code, int) else None
+    if isinstance(error, OSError):
+        cure = _OS_CURES.get(error.errno or 0)
     return LedgerError(f"ledger {path}: {cure or error}")
+
+
+def damaged(path: Path, what: str) -> LedgerError:
+    """Say that what was read makes no sense."""
+    return LedgerError(f"ledger {path}: {_DAMAGED} ({what})")
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -166,6 +189,27 @@ def refuse_shared_disk(path: Path, mounts: Path = Path("/proc/self/mountinfo")) 
             )
 
 
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """Tell the version of a ledger's schema, 0 of an empty file; refuse what is neither.
+
+    In one transaction: another process may make the ledger meanwhile.
+    """
+    run = connection.execute
+    run("BEGIN")
+    (version,) = run("PRAGMA user_version").fetchone()
+    (mark,) = run("PRAGMA application_id").fetchone()
+    (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
+    run("COMMIT")
+    if mark != APPLICATION_ID and (version or mark or tables):
+        raise LedgerError(f"{path} is a database of something else; name another file")
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"{path} was written by a newer aivideo (schema {version}, this one knows "
+            f"{len(MIGRATIONS)}): upgrade aivideo"
+        )
+    return int(version)
+
+
 def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
     """Make the connection safe and its schema the newest, or refuse.
 
@@ -174,20 +218,7 @@ def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
         sqlite3.Error: it cannot be read or written.
     """
     run = connection.execute
-    (version,) = run("PRAGMA user_version").fetchone()
-    (mark,) = run("PRAGMA application_id").fetchone()
-    newest = len(MIGRATIONS)
-    if version == 0 and mark == 0:
-        (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables:
-            raise LedgerError(f"{path} is a database of something else; name another file")
-    elif mark != APPLICATION_ID:
-        raise LedgerError(f"{path} is a database of something else; name another file")
-    elif version > newest:
-        raise LedgerError(
-            f"{path} was written by a newer aivideo (schema {version}, this one knows "
-            f"{newest}): upgrade aivideo"
-        )
+    version, newest = _version(connection, path), len(MIGRATIONS)
     if read_only:
         if version < newest:
             raise LedgerError(f"{path} holds no ledger yet, or an older one to migrate")
@@ -211,7 +242,8 @@ def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
                 version += 1
                 run(f"PRAGMA user_version = {version}")
                 run(f"PRAGMA application_id = {APPLICATION_ID}")
+            run("COMMIT")
         except BaseException:
-            run("ROLLBACK")
+            with suppress(sqlite3.Error):  # a full disk has rolled back already
+                run("ROLLBACK")
             raise
-        run("COMMIT")
