@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,13 @@ CLIPS = (
 
 
 def _simulator() -> Any:
-    try:
-        import aivideo.simulator as simulator
-    except ModuleNotFoundError as error:
-        if error.name not in ("av", "PIL", "aiohttp"):
-            raise
+    # Asked for here: the simulator imports them when it makes its first video, which is too late.
+    if any(find_spec(name) is None for name in ("av", "PIL")):
         raise ConfigurationError(
-            'the stand-in service needs its extra: pip install "aivideo[simulator]"'
-        ) from None
+            'the stand-in service needs its extra: pip install "aivideo[cli,simulator]"'
+        )
+    import aivideo.simulator as simulator
+
     return simulator
 
 

@@ -178,3 +178,17 @@ def test_without_its_extra_the_command_says_how_to_install_it() -> None:
     assert done.returncode == 2
     assert 'pip install "aivideo[cli]"' in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("missing", ["av", "PIL"])
+@pytest.mark.parametrize("command", ["demo", "simulate"])
+def test_without_the_simulator_s_extra_it_says_so_before_it_starts(
+    command: str,
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert run([command]) == 2
+    assert 'pip install "aivideo[cli,simulator]"' in one_line(capsys)
+    assert [*Path().iterdir()] == []
