@@ -419,6 +419,8 @@ class LearnedPace:
             since = now - self._opened_at
             # Who was let through by the hundred can afford more probes, and loses more by waiting.
             later = LATER / max(1.0, math.sqrt(self._passed / 100))
+            if self._window is not None:  # it lasts a little longer than is known, most likely
+                later = min(later, FINE * 2.0 ** (self._refusals - 1))
             return max(earliest, self._opened_at + since * (1 + later), now + trip)
         shortest = 0.0 if self._window is None else self._window.shortest
         return max(now + trip, self._opened_at + shortest)
