@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from aivideo.sansio.stated import RateLimit, StatedPace
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
-from tests.sansio.servers import Drive, Limit, drive, ideal, phase, rate_of
+from tests.sansio.servers import Both, Drive, Limit, drive, ideal, phase, rate_of
 
 FIRST_SEED = 1001
 
@@ -28,7 +28,15 @@ BATCHES: list[tuple[str, Limit, int, float]] = [
     ("fixed 600 per 60 s", FixedWindow(600, 60), 1800, 0.15),
     ("fixed 10 per 60 s", FixedWindow(10, 60), 40, 0.15),
     ("sliding 10 per 60 s", SlidingWindow(10, 60), 40, 0.15),
+    ("fixed 13 per 17 s", FixedWindow(13, 17), 65, 0.15),
+    ("sliding 40 per 7 s", SlidingWindow(40, 7), 200, 0.15),
+    ("sliding 5 per second", SlidingWindow(5, 1), 100, 0.1),
+    ("fixed 50 per second", FixedWindow(50, 1), 500, 0.1),
+    ("10/s burst 10 and 300 a minute", Both(TokenBucket(10, 10), FixedWindow(300, 60)), 700, 0.1),
+    ("5 a second and 100 a minute", Both(FixedWindow(5, 1), FixedWindow(100, 60)), 250, 0.1),
     ("bucket 5/s, no burst", TokenBucket(5, 1), 100, 0.15),
+    ("bucket 3/s, no burst, 5 ms", TokenBucket(3, 1), 60, 0.005),
+    ("bucket 0.2/s, no burst", TokenBucket(0.2, 1), 20, 0.15),
     ("bucket 0.5/s burst 3", TokenBucket(0.5, 3), 30, 0.15),
     ("bucket 200/s burst 50", TokenBucket(200, 50), 2000, 0.15),
     ("bucket 50/s, trips of 2 ms", TokenBucket(50, 10), 500, 0.002),
@@ -58,7 +66,7 @@ HELD_OUT: list[tuple[str, Limit]] = [
 def batch(seeds: range) -> None:
     """Makespan ÷ ideal of batches: mean, median and worst, and 429s per accepted."""
     print("\nbatch: makespan ÷ ideal, mean [median, worst], 429s per accepted")
-    print(f"{'':30s} {'':>5s}   {'no header':28s} Retry-After")
+    print(f"{'':31s} {'':>5s}   {'no header':28s} Retry-After")
     for name, limit, requests, trip in BATCHES:
         shown = []
         for header in (False, True):
@@ -80,7 +88,7 @@ def batch(seeds: range) -> None:
             shown.append(
                 f"{mean(ratios):.3f} [{median(ratios):.3f}, {max(ratios):.3f}] {mean(refusals):.3f}"
             )
-        print(f"{name:30s} {requests:5d}   {shown[0]:28s} {shown[1]}")
+        print(f"{name:31s} {requests:5d}   {shown[0]:28s} {shown[1]}")
 
 
 def _half(times: list[list[float]], seconds: float) -> list[int]:

@@ -319,6 +319,7 @@ async def test_a_closed_gate_lets_polls_pass_and_tells_creates_why() -> None:
     await settle()
     error = SpendLimitError("cap", status=429)
     limiter.close_creates(error)
+    assert limiter.statistics().waiting_creates == 0
     for task in (waiting, later, asyncio.create_task(limiter.acquire(CREATE))):
         with pytest.raises(GateClosed) as caught:
             await task
@@ -383,6 +384,71 @@ async def test_a_probe_is_of_the_class_that_was_refused_and_a_poll_where_both_we
         for task in tasks:
             task.cancel()
         await settle()
+
+
+async def test_a_hold_that_is_over_says_nothing_about_the_next_one() -> None:
+    limiter = Limiter(draw=lambda: 0.0)
+    (await limiter.acquire(POLL)).rejected(5.0)
+    (await limiter.acquire(POLL)).accepted()
+    slot = await limiter.acquire(CREATE)
+    await asyncio.sleep(1.0)
+    slot.rejected(5.0)
+    order: list[RequestKind] = []
+    tasks = [asyncio.create_task(granted(limiter, kind, order, kind)) for kind in (POLL, CREATE)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert order == [CREATE]  # the poll's refusal belonged to the hold before
+    for task in tasks:
+        task.cancel()
+    await settle()
+
+
+async def test_a_create_that_was_asked_to_wait_is_first_in_line_afterwards() -> None:
+    limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
+    held = await limiter.acquire(CREATE)
+    order: list[str] = []
+
+    async def one(name: str, retry_after: float | None) -> None:
+        slot = await limiter.acquire(CREATE, retry_after=retry_after)
+        order.append(name)
+        slot.accepted()
+
+    tasks = [asyncio.create_task(one(name, None)) for name in "ab"]
+    tasks.append(asyncio.create_task(one("refused before", 3.0)))
+    await asyncio.sleep(5.0)
+    held.accepted()
+    await asyncio.gather(*tasks)
+    assert order == ["refused before", "a", "b"]
+
+
+async def test_who_is_cancelled_before_a_grant_in_the_same_turn_is_passed_over() -> None:
+    limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
+    held = await limiter.acquire(CREATE)
+    tasks = [asyncio.create_task(limiter.acquire(CREATE)) for _ in range(2)]
+    await settle()
+    tasks[0].cancel()  # its task has not run yet, and is still in the queue
+    held.accepted()
+    (await tasks[1]).accepted()
+    assert tasks[0].cancelled()
+    assert limiter.statistics().in_flight == 0
+
+
+async def test_a_learned_cap_lets_the_next_create_go_when_a_job_ends() -> None:
+    limiter = Limiter(draw=lambda: 0.0)
+    (await limiter.acquire(CREATE)).accepted(job_taken=True)
+    while limiter.statistics().create_limit == "none":  # refused again and again, and polls pass
+        create = await limiter.acquire(CREATE)
+        await asyncio.sleep(0.1)
+        create.rejected()
+        await asyncio.sleep(0.1)
+        (await limiter.acquire(POLL)).accepted()
+        await asyncio.sleep(0.1)
+    assert limiter.statistics().create_limit == "unsure"
+    waiting = asyncio.create_task(limiter.acquire(CREATE))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    limiter.job_ended()
+    async with asyncio.timeout(0.5):  # by time alone it would be tried after two seconds
+        (await waiting).accepted(job_taken=True)
 
 
 async def test_stated_running_jobs_are_not_passed() -> None:
