@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextvars import copy_context
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +22,10 @@ from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, 
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Callable[[int, Request], str | os.PathLike[str]]
 """A folder, or a function from a request's place and itself to the file it should become."""
+
+
+BREATH = 500
+"""Waiters that are let go in one turn of the loop, where it is left with a hundred thousand."""
 
 
 class Bulk:
@@ -55,7 +60,8 @@ class Bulk:
         self._submitting: dict[asyncio.Task[None], Job] = {}
         self._waiting: dict[asyncio.Future[Task], tuple[Job, Request, int]] = {}
         self._when_heard = self._heard
-        """The same bound method for each: there may be 100,000 that wait."""
+        self._context = copy_context()
+        """The same method and context for each: there may be 100,000 that wait."""
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
         self._left = False
@@ -84,7 +90,9 @@ class Bulk:
         for task, job in list(self._submitting.items()):
             self._engine.withdraw(job)
             task.cancel()
-        for future in list(self._waiting):
+        for place, future in enumerate([*self._waiting]):
+            if place % BREATH == 0:
+                await asyncio.sleep(0)
             future.cancel()
         tasks: list[asyncio.Task[None]] = [*self._submitting, *self._fetching]
         if self._producer is not None:
@@ -132,7 +140,7 @@ class Bulk:
         self._engine.watch(task_id, request)
         future = self._engine.tracker.wait(task_id)
         self._waiting[future] = (job, request, index)
-        future.add_done_callback(self._when_heard)
+        future.add_done_callback(self._when_heard, context=self._context)
 
     def _submitted(self, submitting: asyncio.Task[None]) -> None:
         self._submitting.pop(submitting, None)
