@@ -248,19 +248,49 @@ def test_a_service_that_lies_makes_it_no_worse(
     assert cost < 1.1 * plain_cost
 
 
-def test_progress_that_tells_the_truth_is_believed_and_saves_looks() -> None:
+@pytest.mark.parametrize("whole", [100, 1])
+def test_progress_that_tells_the_truth_is_believed_and_saves_looks(whole: float) -> None:
     source = random.Random(4)
     lengths = [source.lognormvariate(5.0, 0.8) for _ in range(200)]
     agenda = Agenda()
     plain = taught(lengths)
     cost = plain_cost = 0.0
     for n, length in enumerate(lengths * 2):
-        told = watch_one(agenda, 1e5 * n, length, progress=lambda age, of=length: 100 * age / of)
+        told = watch_one(agenda, 1e5 * n, length, progress=lambda age, of=length: whole * age / of)
         without = watch_one(plain, 1e8 + 1e5 * n, length)
         if n >= 200:
             cost += told[0] + 0.3 * told[1]
             plain_cost += without[0] + 0.3 * without[1]
     assert cost < 0.85 * plain_cost
+
+
+def test_a_task_that_failed_had_not_ended_well_until_then() -> None:
+    agenda = taught([60.0] * 40)
+    hazard = agenda.kind(KIND).by_age
+    before = hazard.rate(60.0)
+    for n in range(20):
+        agenda.end(entry(agenda, 1e6, str(n)), 1e6 + 200.0)
+    assert hazard.rate(60.0) < before / 1.4
+    assert hazard.rate(200.0) < 2 * Hazard().rate(200.0), "it is no result either"
+
+
+def test_an_answer_makes_the_next_failure_the_first() -> None:
+    agenda = Agenda()
+    watched = entry(agenda)
+    pauses = []
+    for answered in (False, False, False, True, False):
+        if answered:
+            agenda.looked(watched, 100.0)
+        else:
+            agenda.failed(watched, 100.0)
+            pauses.append(watched.due - 100.0)
+    assert pauses == [2.0, 4.0, 8.0, 2.0]
+
+
+def test_at_the_users_interval_it_is_first_come_first_served() -> None:
+    agenda = Agenda(10.0)
+    entries = [entry(agenda, float(n), str(n)) for n in range(20)]
+    assert [agenda.take(100.0) for _ in range(20)] == entries
 
 
 def test_processing_restarts_the_clock_when_that_foretells_better() -> None:

@@ -347,6 +347,19 @@ async def test_another_end_after_one_without_urls_is_a_contradiction(bare_ended:
     await tracker.aclose()
 
 
+async def test_of_what_has_ended_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aivideo.tracker.REMEMBERED", 10)
+    tracker = TaskTracker(Service(ends_at(0)))
+    for n in range(30):
+        tracker.watch(str(n))
+        tracker.deliver(completed(str(n)))
+    assert len(tracker._ends) == len(tracker._oldest) == 10
+    assert tracker.known("29") is not None
+    tracker.watch("0", age=None)
+    assert (await tracker.wait("0")).status == "completed", "asked for again"
+    await tracker.aclose()
+
+
 async def test_statistics_say_what_goes_on() -> None:
     blip = iter([APIConnectionError("reset", written=True)])
     tracker = TaskTracker(Service(lambda name, now: next(blip, None) or ends_at(100)(name, now)))
