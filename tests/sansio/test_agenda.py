@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from math import inf, log
+from math import log
 from statistics import fmean
 from typing import Any
 
@@ -19,9 +19,9 @@ from aivideo.sansio.agenda import (
     WORTH,
     Agenda,
     Entry,
-    Hazard,
     latest,
 )
+from aivideo.sansio.hazard import Hazard
 
 KIND = ("sora-2", 4)
 
@@ -456,23 +456,6 @@ def test_of_the_late_ones_the_most_valuable_goes_first() -> None:
     entries = [entry(agenda, 1e6 + born, str(born)) for born in (70.0, 0.0, 80.0)]
     first = agenda.take(1e6 + 104.0)
     assert first is entries[1]
-
-
-@given(st.lists(st.tuples(st.floats(0.1, 1e5), st.floats(0, 1)), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
-def test_a_hazard_is_never_nought_and_its_waits_are_what_they_say(
-    ends: list[tuple[float, float]],
-) -> None:
-    hazard = Hazard()
-    for age, share in ends:
-        hazard.ended(age * share, age)
-        assert all(rate > 0 for rate in hazard._rates)
-        wait = hazard.wait(age, 0.25, inf if age < 1e4 else 300.0)
-        piled = hazard.integral(age, age + wait)
-        if wait < 300.0:
-            assert wait * piled / 2 == pytest.approx(0.25, rel=1e-3)
-        until = hazard.until(age, 0.4, 1e9)
-        assert hazard.integral(age, age + until) == pytest.approx(0.5108, rel=1e-3)
 
 
 @given(st.data())
