@@ -26,6 +26,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, assert_never
 
@@ -496,8 +497,9 @@ class Engine:
         task_id = await self.taken(job)
         self.watch(task_id, job.request)
         try:
-            async for task in self.tracker.updates(task_id):
-                yield task
+            async with aclosing(self.tracker.updates(task_id)) as updates:
+                async for task in updates:
+                    yield task
         except SessionClosedError:
             raise closed_under(job) from None
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from math import inf
 from typing import Protocol, TypeAlias
 
@@ -262,7 +262,7 @@ class TaskTracker:
         listeners.append(on_update)
         return lambda: None if on_update not in listeners else listeners.remove(on_update)
 
-    async def updates(self, task_id: TaskId) -> AsyncIterator[Task]:
+    async def updates(self, task_id: TaskId) -> AsyncGenerator[Task, None]:
         """Yield what is known, then each change; the last is the task's end."""
         heard: deque[Task] = deque()
         news = asyncio.Event()
