@@ -12,6 +12,7 @@ import os
 import secrets
 from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextvars import copy_context
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +28,9 @@ from aivideo.sansio.journal import JobRecord, JobStatus
 SaveTo: TypeAlias = str | os.PathLike[str] | Callable[[int, Request], str | os.PathLike[str]]
 """A folder, or a function from a request's place and itself to the file it should become."""
 
+
+BREATH = 500
+"""Waiters that are let go in one turn of the loop, where it is left with a hundred thousand."""
 
 KeyOf: TypeAlias = Callable[[int, Request], str]
 """Names the job of a request and its place within a batch."""
@@ -85,7 +89,8 @@ class Bulk:
         self._submitting: dict[asyncio.Task[None], Job] = {}
         self._waiting: dict[asyncio.Future[Task], tuple[Job, Request, int]] = {}
         self._when_heard = self._heard
-        """The same bound method for each: there may be 100,000 that wait."""
+        self._context = copy_context()
+        """The same method and context for each: there may be 100,000 that wait."""
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
         self._left = False
@@ -114,7 +119,9 @@ class Bulk:
         for task, job in list(self._submitting.items()):
             self._engine.withdraw(job)
             task.cancel()
-        for future in list(self._waiting):
+        for place, future in enumerate([*self._waiting]):
+            if place % BREATH == 0:
+                await asyncio.sleep(0)
             future.cancel()
         tasks: list[asyncio.Task[None]] = [*self._submitting, *self._fetching]
         if self._producer is not None:
@@ -177,7 +184,7 @@ class Bulk:
         self._engine.watch(task_id, request)
         future = self._engine.tracker.wait(task_id)
         self._waiting[future] = (job, request, index)
-        future.add_done_callback(self._when_heard)
+        future.add_done_callback(self._when_heard, context=self._context)
 
     def _told_by_ledger(self, record: JobRecord, index: int) -> bool:
         """Tell the end of a job that an earlier run has seen, if nothing is left to be done."""

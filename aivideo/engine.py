@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -472,8 +473,9 @@ class Engine:
         task_id = await self.taken(job)
         self.watch(task_id, job.request)
         try:
-            async for task in self.tracker.updates(task_id):
-                yield task
+            async with aclosing(self.tracker.updates(task_id)) as updates:
+                async for task in updates:
+                    yield task
         except SessionClosedError:
             raise closed_under(job) from None
 

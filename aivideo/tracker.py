@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from math import inf
 from typing import Protocol, TypeAlias
 
@@ -134,6 +134,14 @@ class _Watched(Entry):
     def let_go(self) -> None:
         """Hold nothing any more: the entry may lie on the agenda for minutes yet."""
         self.known = self.waiters = self.listeners = None
+
+    @property
+    def waiting_count(self) -> int:
+        """How many still wait: asked of 100,000 at once, so nothing is made for it."""
+        held = self.waiters
+        if held is None:
+            return 0
+        return len(self.waiting()) if isinstance(held, list) else not held.done()
 
     def waiting(self) -> list[Waiter]:
         """List those that still wait."""
@@ -254,7 +262,7 @@ class TaskTracker:
         listeners.append(on_update)
         return lambda: None if on_update not in listeners else listeners.remove(on_update)
 
-    async def updates(self, task_id: TaskId) -> AsyncIterator[Task]:
+    async def updates(self, task_id: TaskId) -> AsyncGenerator[Task, None]:
         """Yield what is known, then each change; the last is the task's end."""
         heard: deque[Task] = deque()
         news = asyncio.Event()
@@ -290,7 +298,7 @@ class TaskTracker:
         """Say what the tracker is doing now."""
         return TrackerStatistics(
             watching=len(self._watched),
-            waiting=sum(len(watched.waiting()) for watched in self._watched.values()),
+            waiting=sum(watched.waiting_count for watched in self._watched.values()),
             polls_in_flight=len(self._looks),
             polls=self._polls,
             failed_polls=self._failed,
@@ -468,11 +476,12 @@ class TaskTracker:
 
     async def _give_up_all(self, error: AIVideoError) -> None:
         """End the watching of all, some in a turn of the loop: 100,000 would hold it for long."""
-        everyone = [*self._watched.values()]
+        everyone = deque(self._watched.values())
         for each in everyone:
             self._agenda.drop(each)  # not a poll more
-        for start in range(0, len(everyone), BREATH):
-            self._give_up(error, everyone[start : start + BREATH])
+        while everyone:
+            some = [everyone.popleft() for _ in range(min(BREATH, len(everyone)))]
+            self._give_up(error, some)
             await asyncio.sleep(0)
 
     def _give_up(self, error: AIVideoError, watched: list[_Watched]) -> None:

@@ -19,11 +19,8 @@ which is the expected delay that has piled up, reaches ``WORTH`` seconds. Where 
 that is soon. The same number ranks those who are late when the pace allows too few looks
 (it is the Whittle index of "look or wait", to first order).
 
-* The hazard is constant on bins of the age, each 19 % wider than the one before, with a Gamma
-  prior that the bins around it make (see :class:`Hazard`): (a + ends) ÷ (b + seconds at risk). A
-  look that finds a task alive adds seconds at risk: that is all that censoring takes, and a drift
-  to *slower* is seen before the first slow task has ended. Everything is forgotten by half a per
-  cent with each end.
+* The hazard is learned from ends and from looks that find a task alive, by age: see
+  :mod:`aivideo.sansio.hazard`.
 * ``processing`` may restart the age clock, and ``progress`` may foretell the end; or both may mean
   nothing. So each is a law of its own, learned likewise, and used only while it has foretold past
   ends better than the age alone (a running sum of log likelihoods, forgotten like the rest). A
@@ -49,11 +46,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from heapq import heappop, heappush
-from itertools import accumulate, islice, pairwise
-from math import expm1, inf, log, log1p, sqrt
-from operator import mul
+from itertools import islice
+from math import expm1, inf, log
 
 from attrs import define, field
+
+from aivideo.sansio.hazard import MEMORY, Hazard
 
 WORTH = 0.25
 """Seconds of expected delay that are worth one request."""
@@ -73,15 +71,6 @@ AT_ONCE = 32
 RANKED_FOR = 1.0
 """Seconds after which they are compared anew in any case."""
 
-MEMORY = 0.995
-"""What is left of all that was learned, with each end."""
-
-FIRST_BIN, RATIO, BINS = 5.0, 2**0.25, 80
-"""Bins of the age: 5 s, then each 19 % wider, up to 52 days."""
-
-_LOG_RATIO = log(RATIO)
-_EDGES = [0.0, *(FIRST_BIN * RATIO**n for n in range(BINS))]
-
 FORETOLD = 100.0
 """What a progress says is left is this many units of its own law, whatever it is in seconds."""
 
@@ -98,125 +87,6 @@ CALLED_WITHIN = 60.0
 def latest(age: float) -> float:
     """Seconds between two looks at most, of a task of that age, when the pace allows."""
     return min(LATEST, max(60.0, age / 4))
-
-
-def _bin(age: float) -> int:
-    if age < FIRST_BIN:
-        return 0
-    return min(BINS - 1, 1 + int(log(age / FIRST_BIN) / _LOG_RATIO + 1e-9))
-
-
-def _around(each: list[float], near: int) -> list[float]:
-    """Sum each with its neighbours, so many on either side."""
-    total = [0.0, *accumulate(each)]
-    last = len(each)
-    return [total[min(last, n + near + 1)] - total[max(0, n - near)] for n in range(last)]
-
-
-class Hazard:
-    """The chance to end in the next second, by age; learned. See the module.
-
-    Three guesses, each the Gamma prior of the next: a log-logistic of this median and shape; the
-    ends in a bin and its ``NEAR`` neighbours over those that were to be expected there; the ends
-    in the bin over the seconds at risk in it. So ten ends tell a scale, and a thousand the edge of
-    a hump.
-    """
-
-    __slots__ = ("_ends", "_near", "_prior", "_rates", "_risk")
-
-    NEAR = 2
-    """Neighbours on either side."""
-    WEIGHT = 1.0
-    """Ends that each guess is worth to the next."""
-
-    def __init__(self, median: float = 150.0, shape: float = 1.25) -> None:
-        self._prior: list[float] = []
-        for low, high in pairwise(_EDGES):
-            middle = (low + high) / 2
-            odds = (middle / median) ** shape
-            self._prior.append(shape * odds / (middle * (1 + odds)))
-        self._near = [self.WEIGHT / rate for rate in self._prior]
-        """Seconds at risk that the second guess is worth."""
-        self._ends = [0.0] * BINS
-        self._risk = [0.0] * BINS
-        self._rates = [*self._prior]
-
-    def rate(self, age: float) -> float:
-        """The hazard at ``age``, per second."""
-        return self._rates[_bin(age)]
-
-    def alive(self, since: float, until: float) -> None:
-        """Note that it had not ended between two ages."""
-        place = _bin(since)
-        while since < until:
-            end = _EDGES[place + 1] if place < BINS - 1 else inf
-            stop = min(until, end)
-            self._risk[place] += stop - since
-            self._rates[place] = (self.WEIGHT + self._ends[place]) / (
-                self._near[place] + self._risk[place]
-            )
-            since, place = stop, place + 1
-
-    def ended(self, since: float, age: float) -> None:
-        """Note an end at ``age``; it was last counted at risk at ``since``."""
-        self._ends = [each * MEMORY for each in self._ends]
-        self._risk = [each * MEMORY for each in self._risk]
-        self._ends[_bin(age)] += 1
-        self.alive(since, age)
-        ends = _around(self._ends, self.NEAR)
-        foretold = _around([*map(mul, self._prior, self._risk)], self.NEAR)
-        weight = self.WEIGHT
-        self._near = [
-            weight * (weight + expected) / (prior * (weight + came))
-            for prior, came, expected in zip(self._prior, ends, foretold, strict=True)
-        ]
-        self._rates = [
-            (weight + came) / (near + risk)
-            for near, came, risk in zip(self._near, self._ends, self._risk, strict=True)
-        ]
-
-    def integral(self, since: float, until: float) -> float:
-        """The hazard piled up between two ages."""
-        place, total = _bin(since), 0.0
-        while since < until:
-            end = _EDGES[place + 1] if place < BINS - 1 else inf
-            stop = min(until, end)
-            total += self._rates[place] * (stop - since)
-            since, place = stop, place + 1
-        return total
-
-    def log_likelihood(self, since: float, age: float) -> float:
-        """Of an end at ``age``, known not to have come by ``since``."""
-        return log(self.rate(age)) - self.integral(since, age)
-
-    def wait(self, age: float, worth: float, most: float) -> float:
-        """Seconds until wait × P(ended meanwhile) ÷ 2 reaches ``worth``, at most ``most``.
-
-        Within a bin the hazard is constant, so that is a quadratic equation in the wait.
-        """
-        place, waited, piled = _bin(age), 0.0, 0.0
-        while waited < most:
-            rate = self._rates[place]
-            end = (_EDGES[place + 1] if place < BINS - 1 else inf) - age
-            linear, rest = piled + rate * waited, piled * waited - 2 * worth
-            step = (sqrt(linear * linear - 4 * rate * rest) - linear) / (2 * rate)
-            if waited + step <= end:
-                return min(most, waited + step)
-            piled += rate * (end - waited)
-            waited, place = end, place + 1
-        return most
-
-    def until(self, age: float, odds: float, most: float) -> float:
-        """Seconds from ``age`` until it has ended with probability ``odds``, at most ``most``."""
-        place, waited, left = _bin(age), 0.0, -log1p(-odds)
-        while waited < most:
-            rate = self._rates[place]
-            end = (_EDGES[place + 1] if place < BINS - 1 else inf) - age
-            if waited + left / rate <= end:
-                return min(most, waited + left / rate)
-            left -= rate * (end - waited)
-            waited, place = end, place + 1
-        return most
 
 
 class Kind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from math import inf, log
+from math import log
 from statistics import fmean
 from typing import Any
 
@@ -19,9 +19,9 @@ from aivideo.sansio.agenda import (
     WORTH,
     Agenda,
     Entry,
-    Hazard,
     latest,
 )
+from aivideo.sansio.hazard import Hazard
 
 KIND = ("sora-2", 4)
 
@@ -248,19 +248,49 @@ def test_a_service_that_lies_makes_it_no_worse(
     assert cost < 1.1 * plain_cost
 
 
-def test_progress_that_tells_the_truth_is_believed_and_saves_looks() -> None:
+@pytest.mark.parametrize("whole", [100, 1])
+def test_progress_that_tells_the_truth_is_believed_and_saves_looks(whole: float) -> None:
     source = random.Random(4)
     lengths = [source.lognormvariate(5.0, 0.8) for _ in range(200)]
     agenda = Agenda()
     plain = taught(lengths)
     cost = plain_cost = 0.0
     for n, length in enumerate(lengths * 2):
-        told = watch_one(agenda, 1e5 * n, length, progress=lambda age, of=length: 100 * age / of)
+        told = watch_one(agenda, 1e5 * n, length, progress=lambda age, of=length: whole * age / of)
         without = watch_one(plain, 1e8 + 1e5 * n, length)
         if n >= 200:
             cost += told[0] + 0.3 * told[1]
             plain_cost += without[0] + 0.3 * without[1]
     assert cost < 0.85 * plain_cost
+
+
+def test_a_task_that_failed_had_not_ended_well_until_then() -> None:
+    agenda = taught([60.0] * 40)
+    hazard = agenda.kind(KIND).by_age
+    before = hazard.rate(60.0)
+    for n in range(20):
+        agenda.end(entry(agenda, 1e6, str(n)), 1e6 + 200.0)
+    assert hazard.rate(60.0) < before / 1.4
+    assert hazard.rate(200.0) < 2 * Hazard().rate(200.0), "it is no result either"
+
+
+def test_an_answer_makes_the_next_failure_the_first() -> None:
+    agenda = Agenda()
+    watched = entry(agenda)
+    pauses = []
+    for answered in (False, False, False, True, False):
+        if answered:
+            agenda.looked(watched, 100.0)
+        else:
+            agenda.failed(watched, 100.0)
+            pauses.append(watched.due - 100.0)
+    assert pauses == [2.0, 4.0, 8.0, 2.0]
+
+
+def test_at_the_users_interval_it_is_first_come_first_served() -> None:
+    agenda = Agenda(10.0)
+    entries = [entry(agenda, float(n), str(n)) for n in range(20)]
+    assert [agenda.take(100.0) for _ in range(20)] == entries
 
 
 def test_processing_restarts_the_clock_when_that_foretells_better() -> None:
@@ -426,23 +456,6 @@ def test_of_the_late_ones_the_most_valuable_goes_first() -> None:
     entries = [entry(agenda, 1e6 + born, str(born)) for born in (70.0, 0.0, 80.0)]
     first = agenda.take(1e6 + 104.0)
     assert first is entries[1]
-
-
-@given(st.lists(st.tuples(st.floats(0.1, 1e5), st.floats(0, 1)), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
-def test_a_hazard_is_never_nought_and_its_waits_are_what_they_say(
-    ends: list[tuple[float, float]],
-) -> None:
-    hazard = Hazard()
-    for age, share in ends:
-        hazard.ended(age * share, age)
-        assert all(rate > 0 for rate in hazard._rates)
-        wait = hazard.wait(age, 0.25, inf if age < 1e4 else 300.0)
-        piled = hazard.integral(age, age + wait)
-        if wait < 300.0:
-            assert wait * piled / 2 == pytest.approx(0.25, rel=1e-3)
-        until = hazard.until(age, 0.4, 1e9)
-        assert hazard.integral(age, age + until) == pytest.approx(0.5108, rel=1e-3)
 
 
 @given(st.data())

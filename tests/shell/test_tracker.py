@@ -7,6 +7,7 @@ import gc
 import logging
 import tracemalloc
 from collections.abc import Callable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -347,6 +348,19 @@ async def test_another_end_after_one_without_urls_is_a_contradiction(bare_ended:
     await tracker.aclose()
 
 
+async def test_of_what_has_ended_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aivideo.tracker.REMEMBERED", 10)
+    tracker = TaskTracker(Service(ends_at(0)))
+    for n in range(30):
+        tracker.watch(str(n))
+        tracker.deliver(completed(str(n)))
+    assert len(tracker._ends) == len(tracker._oldest) == 10
+    assert tracker.known("29") is not None
+    tracker.watch("0", age=None)
+    assert (await tracker.wait("0")).status == "completed", "asked for again"
+    await tracker.aclose()
+
+
 async def test_statistics_say_what_goes_on() -> None:
     blip = iter([APIConnectionError("reset", written=True)])
     tracker = TaskTracker(Service(lambda name, now: next(blip, None) or ends_at(100)(name, now)))
@@ -360,6 +374,29 @@ async def test_statistics_say_what_goes_on() -> None:
     said = tracker.statistics()
     assert (said.watching, said.waiting, said.polls_in_flight) == (0, 0, 0)
     assert (said.failed_polls, said.ended, said.contradictions) == (1, 2, 0)
+    await tracker.aclose()
+
+
+async def test_an_end_makes_room_for_the_look_that_waits_for_it() -> None:
+    tracker = TaskTracker(Service(ends_at(0)), max_polls_in_flight=1)
+    for n in range(5):
+        tracker.watch(str(n), age=None)
+    await asyncio.wait_for(asyncio.gather(*(tracker.wait(str(n)) for n in range(5))), 1)
+    await tracker.aclose()
+
+
+async def test_what_the_service_tells_of_how_far_it_is_reaches_the_agenda() -> None:
+    def say(name: str, now: float) -> Task:
+        return pending(name) if now < 60 else processing(name, None if now < 120 else 40)
+
+    tracker = TaskTracker(Service(say))
+    tracker.watch("t")
+    watched = tracker._watched["t"]
+    said = []
+    for _ in range(3):
+        await asyncio.sleep(59)
+        said.append((watched.begun_at is not None, watched.progress is not None))
+    assert said == [(False, False), (True, False), (True, True)]
     await tracker.aclose()
 
 
@@ -456,6 +493,17 @@ async def test_updates_are_each_change_once_and_end_with_the_end() -> None:
     seen = await following
     assert [task.status for task in seen] == ["pending", "processing", "processing", "completed"]
     assert tracker.statistics().contradictions == 1
+    await tracker.aclose()
+
+
+async def test_who_leaves_the_updates_leaves_nothing_behind() -> None:
+    tracker = TaskTracker(Service(ends_at(1000)))
+    tracker.watch("t")
+    async with aclosing(tracker.updates("t")) as updates:
+        assert (await anext(updates)).status == "pending"
+        assert tracker.statistics().waiting == 1
+    assert tracker.statistics().waiting == 0
+    assert tracker._watched["t"].listeners == []
     await tracker.aclose()
 
 
