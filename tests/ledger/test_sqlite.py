@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import sqlite3
@@ -417,3 +418,23 @@ async def test_a_transaction_that_fails_tells_each_who_waited(tmp_path: Path) ->
         connection.execute("PRAGMA query_only = OFF")
         assert [each.id async for each in ledger.jobs()] == [planned.id]
         assert await ledger.claim(planned.id, lease=1.0) is not None
+
+
+async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        planned = await ledger.plan(job())
+        assert ledger._file is not None
+        connection = ledger._file.connection
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own word for it
+        with pytest.raises(LedgerError, match="the disk is full: free space"):
+            await ledger.plan(job("x" * 5000))
+        assert [each.id async for each in ledger.jobs()] == [planned.id]
+        connection.execute(f"PRAGMA max_page_count = {pages + 100}")
+        await ledger.plan(job("x" * 5000))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_alike_wherever_it_is_met(code: int) -> None:
+    said = str(opening.trouble(Path("jobs.db"), OSError(code, os.strerror(code))))
+    assert said == "ledger jobs.db: the disk is full: free space, and go on with the same command"
