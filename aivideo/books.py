@@ -128,7 +128,8 @@ class Books:
             await self._write_what_was_not()  # what happened first is written first
             record = await self._write(job, event, number)
         except LedgerError as error:
-            log.error(  # noqa: TRY400  one line: whose traceback it is, is known
+            log.log(
+                logging.DEBUG if self._unwritten else logging.ERROR,  # once, not for each in flight
                 "%s; what happened is kept in memory until it can be written, and nothing more is "
                 "bought until then",
                 error,

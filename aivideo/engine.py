@@ -118,6 +118,7 @@ class Engine:
         self.saving: set[asyncio.Task[None]] = set()
         self._callback_urls = callback_urls
         self._by_task: dict[TaskId, Job] = {}
+        self._in_doubt: dict[str, Job] = {}
         self._submissions: dict[str, asyncio.Task[TaskId]] = {}
         self._writing: set[asyncio.Task[Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
@@ -244,6 +245,9 @@ class Engine:
         if job is not None and not stale:
             job.index = job.index if index is None else index
             return job
+        doubtful = self._in_doubt.get(record.id)
+        if doubtful is not None and doubtful.status is record.status:
+            return doubtful
         job = Job(record.id, record.request, owner=self, key=record.key, index=index)
         self.books.counts[job.status] += 1
         self._note(job, record)
@@ -255,7 +259,7 @@ class Engine:
         elif record.status is JobStatus.RUNNING:
             self.jobs[job.id] = job
         else:
-            job.error = why_untaken(job, record)
+            self._left(job, why_untaken(job, record))
         return job
 
     async def resume(self, statuses: tuple[JobStatus, ...]) -> list[Job]:
@@ -282,19 +286,23 @@ class Engine:
                 age = 0.0 if job.id in self._purchase.posting else None
                 self.watch(task_id, record.request, callback=called, age=age)
 
+    def _left(self, job: Job, why: AIVideoError | None) -> None:
+        """Leave a job alone; one of unknown fate may yet be settled by a callback."""
+        job.error = why
+        self.jobs.pop(job.id, None)
+        if job.status in (JobStatus.UNKNOWN, JobStatus.FAULTED):
+            self._in_doubt[job.id] = job
+
     def _submitted(self, job: Job, done: asyncio.Task[TaskId]) -> None:
         self._submissions.pop(job.id, None)
         if done.cancelled():
-            job.error = SessionClosedError("it was withdrawn, and not sent", job=job)
+            self._left(job, SessionClosedError("it was withdrawn, and not sent", job=job))
         elif (error := done.exception()) is not None and job.task_id is None:
             # (Where it has a task, a callback told meanwhile what the answer did not.)
-            if isinstance(error, AIVideoError):
-                job.error = error
-            else:
+            if not isinstance(error, AIVideoError):
                 log.error("submitting job %s broke", job.id, exc_info=error)
-                job.error = SessionClosedError(f"submitting broke: {error!r}", job=job)
-        if job.error is not None:
-            self.jobs.pop(job.id, None)
+                error = SessionClosedError(f"submitting broke: {error!r}", job=job)
+            self._left(job, error)
 
     def withdraw(self, job: Job) -> None:
         """Take back a job that still waits for its slot; one whose POST is under way stays."""
@@ -382,6 +390,9 @@ class Engine:
         task = await self.ask(lambda: self.client.retrieve(said.id))
         if attempt.task_id is None:
             return await self._attribute(record, attempt, task)
+        record = await self.ledger.find(record.id) or record
+        if record.attempt(attempt.number).status is not AttemptStatus.RUNNING:
+            return self._told(record)  # it has ended meanwhile, or long ago
         job = self.adopt(record)
         if lifecycle.is_ended(task):
             self.watch(task.id, record.request)
@@ -413,16 +424,34 @@ class Engine:
             log.warning("a callback named task %s: %s", task.id, error)
             return None
         log.info("a callback told that job %s became task %s", record.id, task.id)
-        job = self.jobs.get(record.id) or self.adopt(record)
-        if job.holding is not None:
-            self.limiter.job_adopted()  # when its slot ended, nobody knew that it runs
-        self.books.taken_after_all(job, attempt.number)
-        job.error = None
-        self._note(job, record)
+        if record.attempt(attempt.number).status is not AttemptStatus.RUNNING:
+            return self._told(record)  # another callback was faster
+        job = self.jobs.get(record.id) or self._in_doubt.pop(record.id, None)
+        if job is None:
+            job = self.adopt(record)
+        elif job.task_id == task.id:
+            return job  # likewise
+        else:
+            self.jobs[job.id] = job
+            if job.holding is not None:
+                self.limiter.job_adopted()  # when its slot ended, nobody knew that it runs
+            self.books.taken_after_all(job, attempt.number)
+            job.error = None
+            self._note(job, record)
         self.tracker.deliver(task)
         if task.id in self._by_task:  # it was watched to its end before it was known whose it is
             self._heard_the_end(task.id, task)
         return job
+
+    def _told(self, record: JobRecord) -> Job:
+        """Give the handle of a job of which nothing more is to be heard."""
+        known = self.jobs.get(record.id)
+        if known is not None:
+            return known
+        task_id, status = record.task_id, record.status
+        return Job(
+            record.id, record.request, owner=self, status=status, task_id=task_id, key=record.key
+        )
 
     # --- what jobs ask (job.Owner) ----------------------------------------------------------
 

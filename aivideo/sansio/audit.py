@@ -64,7 +64,7 @@ class Finding:
         unknown: credits of unknown fate, of POSTs since the earlier reading.
         hypotheses: those that the figures leave standing.
         conclusion: "clean", "none charged", "all charged", "some charged", "too much", "too little"
-            or "open".
+            or, where nothing can be concluded, "blurred" or "open".
         lines: the same in words, for a person.
     """
 
@@ -97,10 +97,11 @@ def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
         Hypothesis(refunds_lower=lower, known=known, rest=grown - known)
         for lower, known in ((False, bought), (True, bought - refunded))
     ]
-    standing = tuple(each for each in both if each.rest >= 0)
+    early = since.ledger.reserved + since.ledger.unknown
+    standing = tuple(each for each in both if each.rest + early >= 0)
     if refunded == 0:
         standing = standing[:1]  # the two are one
-    conclusion = _conclusion(standing, prices)
+    conclusion = _conclusion(standing, prices, early=early, late=now.ledger.reserved)
     return Finding(
         since=since,
         now=now,
@@ -114,11 +115,20 @@ def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
     )
 
 
-def _conclusion(standing: tuple[Hypothesis, ...], prices: Sequence[int]) -> str:
+def _conclusion(
+    standing: tuple[Hypothesis, ...], prices: Sequence[int], *, early: int, late: int
+) -> str:
+    """Conclude what all say, each with up to ``early`` more to explain, or ``late`` less."""
     if not standing:
         return "too little"
-    said = {_of_one(each.rest, prices) for each in standing}
-    return said.pop() if len(said) == 1 else "open"
+    said = [
+        {_of_one(each.rest + early, prices), _of_one(max(0, each.rest - late), prices)}
+        for each in standing
+    ]
+    every = set[str]().union(*said)
+    if len(every) == 1:
+        return every.pop()
+    return "open" if all(len(each) == 1 for each in said) else "blurred"
 
 
 def _of_one(rest: int, prices: Sequence[int]) -> str:
@@ -157,6 +167,10 @@ _LINES: dict[str, tuple[str, ...]] = {
     "too little": (
         "The counter grew by less than this ledger was charged: these readings are of another",
         "account, or the counter is not what it seems to be. Nothing can be concluded.",
+    ),
+    "blurred": (
+        "POSTs were on their way, or of unknown fate, when the account's counter was read: it may",
+        "have counted them already or not, so nothing can be concluded from these readings.",
     ),
     "open": (
         "Tasks failed meanwhile, and it is not documented whether a refund lowers the counter:",

@@ -66,6 +66,7 @@ class LedgerFile:
         self.path = Path(path)
         self.owner = Owner(self.path)
         self._now = now
+        self._read_only = read_only
         opening.refuse_shared_disk(self.path)
         try:
             self.connection = opening.connect(self.path, read_only=read_only)
@@ -309,6 +310,8 @@ class LedgerFile:
         )
 
     def _show_life(self) -> None:
+        if self._read_only:
+            raise LedgerError(f"ledger {self.path} was opened to be read only")
         try:
             self.owner.show_life()
         except OSError as error:

@@ -17,7 +17,7 @@ APPLICATION_ID = 0x61697631
 BUSY = 30.0
 """Seconds to wait for another process's transaction."""
 
-MIGRATIONS = (
+MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE jobs (
         seq INTEGER PRIMARY KEY,

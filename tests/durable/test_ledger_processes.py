@@ -1,0 +1,166 @@
+"""Several real processes on one ledger: they race, are killed, fork, and fill the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aivideo.ledger.sqlite import SqliteLedger, opening
+from aivideo.sansio.journal import JobStatus
+from tests.ledger.jobs import job
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(what: str, path: Path, *more: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.durable.ledger_process", what, str(path), *map(str, more)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(process: subprocess.Popen[str]) -> list[str]:
+    """Wait for a process's end; return what it said."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
+def soon() -> float:
+    """Tell a moment by which a process has been started."""
+    return time.time() + 1.2
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteLedger]:
+    ledger = SqliteLedger(path)
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()
+
+
+async def planned(path: Path, count: int) -> list[str]:
+    async with opened(path) as ledger:
+        jobs = await asyncio.gather(*(ledger.plan(job(f"boat {n}")) for n in range(count)))
+        return [each.id for each in jobs]
+
+
+async def test_of_three_processes_one_wins_each_of_500_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    ids = await planned(path, 500)
+    moment = soon()
+    racers = [start("claim", path, moment) for _ in range(3)]
+    won = [[line.split()[1] for line in told(racer)] for racer in racers]
+    assert Counter(job_id for each in won for job_id in each) == Counter(ids)
+    assert sum(bool(each) for each in won) > 1, "there was a race"
+    async with opened(path) as ledger:
+        # Each closed in order without a verdict: nobody will end those claims.
+        assert len(await ledger.lapse()) == 500
+        assert await ledger.counts() == {JobStatus.UNKNOWN: 500}
+        assert (await ledger.totals()).unknown == 50_000
+
+
+async def test_the_claim_of_a_killed_process_lapses_at_once_and_a_living_ones_does_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "jobs.db"
+    await planned(path, 2)
+    async with opened(path) as ledger:
+        doomed = start("hold", path)
+        assert doomed.stdout is not None
+        assert doomed.stdout.readline() == "held\n"
+        living = start("hold", path)
+        assert living.stdout is not None
+        assert living.stdout.readline() == "held\n"
+        assert await ledger.lapse() == [], "both live, and their leases are an hour long"
+        doomed.send_signal(signal.SIGKILL)
+        doomed.communicate()
+        lapsed = await ledger.lapse()
+        assert [each.status for each in lapsed] == [JobStatus.UNKNOWN]
+        assert (await ledger.counts()) == {JobStatus.UNKNOWN: 1, JobStatus.SUBMITTING: 1}
+        assert await ledger.lapse() == []
+        living.kill()
+        living.communicate()
+        assert len(await ledger.lapse()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"], "the dead are tidied away"
+
+
+async def test_a_stopped_process_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    await planned(path, 1)
+    stopped = start("hold", path)
+    assert stopped.stdout is not None
+    assert stopped.stdout.readline() == "held\n"
+    stopped.send_signal(signal.SIGSTOP)
+    async with opened(path) as ledger:
+        assert await ledger.lapse() == []
+    stopped.kill()
+    stopped.communicate()
+
+
+async def test_many_processes_may_make_the_file_at_the_same_moment(tmp_path: Path) -> None:
+    moment = soon()
+    makers = [start("open_new", tmp_path / "jobs.db", moment) for _ in range(4)]
+    assert [told(maker) for maker in makers] == [["opened"]] * 4
+    async with opened(tmp_path / "jobs.db") as ledger:
+        assert await ledger.counts() == {JobStatus.PLANNED: 4}
+
+
+async def test_two_processes_that_migrate_at_once_do_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.db"
+    await planned(path, 3)
+    moment = soon()
+    movers = [start("migrate", path, moment) for _ in range(3)]
+    assert [told(mover) for mover in movers] == [["opened"]] * 3
+    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, "", ""))
+    async with opened(path) as ledger:
+        assert ledger._file is not None
+        notes = ledger._file.connection.execute("SELECT note, count(*) FROM jobs GROUP BY note")
+        assert dict(notes.fetchall()) == {"m": 3, None: 3}
+
+
+def test_a_forked_child_is_refused_in_one_line_and_takes_nothing_from_its_parent(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "jobs.db"
+    assert told(start("fork", path)) == [
+        f"child ledger {path} was opened before a fork; open it anew in each process",
+        "child closed",
+        "lapsed 0",
+        "parent submitting",
+    ]
+
+
+@pytest.mark.parametrize("limit", [200_000, 500_000])
+def test_a_disk_that_fills_up_refuses_whole_groups_and_goes_on_when_there_is_room(
+    tmp_path: Path, limit: int
+) -> None:
+    full, whole, goes_on = told(start("fill", tmp_path / "jobs.db", limit))
+    assert full.startswith(f"full ledger {tmp_path / 'jobs.db'}: the disk does not take or give it")
+    assert whole == "whole True True"
+    assert goes_on == "goes on True"
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_and_a_later_try_makes_the_ledger(
+    tmp_path: Path,
+) -> None:
+    refused, goes_on = told(start("fill_at_once", tmp_path / "jobs.db"))
+    assert refused.startswith(f"refused ledger {tmp_path / 'jobs.db'}: the disk does not take")
+    assert goes_on == "goes on True"

@@ -1,0 +1,23 @@
+"""Jobs to fill ledgers with."""
+
+from __future__ import annotations
+
+import secrets
+
+from aivideo.models import Sora2
+from aivideo.sansio import wire
+from aivideo.sansio.journal import JobRecord
+
+
+def job(prompt: str = "boat", *, batch: str | None = None, key: str | None = None) -> JobRecord:
+    """A planned job of 100 credits."""
+    request = Sora2(prompt, duration=4, aspect_ratio="16:9")
+    return JobRecord(
+        id=secrets.token_hex(8),
+        request=request,
+        fingerprint=wire.fingerprint(request),
+        credits=100,
+        batch=batch,
+        key=key,
+        planned_at=1_800_000_000.0,
+    )

@@ -1,0 +1,440 @@
+"""The file: what is refused in one line, what damage looks like, who may read it, and how fast."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from aivideo.errors import LedgerError
+from aivideo.ledger.sqlite import SqliteLedger, opening
+from aivideo.sansio import journal
+from aivideo.sansio.journal import JobStatus, Reason
+from tests.ledger.jobs import job
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def opened(path: Path, *, read_only: bool = False) -> AsyncIterator[SqliteLedger]:
+    ledger = SqliteLedger(path, read_only=read_only)
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()
+
+
+async def filled(path: Path, count: int = 200) -> list[str]:
+    """Make a ledger with many jobs, some of them run to an end; return their ids in order."""
+    async with opened(path) as ledger:
+        jobs = [job(f"boat {n} " + "x" * 200, batch="b", key=f"k{n}") for n in range(count)]
+        await asyncio.gather(*(ledger.plan(each) for each in jobs))
+        for number, each in enumerate(jobs[::3]):
+            await ledger.claim(each.id, lease=100.0)
+            await ledger.record(each.id, journal.Taken(f"task-{number}"))
+            await ledger.record(each.id, journal.Failed(Reason(message="no")))
+        return [each.id for each in jobs]
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """Be somebody whom permissions bind (root is bound by none), with a folder of one's own."""
+    folder = Path(tempfile.mkdtemp(prefix="aivideo-"))
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+def refusal(path: Path, *, read_only: bool = False) -> str:
+    """Try to open a file; return the one line in which it is refused."""
+    with pytest.raises(LedgerError) as caught:
+        SqliteLedger(path, read_only=read_only)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert str(path) in line
+    return line
+
+
+# --- who may read it ----------------------------------------------------------------------------
+
+
+async def test_the_file_and_all_beside_it_are_readable_by_nobody_else(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with opened(tmp_path / "jobs.db") as ledger:
+            planned = await ledger.plan(job())
+            await ledger.claim(planned.id, lease=10.0)
+            files = sorted(tmp_path.iterdir())
+            assert len(files) == 4, "the file, its log, its index, and who lives"
+            assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    finally:
+        os.umask(before)
+
+
+async def test_closing_leaves_one_file(tmp_path: Path) -> None:
+    await filled(tmp_path / "jobs.db", 5)
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "is a folder" in refusal(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "its folder is not there: make it" in refusal(tmp_path / "nowhere" / "jobs.db")
+
+
+def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refusal(tmp_path / "file" / "jobs.db")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Dear diary,\n" * 1000,
+        b"\0" * 8192,
+        b"xy",
+        b"SQLite format 3\0" + b"\xff" * 4096,
+        os.urandom(20_000),
+    ],
+)
+def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "diary.txt"
+    path.write_bytes(content)
+    refusal(path)
+    refusal(path, read_only=True)
+    assert path.read_bytes() == content
+
+
+def test_somebody_elses_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "wallet.db"
+    theirs = sqlite3.connect(path)
+    theirs.execute("CREATE TABLE coins (id)")
+    theirs.commit()
+    theirs.close()
+    before = path.read_bytes()
+    assert "something else" in refusal(path)
+    for pragma in ("application_id = 77", "user_version = 3"):
+        theirs = sqlite3.connect(path)
+        theirs.execute(f"PRAGMA {pragma}")
+        theirs.close()
+        assert "something else" in refusal(path)
+    assert len(path.read_bytes()) == len(before)
+
+
+async def test_a_newer_schema_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    await filled(path, 1)
+    newer = sqlite3.connect(path)
+    newer.execute(f"PRAGMA user_version = {len(opening.MIGRATIONS) + 1}")
+    newer.close()
+    assert "newer aivideo" in refusal(path)
+    assert "upgrade" in refusal(path, read_only=True)
+
+
+def test_a_ledger_to_be_read_must_be_there(tmp_path: Path) -> None:
+    assert "there is no ledger" in refusal(tmp_path / "jobs.db", read_only=True)
+    assert [*tmp_path.iterdir()] == [], "and is not made by looking"
+
+
+def test_where_wal_does_not_work_the_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    # A way of SQLite's without shared memory, as some file systems are.
+    without = sqlite3.connect(f"{path.as_uri()}?vfs=unix-dotfile", uri=True)
+    with pytest.raises(LedgerError, match="WAL does not work"):
+        opening.prepare(without, path, read_only=False)
+    without.close()
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
+def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    line = f"40 1 {os.major(device)}:{os.minor(device)} / /far rw,relatime shared:1 - {kind} h:/ rw"
+    mounts.write_text(f"22 1 0:99 / /else rw - ext4 /dev/a rw\n{line}\n")
+    for path in (tmp_path / "jobs.db", mounts):  # to be made, and there already
+        with pytest.raises(LedgerError, match=rf"network file system \({kind}\)"):
+            opening.refuse_shared_disk(path, mounts)
+
+
+@pytest.mark.parametrize(
+    "mounts",
+    [
+        "40 1 0:12345 / /far rw - nfs4 h:/ rw\n",  # of another device
+        "40 1 {here} / / rw - ext4 /dev/vda rw\n",
+        "nonsense\n\n - \n",
+        "",
+    ],
+)
+def test_a_local_disk_is_not_taken_for_one(tmp_path: Path, mounts: str) -> None:
+    device = tmp_path.stat().st_dev
+    here = f"{os.major(device)}:{os.minor(device)}"
+    (tmp_path / "mountinfo").write_text(mounts.replace("{here}", here))
+    opening.refuse_shared_disk(tmp_path / "jobs.db", tmp_path / "mountinfo")
+
+
+async def test_a_closed_ledger_refuses_in_one_line(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        pass
+    with pytest.raises(LedgerError, match="is closed"):
+        await ledger.plan(job())
+
+
+# --- read-only ----------------------------------------------------------------------------------
+
+
+async def test_a_folder_that_may_not_be_written_is_refused() -> None:
+    with as_nobody() as folder:
+        folder.chmod(0o555)
+        assert "permissions" in refusal(folder / "jobs.db")
+
+
+async def test_a_file_that_may_not_be_written_is_refused_and_can_be_read() -> None:
+    with as_nobody() as folder:
+        path = folder / "jobs.db"
+        ids = await filled(path, 3)
+        path.chmod(0o400)
+        folder.chmod(0o555)
+        assert "read-only: make it writable" in refusal(path)
+        async with opened(path, read_only=True) as ledger:
+            assert [each.id async for each in ledger.jobs()] == ids
+            assert (await ledger.totals()).refunded == 100
+            writes: list[Callable[[], Awaitable[object]]] = [
+                lambda: ledger.plan(job()),
+                lambda: ledger.claim(ids[1], lease=1.0),
+                lambda: ledger.record(ids[0], journal.Retried()),
+            ]
+            for write in writes:
+                with pytest.raises(LedgerError, match=r"read.only"):
+                    await write()
+
+
+async def test_looking_at_a_ledger_in_use_disturbs_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as writer, opened(path, read_only=True) as reader:
+        planned = await writer.plan(job())
+        assert await reader.find(planned.id) == planned
+        await writer.claim(planned.id, lease=10.0)
+        found = await reader.find(planned.id)
+        assert found is not None
+        assert found.status is JobStatus.SUBMITTING
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+async def read_everything(path: Path) -> list[str]:
+    """Read a ledger as a batch, a resume and `jobs list` would; return the ids."""
+    async with opened(path) as ledger:
+        ids = [each.id async for each in ledger.jobs()]
+        for status in JobStatus:
+            _ = [each.id async for each in ledger.jobs(batch="b", statuses=[status])]
+        for number in range(0, 200, 10):
+            await ledger.find_key("b", f"k{number}")
+            await ledger.find_task(f"task-{number}")
+        await ledger.counts()
+        await ledger.totals()
+        await ledger.readings()
+        await ledger.lapse()
+        return ids
+
+
+async def test_a_truncated_file_is_told_in_one_line(tmp_path: Path) -> None:
+    path, cut = tmp_path / "jobs.db", tmp_path / "cut.db"
+    await filled(path)
+    whole = path.read_bytes()
+    for length in (len(whole) - 4096, len(whole) // 2, 4096 * 2, 4096, 100, 17):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(LedgerError) as caught:
+            await read_everything(cut)
+        assert "\n" not in str(caught.value)
+        assert any(word in str(caught.value) for word in ("damaged", "no ledger"))
+
+
+async def test_a_page_of_garbage_is_told_in_one_line_or_does_not_matter(tmp_path: Path) -> None:
+    path, bad = tmp_path / "jobs.db", tmp_path / "bad.db"
+    ids = await filled(path)
+    whole = path.read_bytes()
+    pages = range(len(whole) // 4096)
+    assert len(pages) > 20
+    told = 0
+    for page in pages:
+        at = page * 4096
+        bad.write_bytes(whole[:at] + b"\xa5" * 4096 + whole[at + 4096 :])
+        try:
+            found = await read_everything(bad)
+        except LedgerError as error:
+            told += 1
+            found = ids if "\n" not in str(error) else []
+        assert found == ids
+    assert told > len(pages) // 2
+
+
+async def test_a_word_that_no_ledger_writes_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    (job_id,) = await filled(path, 1)
+    for sql in (
+        "UPDATE jobs SET status = 'plonned'",
+        "UPDATE jobs SET status = 'failed', input = '{'",
+        "UPDATE jobs SET input = '{}'; UPDATE attempts SET reason = '[1]'",
+    ):
+        connection = sqlite3.connect(path)
+        connection.executescript(sql)
+        connection.close()
+        async with opened(path) as ledger:
+            with pytest.raises(LedgerError, match="it is damaged"):
+                await ledger.find(job_id)
+            assert (await ledger.totals()).refunded == 100, "what is whole can still be read"
+
+
+# --- schema -------------------------------------------------------------------------------------
+
+NEXT = "ALTER TABLE jobs ADD COLUMN note TEXT; UPDATE jobs SET note = 'from ' || id"
+BROKEN = "ALTER TABLE jobs ADD COLUMN wrong TEXT; UPDATE nowhere SET x = 1"
+
+
+async def test_an_older_ledger_is_migrated_with_all_that_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.db"
+    ids = await filled(path, 3)
+    older = len(opening.MIGRATIONS)
+    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, NEXT, "CREATE TABLE more (x)"))
+    assert "older one to migrate" in refusal(path, read_only=True)
+    assert await read_everything(path) == ids
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (older + 2,)
+    assert connection.execute("SELECT note FROM jobs").fetchall() == [(f"from {i}",) for i in ids]
+    connection.close()
+
+
+async def test_a_migration_that_breaks_leaves_the_older_ledger_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.db"
+    ids = await filled(path, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, BROKEN))
+        assert "no such table" in refusal(path)
+    assert await read_everything(path) == ids
+
+
+# --- groups -------------------------------------------------------------------------------------
+
+
+def commits_of(ledger: SqliteLedger) -> list[str]:
+    statements: list[str] = []
+    assert ledger._file is not None
+    ledger._file.connection.set_trace_callback(statements.append)
+    return statements
+
+
+async def test_many_at_once_cost_a_few_commits(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        jobs = [job(f"boat {n}") for n in range(400)]
+        statements = commits_of(ledger)
+        await asyncio.gather(*(ledger.plan(each) for each in jobs))
+        assert statements.count("COMMIT") <= 3
+        await asyncio.gather(*(ledger.claim(each.id, lease=9.0) for each in jobs))
+        assert statements.count("COMMIT") <= 6
+        assert len([each async for each in ledger.jobs(statuses=[JobStatus.SUBMITTING])]) == 400
+
+
+async def test_what_money_depends_on_is_synced_at_each_commit(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        assert ledger._file is not None
+        run = ledger._file.connection.execute
+        assert run("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert run("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert run("PRAGMA fullfsync").fetchone() == (1,)
+
+
+async def test_one_that_is_refused_takes_nobody_with_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        calls = [ledger.plan(job()) for _ in range(3)]
+        ends = await asyncio.gather(
+            *calls, ledger.claim("nobody", lease=1.0), return_exceptions=True
+        )
+        assert [isinstance(end, LedgerError) for end in ends] == [False, False, False, True]
+        assert len([each async for each in ledger.jobs()]) == 3
+
+
+async def test_a_caller_that_is_cancelled_cancels_nobody_elses_step(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        jobs = [job() for _ in range(20)]
+        calls = [asyncio.create_task(ledger.plan(each)) for each in jobs]
+        await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        found = {each.id async for each in ledger.jobs()}
+        assert {each.id for each in jobs[1::2]} <= found
+        assert [call.cancelled() for call in calls] == [True, False] * 10
+
+
+async def test_closing_writes_what_is_on_its_way(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    ledger = SqliteLedger(path)
+    calls = [asyncio.create_task(ledger.plan(job())) for _ in range(700)]
+    await asyncio.sleep(0)
+    await ledger.aclose()
+    await asyncio.gather(*calls)
+    async with opened(path) as again:
+        assert len([each async for each in again.jobs()]) == 700
+
+
+async def test_a_transaction_that_fails_tells_each_who_waited(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        planned = await ledger.plan(job())
+        assert ledger._file is not None
+        connection = ledger._file.connection
+        connection.execute("PRAGMA query_only = ON")  # every write fails, as on a bad disk
+        plans = (ledger.plan(job()) for _ in range(5))
+        ends = await asyncio.gather(
+            *plans, ledger.claim(planned.id, lease=1.0), return_exceptions=True
+        )
+        assert all(isinstance(end, LedgerError) for end in ends)
+        connection.execute("PRAGMA query_only = OFF")
+        assert [each.id async for each in ledger.jobs()] == [planned.id]
+        assert await ledger.claim(planned.id, lease=1.0) is not None
+
+
+async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        planned = await ledger.plan(job())
+        assert ledger._file is not None
+        connection = ledger._file.connection
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own word for it
+        with pytest.raises(LedgerError, match="the disk is full: free space"):
+            await ledger.plan(job("x" * 5000))
+        assert [each.id async for each in ledger.jobs()] == [planned.id]
+        connection.execute(f"PRAGMA max_page_count = {pages + 100}")
+        await ledger.plan(job("x" * 5000))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_alike_wherever_it_is_met(code: int) -> None:
+    said = str(opening.trouble(Path("jobs.db"), OSError(code, os.strerror(code))))
+    assert said == "ledger jobs.db: the disk is full: free space, and go on with the same command"

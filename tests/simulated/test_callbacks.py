@@ -1,0 +1,415 @@
+"""Callbacks over HTTP: told at once, believed only where the service confirms it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import orjson
+import pytest
+from aiohttp import web
+from attrs import define, field
+
+from aivideo import (
+    Job,
+    JobStatus,
+    LedgerError,
+    MemoryLedger,
+    Session,
+    SessionStatistics,
+    Sora2,
+    SubmitUnknownError,
+    TaskFailedError,
+    TaskNotFoundError,
+)
+from aivideo.ledger import Ledger
+from aivideo.sansio import callbacks
+from aivideo.sansio.journal import CreditTotals, JobRecord
+from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
+
+pytestmark = pytest.mark.anyio
+
+BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
+TRAIN = Sora2("A paper train", duration=4, aspect_ratio="16:9")
+SECRET = "what the tokens are made with"
+
+
+@define(eq=False)
+class Web:
+    """A user's web app: one route that hands callbacks to a session."""
+
+    sim: Simulator
+    session: Session
+    ledger: Ledger
+    said: list[Job | None] = field(factory=list)
+    bodies: list[tuple[str, bytes]] = field(factory=list)
+    deaf: bool = False
+    """Answers 503, as an app that is down would."""
+
+    async def post(self, request: web.Request) -> web.Response:
+        token, body = request.match_info["token"], await request.read()
+        self.bodies.append((token, body))
+        if self.deaf:
+            return web.Response(status=503)
+        self.said.append(await self.session.receive_callback(token, body))
+        return web.Response(status=204)
+
+    async def record(self, job: Job) -> JobRecord:
+        found = await self.ledger.find(job.id)
+        assert found is not None
+        return found
+
+    def token(self, job: Job, attempt: int = 1) -> str:
+        return callbacks.token(SECRET.encode(), job.id, attempt)
+
+    @property
+    def statistics(self) -> SessionStatistics:
+        return self.session.statistics()
+
+
+@asynccontextmanager
+async def app(
+    *, ledger: Ledger | None = None, timeout: float = 120.0, **settings: object
+) -> AsyncIterator[Web]:
+    scenario: dict[str, object] = {"task_seconds": 600.0, "media": "stub", "seed": 5} | settings
+    kept = ledger or MemoryLedger()
+    routes = web.Application()
+    async with serve(Scenario(**scenario)) as sim, AsyncExitStack() as stack:  # type: ignore[arg-type]
+        runner = web.AppRunner(routes, access_log=None)
+        stack.push_async_callback(runner.cleanup)
+        here: list[Web] = []
+
+        async def post(request: web.Request) -> web.Response:
+            return await here[0].post(request)
+
+        routes.router.add_post("/hooks/{token}", post)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        async with Session(
+            "sk-test",
+            base_url=sim.url,
+            ledger=kept,
+            # Nobody looks by itself within the hour: what is heard, a callback told.
+            poll_interval=3600.0,
+            callback_base_url=f"http://127.0.0.1:{port}/hooks/",
+            callback_secret=SECRET,
+            request_timeout=timeout,
+        ) as session:
+            here.append(Web(sim, session, kept))
+            yield here[0]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def body_of(sim: Simulator, task_id: str, **changes: object) -> bytes:
+    """What the service would POST of a task now, changed."""
+    return orjson.dumps(
+        {
+            "id": task_id,
+            "status": "completed",
+            "model": "sora-2",
+            "created_at": 1,
+            "completed_at": 2,
+            "output": {"urls": ["https://forged.invalid/a.mp4"], "metadata": {}},
+            **changes,
+        }
+    )
+
+
+async def test_a_callback_ends_the_wait_at_once() -> None:
+    async with app() as here:
+        job = await here.session.submit(BOAT)
+        began = now()
+        task = await job
+        assert now() - began < 610
+        assert here.said == [job]
+        assert here.sim.truth.polls == 1, "asked once, to confirm"
+        assert urlsplit(task.urls[0]).hostname == "127.0.0.1"
+        token = here.bodies[0][0]
+        assert callbacks.read_token(SECRET.encode(), token) == callbacks.Attribution(job.id, 1)
+        await asyncio.sleep(1)  # it is written down meanwhile
+        assert (await here.record(job)).status is JobStatus.COMPLETED
+
+
+async def test_a_failed_task_is_told_by_its_callback_and_is_free_again() -> None:
+    async with app(failure_rate=1.0) as here:
+        job = await here.session.submit(BOAT)
+        with pytest.raises(TaskFailedError):
+            await job
+        await asyncio.sleep(1)  # it is written down meanwhile
+        assert here.statistics.credits == CreditTotals(refunded=100)
+        assert (await here.record(job)).status is JobStatus.FAILED
+
+
+async def test_a_forged_end_is_not_believed() -> None:
+    async with app(faults=Faults(callback_forged=1.0)) as here:
+        job = await here.session.submit(BOAT)
+        began = now()
+        task = await job
+        assert now() - began > 590, "the forged one came earlier"
+        assert len(here.bodies) == 2
+        assert "forged" not in task.urls[0]
+
+
+async def test_a_doubled_callback_changes_nothing_the_second_time() -> None:
+    async with app(faults=Faults(callback_doubled=1.0)) as here:
+        job = await here.session.submit(BOAT)
+        await job
+        await asyncio.sleep(10)
+        assert len(here.bodies) == 2
+        assert here.statistics.credits == CreditTotals(charged=100)
+        assert (await here.record(job)).status is JobStatus.COMPLETED
+        assert here.statistics.limiter.running_jobs == 0
+
+
+async def test_a_callback_that_was_refused_once_is_taken_when_it_is_tried_again() -> None:
+    async with app() as here:
+        here.deaf = True
+        job = await here.session.submit(BOAT)
+        await asyncio.sleep(650)
+        here.deaf = False
+        began = now()
+        await job
+        assert now() - began < 200
+        assert len(here.bodies) == 2
+
+
+@pytest.mark.parametrize("fault", ["cut_after", "truncated", "html_502_taken", "missing_task_id"])
+async def test_a_callback_settles_a_post_of_unknown_fate(fault: str) -> None:
+    faults = Faults(**{f"create_{fault}": Nth(1)})  # type: ignore[arg-type]
+    async with app(faults=faults) as here:
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(BOAT)
+        job = caught.value.job
+        assert here.statistics.credits == CreditTotals(unknown=100)
+        await asyncio.sleep(650)
+        (task_id,) = here.sim.truth.tasks
+        assert here.said == [job], "the same handle, in the same session"
+        assert (job.task_id, job.error) == (task_id, None)
+        assert (await job).id == task_id
+        assert here.statistics.credits == CreditTotals(charged=100)
+        assert here.statistics.jobs == {JobStatus.COMPLETED: 1}
+        assert here.statistics.limiter.running_jobs == 0
+        found = await here.record(job)
+        assert (found.status, found.task_id, found.doubts) == (JobStatus.COMPLETED, task_id, 0)
+        assert await here.ledger.totals() == CreditTotals(charged=100)
+    assert here.sim.truth.creates_seen == 1
+
+
+async def test_a_callback_settles_an_unknown_whose_task_failed() -> None:
+    async with app(faults=Faults(create_cut_after=Nth(1)), failure_rate=1.0) as here:
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(BOAT)
+        job = caught.value.job
+        await asyncio.sleep(650)
+        assert (await here.record(job)).status is JobStatus.FAILED
+        assert here.statistics.credits == CreditTotals(refunded=100)
+        assert await here.ledger.totals() == CreditTotals(refunded=100)
+        with pytest.raises(TaskFailedError):
+            await job
+
+
+async def test_a_callback_settles_a_server_error_that_was_taken_all_the_same() -> None:
+    async with app(faults=Faults(create_internal_error_taken=Nth(1))) as here:
+        with pytest.raises(Exception, match="500"):
+            await here.session.submit(BOAT)
+        await asyncio.sleep(650)
+        assert await here.ledger.totals() == CreditTotals(charged=100)
+
+
+async def test_an_early_callback_settles_nothing_until_the_task_has_ended() -> None:
+    """A running task tells no prompt: whose it is, nobody can see before its end."""
+    async with app(faults=Faults(create_cut_after=Nth(1))) as here:
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(BOAT)
+        job = caught.value.job
+        (task_id,) = here.sim.truth.tasks
+        early = asyncio.create_task(
+            here.session.receive_callback(here.token(job), body_of(here.sim, task_id))
+        )
+        await asyncio.sleep(300)
+        assert not early.done()
+        assert (await here.record(job)).status is JobStatus.UNKNOWN
+        assert await early is job
+        assert (await here.record(job)).status is JobStatus.COMPLETED
+        await asyncio.sleep(100)
+        assert here.statistics.credits == CreditTotals(charged=100)
+
+
+async def test_the_session_of_another_process_settles_what_a_dead_one_left() -> None:
+    ledger = MemoryLedger()
+    async with app(ledger=ledger, faults=Faults(create_cut_after=Nth(1))) as here:
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(BOAT)
+        async with Session(
+            "sk-test", base_url=here.sim.url, ledger=ledger.sharing("next"), callback_secret=SECRET
+        ) as later:
+            await asyncio.sleep(650)
+            ((token, body),) = here.bodies
+            record = await here.record(caught.value.job)
+            assert record.status is JobStatus.COMPLETED
+            again = await later.receive_callback(token, body)
+            assert again is not None
+            assert again.task_id == record.task_id
+
+
+# --- what is not believed -----------------------------------------------------------------------
+
+
+async def test_the_task_of_another_job_settles_nothing() -> None:
+    async with app(faults=Faults(create_cut_before=Nth(2))) as here:
+        other = await here.session.submit(BOAT)
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(
+                BOAT
+            )  # the same prompt: only the task's owner tells them apart
+        job = caught.value.job
+        await other
+        assert other.task_id is not None
+        forged = body_of(here.sim, other.task_id)
+        assert await here.session.receive_callback(here.token(job), forged) is None
+        assert (await here.record(job)).status is JobStatus.UNKNOWN
+        assert here.statistics.credits == CreditTotals(charged=100, unknown=100)
+
+
+async def test_a_task_with_another_prompt_settles_nothing() -> None:
+    """A task that no ledger knows: bought by somebody else with the same key."""
+    async with app(faults=Faults(create_cut_before=Nth(1))) as here:
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(BOAT)
+        job = caught.value.job
+        async with Session("sk-test", base_url=here.sim.url) as elsewhere:
+            foreign = await elsewhere.submit(TRAIN)
+            await foreign
+        assert foreign.task_id is not None
+        said = body_of(here.sim, foreign.task_id)
+        assert await here.session.receive_callback(here.token(job), said) is None
+        assert (await here.record(job)).status is JobStatus.UNKNOWN
+        assert await here.ledger.totals() == CreditTotals(unknown=100)
+
+
+async def test_a_running_job_is_ended_by_no_task_but_its_own() -> None:
+    async with app() as here:
+        job = await here.session.submit(BOAT)
+        other = await here.session.submit(TRAIN)
+        assert other.task_id is not None
+        polls = here.sim.truth.polls
+        said = body_of(here.sim, other.task_id)
+        assert await here.session.receive_callback(here.token(job), said) is None
+        assert here.sim.truth.polls == polls, "not even asked for"
+        assert (await here.record(job)).status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "x", "../../etc/passwd", "a.1.AAAAAAAAAAAAAAAAAAAAAA", "%00", "ä" * 50, "." * 10_000],
+)
+async def test_a_forged_token_costs_no_request_and_no_look(token: str) -> None:
+    async with app() as here:
+        job = await here.session.submit(BOAT)
+        assert job.task_id is not None
+        for text in (token, here.token(job, 2), here.token(job)[:-1] + "!"):
+            assert await here.session.receive_callback(text, body_of(here.sim, job.task_id)) is None
+        stranger = callbacks.token(b"another secret", job.id, 1)
+        assert await here.session.receive_callback(stranger, body_of(here.sim, job.task_id)) is None
+        assert here.sim.truth.polls == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff\xfe",
+        b'{"id": 5}',
+        b'{"id": "", "status": "completed"}',
+        b"{" * 9999,
+    ],
+)
+async def test_a_body_that_is_no_task_costs_no_request(body: bytes) -> None:
+    async with app() as here:
+        job = await here.session.submit(BOAT)
+        assert await here.session.receive_callback(here.token(job), body) is None
+        assert here.sim.truth.polls == 0
+        assert (await here.record(job)).status is JobStatus.RUNNING
+
+
+async def test_a_task_the_service_does_not_know_settles_nothing() -> None:
+    async with app(faults=Faults(create_cut_before=Nth(1))) as here:
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(BOAT)
+        job = caught.value.job
+        with pytest.raises(TaskNotFoundError):  # to be answered 5xx, and tried again
+            await here.session.receive_callback(here.token(job), body_of(here.sim, "nobodys"))
+        assert (await here.record(job)).status is JobStatus.UNKNOWN
+
+
+# --- faster than the answer ---------------------------------------------------------------------
+
+
+async def test_a_callback_that_overtakes_the_posts_own_answer_is_not_lost() -> None:
+    """The task ends while its POST still hangs: it waits until nobody knows, and settles that."""
+    faults = Faults(create_hang=Nth(1))
+    async with app(faults=faults, task_seconds=20.0, timeout=60.0) as here:
+        with pytest.raises(SubmitUnknownError) as caught:
+            await here.session.submit(BOAT)
+        job = caught.value.job
+        assert here.bodies, "it has called while the POST was under way"
+        await asyncio.sleep(1)
+        assert (job.error, job.status) == (None, JobStatus.COMPLETED)
+        assert (await job).id == job.task_id
+        assert here.statistics.credits == CreditTotals(charged=100)
+        assert await here.ledger.totals() == CreditTotals(charged=100)
+        assert (await here.record(job)).status is JobStatus.COMPLETED
+        await here.session.submit(TRAIN)  # no gate was closed by it
+        assert here.sim.truth.creates_taken == 2
+
+
+async def test_a_ledger_that_cannot_be_read_has_the_callback_tried_again() -> None:
+    class Broken(MemoryLedger):
+        broken = False
+
+        async def find(self, job_id: str) -> JobRecord | None:
+            if self.broken:
+                raise LedgerError("the disk is gone")
+            return await super().find(job_id)
+
+    ledger = Broken()
+    async with app(ledger=ledger) as here:
+        job = await here.session.submit(BOAT)
+        ledger.broken = True
+        assert job.task_id is not None
+        with pytest.raises(LedgerError):
+            await here.session.receive_callback(here.token(job), body_of(here.sim, job.task_id))
+        ledger.broken = False
+
+
+async def test_the_ledger_holds_no_token_no_key_and_no_url_of_a_result(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    scenario = Scenario(task_seconds=10.0, media="stub", failure_rate=0.5, seed=1)
+    async with (
+        serve(scenario) as sim,
+        Session(
+            "sk-very-secret-key",
+            base_url=sim.url,
+            ledger=path,
+            callback_base_url="http://127.0.0.1:9/hooks",
+            callback_secret=SECRET,
+        ) as session,
+    ):
+        jobs = [await session.submit(BOAT) for _ in range(6)]
+        ends = await asyncio.gather(*jobs, return_exceptions=True)
+        assert {type(end).__name__ for end in ends} == {"CompletedTask", "TaskFailedError"}
+        held = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        assert jobs[0].id.encode() in held
+        for secret in ("very-secret", "Signature", "signature=", SECRET, "/hooks"):
+            assert secret.encode() not in held, secret
+        tokens = [callbacks.token(SECRET.encode(), job.id, 1) for job in jobs]
+        assert not [token for token in tokens if token.encode() in held]
