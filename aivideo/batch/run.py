@@ -67,13 +67,17 @@ async def prepare(ledger: Ledger, name: str, lines: Iterable[Line]) -> Plan:
 def check_files(folder: Path, plan: Plan, *, overwrite: bool) -> None:
     """Find out, before anything is spent, whether a file is in the way that no job has made.
 
+    A line that says its ``task_id`` is not bought, so nothing is in its way.
+
     Raises:
         ManifestError: one is: to make it again would be to pay again.
     """
     there = [
         each.line.file_name
         for each in plan.matches
-        if each.record is None and (folder / each.line.file_name).exists()
+        if each.record is None
+        and each.line.task_id is None
+        and (folder / each.line.file_name).exists()
     ]
     if there and not overwrite:
         more = f", and {len(there) - 1} more" if len(there) > 1 else ""
@@ -235,7 +239,12 @@ class Batch:
         )
 
     async def _take_up(self, line: Line, task_id: TaskId) -> None:
-        await self._save(line, self._session.job(task_id))
+        """Save the result of a task that a line says it has become; the ledger knows of none."""
+        path = self._path(line)
+        if path.exists():  # files come whole or not at all: an earlier run has fetched it
+            self._note(Result(line=line, status="saved", task_id=task_id, path=path, earlier=True))
+        else:
+            await self._save(line, self._session.job(task_id))
 
     async def _see_to_its_end(self, each: Match) -> None:
         """See a job to its end that no line asks for any more: it was paid for."""
