@@ -212,7 +212,7 @@ def test_what_would_be_sent_is_what_was_never_taken() -> None:
         each = Match(line(1, "a"), job)
         assert (each.would_be_sent(), each.would_be_sent(retry_failed=True)) == (sent, retried), job
     for known in ({"task_id": "t"}, {"unknown": True}):
-        assert not Match(evolve(line(1, "a"), **known)).would_be_sent()  # type: ignore[arg-type]
+        assert not Match(evolve(line(1, "a"), **known)).would_be_sent()
 
 
 def test_other_models_are_matched_by_their_input_too() -> None:
