@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import suppress
@@ -93,10 +94,20 @@ _CURES = {
     sqlite3.SQLITE_BUSY: "another process keeps it locked: end that one, or wait",
 }
 
+_AS_SQLITE_SAYS = {
+    errno.ENOSPC: sqlite3.SQLITE_FULL,
+    errno.EDQUOT: sqlite3.SQLITE_FULL,
+    errno.EROFS: sqlite3.SQLITE_READONLY,
+    errno.EACCES: sqlite3.SQLITE_READONLY,
+}
+
 
 def trouble(path: Path, error: Exception) -> LedgerError:
     """Say an error of SQLite or the disk as ours: one line, with the cure."""
     code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(error, OSError):
+        code = _AS_SQLITE_SAYS.get(error.errno or 0)
+        error = OSError(error.strerror) if error.strerror else error  # the path is said already
     cure = _CURES.get(code & 0xFF) if isinstance(code, int) else None
     return LedgerError(f"ledger {path}: {cure or error}")
 
