@@ -81,6 +81,7 @@ class BatchReport:
         this_run: what became of those that this run spent.
         stopped: whether it was stopped before its end.
         unfinished: the manifest of what is left, or None where nothing is.
+        trouble: what the disk or the ledger said that stopped it, in one line, or None.
     """
 
     results: tuple[Result, ...]
@@ -88,6 +89,7 @@ class BatchReport:
     this_run: CreditTotals
     stopped: bool
     unfinished: Path | None = field(default=None)
+    trouble: str | None = None
 
     def count(self, status: str) -> int:
         """How many lines ended as ``status``."""

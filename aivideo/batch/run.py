@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
@@ -17,6 +19,8 @@ from aivideo.batch.report import BatchReport, Result, result_of
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
+    DownloadError,
+    LedgerError,
     PermissionDeniedError,
     SessionClosedError,
     SpendLimitError,
@@ -34,6 +38,10 @@ SPEND_LIMIT_PAUSE = 60.0
 
 _IN_DOUBT = (JobStatus.SUBMITTING, JobStatus.UNKNOWN, JobStatus.FAULTED)
 _ENDED = (JobStatus.FAILED, JobStatus.REFUSED)
+_DISK = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG)
+)
+"""What a disk says that it will say of the next file too."""
 
 
 @frozen(kw_only=True)
@@ -119,6 +127,7 @@ class Batch:
         self._sending: list[Match] = []
         self._jobs: dict[str, Job] = {}
         self._stop = asyncio.Event()
+        self._trouble: str | None = None
 
     @property
     def stopped(self) -> bool:
@@ -138,7 +147,6 @@ class Batch:
         Raises:
             AuthenticationError: the key is not good; nothing was sent.
             PermissionDeniedError: nor is this machine's address; nothing was sent.
-            OSError: the report could not be written.
         """
         await self._read_balance()
         work = asyncio.create_task(self._work())
@@ -163,6 +171,7 @@ class Batch:
             this_run=self._session.statistics().credits,
             stopped=self._stop.is_set(),
             unfinished=unfinished,
+            trouble=self._trouble,
         )
 
     async def _read_balance(self) -> None:
@@ -214,6 +223,8 @@ class Batch:
                     each = left[outcome.index]
                     if self._is_to_wait_for(outcome):
                         again.append(each)
+                    elif isinstance(outcome, Failed) and isinstance(outcome.error, LedgerError):
+                        self._give_up(str(outcome.error))  # it was not sent: it was not written
                     else:
                         self._note(result_of(each.line, outcome, earlier=self._had_ended(each)))
             left = again
@@ -278,9 +289,21 @@ class Batch:
             return  # it says what is, not how it ended: the end of the run asks again
         self.results[result.line.id] = result
         if not result.earlier:
-            reports.append(self.folder, result)
+            try:
+                reports.append(self.folder, result)
+            except OSError as error:
+                self._give_up(f"{self.folder / reports.REPORT}: {error.strerror}")
         if self._on_result is not None:
             self._on_result(result)
+        number = result.error.errno if isinstance(result.error, DownloadError) else None
+        if number is not None and number in _DISK:
+            self._give_up(f"{self.folder}: {os.strerror(number)}")
+
+    def _give_up(self, why: str) -> None:
+        """Stop: what cannot be written down or saved is not bought. The next run goes on."""
+        if self._trouble is None:
+            self._trouble = why
+        self.stop()
 
     def _result_of(self, each: Match) -> Result:
         """Say how a line stands, ended or not."""
@@ -298,9 +321,13 @@ class Batch:
         return Result(line=line, status="unknown" if status in _IN_DOUBT else "unsent")
 
     def _write_unfinished(self) -> Path | None:
-        return reports.write_unfinished(
-            self.folder, (self._result_of(each) for each in self._matches.values())
-        )
+        results = [self._result_of(each) for each in self._matches.values()]
+        try:
+            return reports.write_unfinished(self.folder, results)
+        except OSError as error:
+            # The ledger knows all that it would say.
+            self._give_up(f"{self.folder / reports.UNFINISHED}: {error.strerror}")
+            return None
 
 
 def _stands(job: Job | None, record: JobRecord | None) -> tuple[TaskId | None, JobStatus | None]:
