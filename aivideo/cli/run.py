@@ -122,4 +122,5 @@ def _exit_code(report: batches.BatchReport) -> int:
     codes = {exits.code_of(result.error) for result in report.results if result.error}
     if exits.MONEY in codes:
         return exits.MONEY
-    return exits.FAILED if codes or report.count("saved") < len(report.results) else exits.OK
+    short = report.trouble is not None or report.count("saved") < len(report.results)
+    return exits.FAILED if codes or short else exits.OK
