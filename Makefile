@@ -7,13 +7,14 @@ STAMP := .venv/.aivideo-installed
 CODE := $(wildcard aivideo tests examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak format clean
+.PHONY: help demo test check soak kills format clean
 
 help:
 	@echo "make demo    twelve videos from the stand-in service, no key needed"
 	@echo "make test    everything that is checked: make check, then pytest"
 	@echo "make check   ruff (lint and format), mypy and pyright"
 	@echo "make soak    20,000 jobs over six virtual hours, about a minute"
+	@echo "make kills   a batch, killed 30 times: what it paid, and how the unknowns were settled"
 	@echo "make format  let ruff write the code as make check wants it"
 	@echo "make clean   throw away .venv and all caches"
 
@@ -25,6 +26,9 @@ test: check
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.simulated.soak
+
+kills: $(STAMP)
+	$(BIN)/python -m tests.durable.kills
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -191,7 +191,14 @@ class Books:
         with suppress(LedgerError):
             await self._write_what_was_not()
         for job, event, number in self._unwritten:
-            log.error("never written down: attempt %d of %r: %s", number, job, event)
+            if isinstance(event, journal.Taken):
+                log.error(
+                    "the ledger does not know that job %s became task %s; tell it: aivideo jobs "
+                    "settle %s --task-id %s",
+                    *(job.id, event.task_id, job.id, event.task_id),
+                )
+            else:
+                log.error("never written down: attempt %d of %r: %s", number, job, event)
 
     def _hold(self, job: Job, after: Holding) -> None:
         """Move the credits of this session's own POST of a job to another column."""

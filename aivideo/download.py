@@ -68,6 +68,7 @@ async def save(
             f"cannot write {path}: {error.strerror or type(error).__name__}; the result of task "
             f"{task.id} lives until {task.expires_at:%Y-%m-%d %H:%M} UTC",
             task=task,
+            errno=error.errno,
         ) from None
     finally:
         part.discard()

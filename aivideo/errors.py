@@ -357,14 +357,21 @@ class DownloadError(AIVideoError):
     Attributes:
         task: the completed task, where there was one.
         status: the HTTP status of the result's origin, or None where none came.
+        errno: what the local disk said (``errno.ENOSPC``, say), or None where it was not the disk.
     """
 
     def __init__(
-        self, message: str, *, task: Task | CompletedTask | None = None, status: int | None = None
+        self,
+        message: str,
+        *,
+        task: Task | CompletedTask | None = None,
+        status: int | None = None,
+        errno: int | None = None,
     ) -> None:
         super().__init__(_one_line(message))
         self.task = task
         self.status = status
+        self.errno = errno
 
 
 class ResultExpiredError(DownloadError):

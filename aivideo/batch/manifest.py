@@ -84,7 +84,7 @@ class Line:
     @property
     def file_name(self) -> str:
         """The name of its file."""
-        return f"{self.id}.mp4"
+        return f"{_safe(self.id)}.mp4"  # another program's jobs may be called anything
 
 
 @frozen
@@ -291,7 +291,7 @@ def slug(text: str) -> str:
 
 def _safe(name: str) -> str:
     """Make ``name`` a file name on every system; what had to change gets a mark of its own."""
-    safe = re.sub(r"[^\w.\- ]", "_", name).strip(" .")[:100]
+    safe = re.sub(r"[^\w.+\- ]", "_", name).strip(" .")[:100]
     while len(safe.encode()) > 180:
         safe = safe[:-1]
     if safe == name and safe.upper().partition(".")[0] not in _RESERVED:

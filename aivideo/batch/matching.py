@@ -69,12 +69,15 @@ def match(lines: Iterable[Line], records: Iterable[JobRecord]) -> Plan:
         if record is None:
             continue
         del left[line.id]
+        if wire.fingerprint(line.request) != record.fingerprint:
+            if not is_untaken(record):
+                problems.append(
+                    f"line {line.number}: id {line.id!r} was made of another request "
+                    f"(job {record.id}, {record.status}); give the changed line an id of its own"
+                )
+            # What it asks for now was never sent, and never refused.
+            record = evolve(record, status=JobStatus.PLANNED)
         found[line.number] = record
-        if wire.fingerprint(line.request) != record.fingerprint and not is_untaken(record):
-            problems.append(
-                f"line {line.number}: id {line.id!r} was made of another request "
-                f"(job {record.id}, {record.status}); give the changed line an id of its own"
-            )
     if problems:
         raise ManifestError(problems)
     by_content: dict[str, deque[JobRecord]] = defaultdict(deque)
@@ -99,6 +102,6 @@ def match(lines: Iterable[Line], records: Iterable[JobRecord]) -> Plan:
     orphans = [
         Match(Line(number=0, id=key, request=record.request, named=True), record)
         for key, record in left.items()
-        if record.status in _ON_ITS_WAY or record.doubts
+        if record.status in _ON_ITS_WAY or (record.doubts and record.status is not JobStatus.SAVED)
     ]
     return Plan(tuple(matches), tuple(orphans))

@@ -39,17 +39,6 @@ UNFINISHED = "unfinished.jsonl"
 REPORT = "report.jsonl"
 
 
-class ReportError(AIVideoError):
-    """The report of a batch could not be written; what it would say, the ledger knows."""
-
-    def __init__(self, folder: Path, error: OSError, lines: int) -> None:
-        super().__init__(
-            f"cannot write to {folder}: {error.strerror}. Not written: {lines} lines of {REPORT}, "
-            f"and {UNFINISHED}. The ledger knows how each line stands (`aivideo jobs list`): make "
-            "room, and run the same command again"
-        )
-
-
 Status: TypeAlias = Literal["saved", "failed", "unknown", "running", "unsent"]
 
 
@@ -94,6 +83,7 @@ class BatchReport:
         this_run: what became of those that this run spent.
         stopped: whether it was stopped before its end.
         unfinished: the manifest of what is left, or None where nothing is.
+        trouble: what the disk or the ledger said that stopped it, in one line, or None.
     """
 
     results: tuple[Result, ...]
@@ -101,6 +91,7 @@ class BatchReport:
     this_run: CreditTotals
     stopped: bool
     unfinished: Path | None = field(default=None)
+    trouble: str | None = None
 
     def count(self, status: str) -> int:
         """How many lines ended as ``status``."""

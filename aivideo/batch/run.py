@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 
 from attrs import frozen
@@ -13,10 +15,12 @@ from attrs import frozen
 from aivideo.batch import report as reports
 from aivideo.batch.manifest import Line, ManifestError
 from aivideo.batch.matching import Match, Plan, match
-from aivideo.batch.report import BatchReport, ReportError, Result, result_of
+from aivideo.batch.report import BatchReport, Result, result_of
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
+    DownloadError,
+    LedgerError,
     PermissionDeniedError,
     SessionClosedError,
     SpendLimitError,
@@ -34,6 +38,10 @@ SPEND_LIMIT_PAUSE = 60.0
 
 _IN_DOUBT = (JobStatus.SUBMITTING, JobStatus.UNKNOWN, JobStatus.FAULTED)
 _ENDED = (JobStatus.FAILED, JobStatus.REFUSED)
+_DISK = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG)
+)
+"""What a disk says that it will say of the next file too."""
 
 
 @frozen(kw_only=True)
@@ -67,13 +75,17 @@ async def prepare(ledger: Ledger, name: str, lines: Iterable[Line]) -> Plan:
 def check_files(folder: Path, plan: Plan, *, overwrite: bool) -> None:
     """Find out, before anything is spent, whether a file is in the way that no job has made.
 
+    A line that says its ``task_id`` is not bought, so nothing is in its way.
+
     Raises:
         ManifestError: one is: to make it again would be to pay again.
     """
     there = [
         each.line.file_name
         for each in plan.matches
-        if each.record is None and (folder / each.line.file_name).exists()
+        if each.record is None
+        and each.line.task_id is None
+        and (folder / each.line.file_name).exists()
     ]
     if there and not overwrite:
         more = f", and {len(there) - 1} more" if len(there) > 1 else ""
@@ -114,8 +126,8 @@ class Batch:
         self._matches = {each.line.id: each for each in (*plan.matches, *plan.orphans)}
         self._sending: list[Match] = []
         self._jobs: dict[str, Job] = {}
-        self._unreported: list[Result] = []
         self._stop = asyncio.Event()
+        self._trouble: str | None = None
 
     @property
     def stopped(self) -> bool:
@@ -127,8 +139,7 @@ class Batch:
         if not self._stop.is_set():
             self._stop.set()
             self._session.stop_submits("the batch was stopped")
-            with suppress(OSError):  # the end of the run says it
-                self._write_unfinished()  # at once: whoever stops may stop harder
+            self._write_unfinished()  # at once: whoever stops may stop harder
 
     async def run(self) -> BatchReport:
         """Run until every line has ended, or until :meth:`stop` has taken effect.
@@ -136,7 +147,6 @@ class Batch:
         Raises:
             AuthenticationError: the key is not good; nothing was sent.
             PermissionDeniedError: nor is this machine's address; nothing was sent.
-            ReportError: the report could not be written (a full disk, say); the ledger has it.
         """
         await self._read_balance()
         work = asyncio.create_task(self._work())
@@ -147,7 +157,7 @@ class Batch:
                 await self._session.drain()
                 # What had its verdict or its file by now is told in the next turns of the loop.
                 await asyncio.wait((work,), timeout=0.2)
-            unfinished = self._write_down()
+            unfinished = self._write_unfinished()
             if work.done():
                 await work
                 await self._read_balance()
@@ -161,6 +171,7 @@ class Batch:
             this_run=self._session.statistics().credits,
             stopped=self._stop.is_set(),
             unfinished=unfinished,
+            trouble=self._trouble,
         )
 
     async def _read_balance(self) -> None:
@@ -212,6 +223,8 @@ class Batch:
                     each = left[outcome.index]
                     if self._is_to_wait_for(outcome):
                         again.append(each)
+                    elif isinstance(outcome, Failed) and isinstance(outcome.error, LedgerError):
+                        self._give_up(str(outcome.error))  # it was not sent: it was not written
                     else:
                         self._note(result_of(each.line, outcome, earlier=self._had_ended(each)))
             left = again
@@ -237,7 +250,12 @@ class Batch:
         )
 
     async def _take_up(self, line: Line, task_id: TaskId) -> None:
-        await self._save(line, self._session.job(task_id))
+        """Save the result of a task that a line says it has become; the ledger knows of none."""
+        path = self._path(line)
+        if path.exists():  # files come whole or not at all: an earlier run has fetched it
+            self._note(Result(line=line, status="saved", task_id=task_id, path=path, earlier=True))
+        else:
+            await self._save(line, self._session.job(task_id))
 
     async def _see_to_its_end(self, each: Match) -> None:
         """See a job to its end that no line asks for any more: it was paid for."""
@@ -271,11 +289,21 @@ class Batch:
             return  # it says what is, not how it ended: the end of the run asks again
         self.results[result.line.id] = result
         if not result.earlier:
-            self._unreported.append(result)
-        with suppress(OSError):  # a full disk ends no job; the end of the run says it
-            self._write_report()
+            try:
+                reports.append(self.folder, result)
+            except OSError as error:
+                self._give_up(f"{self.folder / reports.REPORT}: {error.strerror}")
         if self._on_result is not None:
             self._on_result(result)
+        number = result.error.errno if isinstance(result.error, DownloadError) else None
+        if number is not None and number in _DISK:
+            self._give_up(f"{self.folder}: {os.strerror(number)}")
+
+    def _give_up(self, why: str) -> None:
+        """Stop: what cannot be written down or saved is not bought. The next run goes on."""
+        if self._trouble is None:
+            self._trouble = why
+        self.stop()
 
     def _result_of(self, each: Match) -> Result:
         """Say how a line stands, ended or not."""
@@ -292,23 +320,14 @@ class Batch:
             return Result(line=line, status="running", task_id=task_id)
         return Result(line=line, status="unknown" if status in _IN_DOUBT else "unsent")
 
-    def _write_report(self) -> None:
-        while self._unreported:
-            reports.append(self.folder, self._unreported[0])
-            del self._unreported[0]
-
-    def _write_down(self) -> Path | None:
-        try:
-            unfinished = self._write_unfinished()
-            self._write_report()
-        except OSError as error:
-            raise ReportError(self.folder, error, len(self._unreported)) from None
-        return unfinished
-
     def _write_unfinished(self) -> Path | None:
-        return reports.write_unfinished(
-            self.folder, (self._result_of(each) for each in self._matches.values())
-        )
+        results = [self._result_of(each) for each in self._matches.values()]
+        try:
+            return reports.write_unfinished(self.folder, results)
+        except OSError as error:
+            # The ledger knows all that it would say.
+            self._give_up(f"{self.folder / reports.UNFINISHED}: {error.strerror}")
+            return None
 
 
 def _stands(job: Job | None, record: JobRecord | None) -> tuple[TaskId | None, JobStatus | None]:

@@ -76,6 +76,8 @@ async def run_batch(
             show.closing_lines(report, session, console)
             if report.count("unknown"):
                 show.unknown_lines(report, ledger, console)
+            if report.trouble is not None:
+                exits.say(f"stopped: {report.trouble}")
             if again and report.goes_on:
                 console.print(
                     f"Go on with the same command (what was taken is not sent again):\n  {again}",
@@ -107,16 +109,18 @@ def _summary(report: batches.BatchReport, session: Session) -> dict[str, Any]:
         "requests": limiter.accepted + limiter.rejected,
         "rejected": limiter.rejected,
         "stopped": report.stopped,
+        "trouble": report.trouble,
         "unfinished": report.unfinished and str(report.unfinished),
     }
 
 
 def _exit_code(report: batches.BatchReport) -> int:
-    if report.stopped:
+    if report.stopped and report.trouble is None:
         return exits.INTERRUPTED
     if report.count("unknown"):
         return exits.UNKNOWN
     codes = {exits.code_of(result.error) for result in report.results if result.error}
     if exits.MONEY in codes:
         return exits.MONEY
-    return exits.FAILED if codes or report.count("saved") < len(report.results) else exits.OK
+    short = report.trouble is not None or report.count("saved") < len(report.results)
+    return exits.FAILED if codes or short else exits.OK

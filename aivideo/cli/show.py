@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +19,16 @@ from rich.text import Text
 
 from aivideo import catalog
 from aivideo.batch import BatchReport, Estimate, Result
+from aivideo.errors import AIVideoError, DownloadError
 from aivideo.models import Sora2
 from aivideo.sansio.journal import JobStatus
 from aivideo.session import Session, SessionStatistics
 
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
+
+ALIKE = 2
+"""Lines that may say the same reason; more are counted: an empty account fails thousands."""
 
 
 def money(amount: int) -> str:
@@ -49,6 +55,7 @@ class RunDisplay:
         self._saved = self._failed = self._unknown = self._earlier = 0
         self._began = self._last_line = time.monotonic()
         self._note = ""
+        self._reasons: Counter[str] = Counter()
         self._live = (
             Live(
                 console=self.console,
@@ -68,6 +75,9 @@ class RunDisplay:
     def __exit__(self, *exc_info: object) -> None:
         if self._live is not None:
             self._live.stop()
+        for reason, count in self._reasons.items():
+            if count > ALIKE:
+                self._say(f"… and {count - ALIKE:,} more: {reason}")
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
@@ -84,15 +94,21 @@ class RunDisplay:
         if self._as_json:
             print(json.dumps(result.as_json(), ensure_ascii=False), flush=True)
         elif result.error is not None and not result.earlier:
-            self.console.print(
-                f"{_where(result)}: {result.error}",
-                highlight=False,
-                markup=False,
-                soft_wrap=self._live is None,  # in a file, one line is one line
-                style="yellow" if self._live else None,
-            )
+            reason = _reason(result.error)
+            self._reasons[reason] += 1
+            if self._reasons[reason] <= ALIKE:
+                self._say(f"{_where(result)}: {result.error}")
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY:
             self.line()
+
+    def _say(self, text: str) -> None:
+        self.console.print(
+            text,
+            highlight=False,
+            markup=False,
+            soft_wrap=self._live is None,  # in a file, one line is one line
+            style="yellow" if self._live else None,
+        )
 
     def line(self) -> None:
         """Write where the run stands, as a line."""
@@ -209,6 +225,13 @@ def results_table(report: BatchReport, console: Console) -> None:
     console.print(table)
 
 
+def _reason(error: AIVideoError) -> str:
+    """Say what is the same of errors that are alike."""
+    if isinstance(error, DownloadError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error)
+
+
 def _where(result: Result) -> str:
     number = result.line.number
     return f"line {number}" if number else f"{result.line.id} (no line asks for it any more)"
@@ -246,15 +269,16 @@ def closing_lines(report: BatchReport, session: Session, console: Console) -> No
         highlight=False,
     )
     credits_ = report.credits
-    line = f"charged {money(credits_.charged + credits_.refunded)}"
+    charged = credits_.charged + credits_.refunded
+    line = f"charged {money(charged)}"
     if credits_.refunded:
         line += f", of which refunded {money(credits_.refunded)}"
-    if credits_.unknown:
-        line += f"; of unknown fate {money(credits_.unknown)}"
-    console.print(line, highlight=False, soft_wrap=True)
+    if credits_.unknown + credits_.reserved:
+        line += f"; of unknown fate {money(credits_.unknown + credits_.reserved)}"
     this_run = report.this_run.charged + report.this_run.refunded
-    if this_run != credits_.charged + credits_.refunded:
-        console.print(f"of which by this run {money(this_run)}", highlight=False)
+    if this_run < charged:
+        line += f"; by this run {money(this_run)}"
+    console.print(line, highlight=False, soft_wrap=True)
     limiter = session.statistics().limiter
     console.print(
         f"{limiter.accepted + limiter.rejected:,} requests, {limiter.rejected:,} of them 429",

@@ -10,7 +10,6 @@ import asyncio
 import os
 import resource
 import sys
-import time
 from pathlib import Path
 
 from aivideo.errors import LedgerError
@@ -24,23 +23,25 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-def at(moment: str) -> None:
-    """Wait for the moment at which all begin."""
-    time.sleep(max(0.0, float(moment) - time.time()))
+def wait_for_the_others() -> None:
+    """Say that this one is ready, and wait for the word at which all begin."""
+    say("ready")
+    sys.stdin.readline()
 
 
-async def claim(path: str, moment: str) -> None:
+async def claim(path: str) -> None:
     """Claim every job there is, many at once, from the end that the process's number says."""
     ledger = SqliteLedger(path)
     ids = [each.id async for each in ledger.jobs()]
     if os.getpid() % 2:
         ids.reverse()
-    at(moment)
-    for first in range(0, len(ids), 50):
-        tried = [ledger.claim(job_id, lease=60.0) for job_id in ids[first : first + 50]]
+    wait_for_the_others()
+    for first in range(0, len(ids), 5):
+        tried = [ledger.claim(job_id, lease=60.0) for job_id in ids[first : first + 5]]
         for won in await asyncio.gather(*tried):
             if won is not None:
                 say("won", won.id)
+        await asyncio.sleep(0.002)  # the others' turn
     await ledger.aclose()
 
 
@@ -54,20 +55,20 @@ async def hold(path: str) -> None:
     await asyncio.Event().wait()
 
 
-async def open_new(path: str, moment: str) -> None:
+async def open_new(path: str) -> None:
     """Open a file at the same time as others, and write a job."""
-    at(moment)
+    wait_for_the_others()
     ledger = SqliteLedger(path)
     await ledger.plan(job())
     await ledger.aclose()
     say("opened")
 
 
-async def migrate(path: str, moment: str) -> None:
+async def migrate(path: str) -> None:
     """Open a file of an older schema at the same time as others."""
     note = "ALTER TABLE jobs ADD COLUMN note TEXT; UPDATE jobs SET note = coalesce(note, '') || 'm'"
     opening.MIGRATIONS = (*opening.MIGRATIONS, note, "CREATE TABLE more (x)")
-    await open_new(path, moment)
+    await open_new(path)
 
 
 async def fork(path: str) -> None:

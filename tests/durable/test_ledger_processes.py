@@ -6,7 +6,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,10 +26,24 @@ def start(what: str, path: Path, *more: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.durable.ledger_process", what, str(path), *map(str, more)],
         cwd=ROOT,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def race(what: str, path: Path, count: int) -> list[subprocess.Popen[str]]:
+    """Start processes that begin together: each has said that it is ready."""
+    racers = [start(what, path) for _ in range(count)]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    return racers
 
 
 def told(process: subprocess.Popen[str]) -> list[str]:
@@ -38,11 +51,6 @@ def told(process: subprocess.Popen[str]) -> list[str]:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out.splitlines()
-
-
-def soon() -> float:
-    """Tell a moment by which a process has been started."""
-    return time.time() + 1.2
 
 
 @asynccontextmanager
@@ -63,8 +71,7 @@ async def planned(path: Path, count: int) -> list[str]:
 async def test_of_three_processes_one_wins_each_of_500_jobs(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     ids = await planned(path, 500)
-    moment = soon()
-    racers = [start("claim", path, moment) for _ in range(3)]
+    racers = race("claim", path, 3)
     won = [[line.split()[1] for line in told(racer)] for racer in racers]
     assert Counter(job_id for each in won for job_id in each) == Counter(ids)
     assert sum(bool(each) for each in won) > 1, "there was a race"
@@ -114,8 +121,7 @@ async def test_a_stopped_process_is_not_taken_for_a_dead_one(tmp_path: Path) -> 
 
 
 async def test_many_processes_may_make_the_file_at_the_same_moment(tmp_path: Path) -> None:
-    moment = soon()
-    makers = [start("open_new", tmp_path / "jobs.db", moment) for _ in range(4)]
+    makers = race("open_new", tmp_path / "jobs.db", 4)
     assert [told(maker) for maker in makers] == [["opened"]] * 4
     async with opened(tmp_path / "jobs.db") as ledger:
         assert await ledger.counts() == {JobStatus.PLANNED: 4}
@@ -126,8 +132,7 @@ async def test_two_processes_that_migrate_at_once_do_it_once(
 ) -> None:
     path = tmp_path / "jobs.db"
     await planned(path, 3)
-    moment = soon()
-    movers = [start("migrate", path, moment) for _ in range(3)]
+    movers = race("migrate", path, 3)
     assert [told(mover) for mover in movers] == [["opened"]] * 3
     monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, "", ""))
     async with opened(path) as ledger:
