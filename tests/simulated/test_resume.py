@@ -1,0 +1,294 @@
+"""A session on a file: it dies at any moment, another goes on, and nothing is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from aivideo import (
+    BudgetExceededError,
+    Failed,
+    InvalidRequestError,
+    Job,
+    JobStatus,
+    LedgerError,
+    Outcome,
+    Session,
+    Sora2,
+    SubmitUnknownError,
+    Succeeded,
+    TaskFailedError,
+)
+from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.sansio import journal
+from aivideo.sansio.journal import CreditTotals
+from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
+
+pytestmark = pytest.mark.anyio
+
+
+def boats(count: int) -> list[Sora2]:
+    return [Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9") for n in range(count)]
+
+
+BOAT = boats(1)[0]
+
+
+def scenario(**settings: object) -> Scenario:
+    return Scenario(**{"task_seconds": 60.0, "media": "stub", "seed": 5, **settings})  # type: ignore[arg-type]
+
+
+class Dying(Session):
+    """A session whose process can die: whatever it has not written is gone."""
+
+    def begin(self) -> Self:
+        self._older = asyncio.all_tasks()
+        return self
+
+    async def die(self) -> None:
+        ledger = self.ledger
+        assert isinstance(ledger, SqliteLedger)
+        file, ledger._file = ledger._file, None  # nothing reaches the disk from here on
+        assert file is not None
+        file.connection.close()
+        file.owner.leave()  # as the kernel does
+        mine = [
+            task
+            for task in asyncio.all_tasks() - self._older
+            if task is not asyncio.current_task()
+            and "aivideo/simulator" not in repr(task)
+            and "aiohttp/web" not in repr(task)
+        ]
+        for task in mine:
+            task.cancel()
+        await asyncio.gather(*mine, return_exceptions=True)
+        await self._client.aclose()
+
+
+def session_of(sim: Simulator, path: Path, **settings: object) -> Dying:
+    session = Dying("sk-test", base_url=sim.url, ledger=path, **settings)  # type: ignore[arg-type]
+    return session.begin()
+
+
+def kinds(outcomes: list[Outcome]) -> list[str]:
+    return [type(o.error if isinstance(o, Failed) else o).__name__ for o in outcomes]
+
+
+async def test_a_death_at_any_moment_loses_no_task_and_sends_none_twice(tmp_path: Path) -> None:
+    """Ten jobs, created two a second, each of whose POSTs takes three seconds."""
+    for moment in (0, 1, 2, 3, 4, 5, 8):
+        path = tmp_path / f"{moment}.db"
+        async with serve(scenario(latency=3.0)) as sim:
+            first = session_of(sim, path, max_requests_per_minute=120)
+            for boat in boats(10):
+                await first.enqueue(boat)
+            await asyncio.sleep(moment + 0.3)
+            under_way = len(first._engine._purchase.posting)
+            await first.die()
+            async with session_of(sim, path) as second:
+                jobs = await second.resume()
+                unknown = [job for job in jobs if job.status is JobStatus.UNKNOWN]
+                assert len(unknown) <= under_way, "no more than were on their way"
+                for job in jobs:
+                    if job in unknown:
+                        with pytest.raises(SubmitUnknownError):
+                            await job
+                    else:
+                        await job
+                await asyncio.sleep(1)
+                prompts = [task.prompt for task in sim.truth.tasks.values()]
+                assert len(prompts) == len(set(prompts)), f"paid twice, after {moment} s"
+                assert sim.truth.creates_seen == 10
+                counts = await second.ledger.counts()
+                assert counts.get(JobStatus.COMPLETED, 0) + len(unknown) == 10
+                totals = await second.ledger.totals()
+                assert totals.charged + totals.unknown == 1000
+                assert await second.resume() == unknown, "and they stay listed"
+
+
+async def test_the_same_key_is_the_same_job_in_the_next_process(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim:
+        first = session_of(sim, tmp_path / "jobs.db")
+        job = await first.submit(BOAT, key="boat")
+        await first.die()
+        async with session_of(sim, tmp_path / "jobs.db") as second:
+            again = await second.submit(BOAT, key="boat")
+            assert (again.id, again.task_id) == (job.id, job.task_id)
+            with pytest.raises(InvalidRequestError, match="key"):
+                await second.submit(boats(2)[1], key="boat")
+            assert (await again).id == job.task_id
+        async with session_of(sim, tmp_path / "jobs.db") as third:
+            done = await third.submit(BOAT, key="boat")
+            assert done.status is JobStatus.COMPLETED
+            assert (await done).urls, "its URL is asked for anew: it is not kept"
+        assert sim.truth.creates_seen == 1
+
+
+async def test_two_sessions_with_one_key_send_once(tmp_path: Path) -> None:
+    async with (
+        serve(scenario(latency=2.0)) as sim,
+        session_of(sim, tmp_path / "jobs.db") as one,
+        session_of(sim, tmp_path / "jobs.db") as two,
+    ):
+        jobs = await asyncio.gather(one.submit(BOAT, key="boat"), two.submit(BOAT, key="boat"))
+        assert jobs[0].task_id == jobs[1].task_id
+        ends = await asyncio.gather(*jobs)
+        assert ends[0].id == ends[1].id
+        assert sim.truth.creates_seen == 1
+
+
+async def test_whoever_waits_for_a_dead_ones_post_is_told_that_nobody_knows(tmp_path: Path) -> None:
+    async with serve(scenario(latency=60.0)) as sim:
+        first = session_of(sim, tmp_path / "jobs.db")
+        await first.enqueue(BOAT, key="boat")
+        async with session_of(sim, tmp_path / "jobs.db") as second:
+            await asyncio.sleep(5)
+            waiting = asyncio.create_task(second.submit(BOAT, key="boat"))
+            await asyncio.sleep(5)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        await first.die()
+        async with session_of(sim, tmp_path / "jobs.db") as third:
+            with pytest.raises(SubmitUnknownError, match="died"):
+                await third.submit(BOAT, key="boat")
+        assert sim.truth.creates_seen == 1
+
+
+async def collect(session: Session, requests: list[Sora2], **settings: object) -> list[Outcome]:
+    outcomes = session.generate_many(requests, batch="boats", **settings)  # type: ignore[arg-type]
+    return [outcome async for outcome in outcomes]
+
+
+async def test_a_batch_goes_on_in_the_next_process(tmp_path: Path) -> None:
+    path, clips = tmp_path / "jobs.db", tmp_path / "clips"
+    async with serve(scenario(latency=0.5)) as sim:
+        first = session_of(sim, path, max_requests_per_minute=120)
+        running = asyncio.create_task(collect(first, boats(40), save_to=clips))
+        await asyncio.sleep(80)
+        await first.die()
+        await asyncio.wait([running])
+        saved = {file.name for file in clips.iterdir() if not file.name.endswith(".part")}
+        assert 0 < len(saved) < 40
+        async with session_of(sim, path) as second:
+            outcomes = await collect(second, boats(40), save_to=clips)
+            unknown = kinds(outcomes).count("SubmitUnknownError")
+            assert kinds(outcomes).count("Succeeded") == 40 - unknown
+            assert {outcome.index for outcome in outcomes} == {*range(40)}
+            assert all(o.path and o.path.is_file() for o in outcomes if isinstance(o, Succeeded))
+        seen, downloads = sim.truth.creates_seen, sim.truth.downloads
+        async with session_of(sim, path) as third:
+            again = await collect(third, boats(40), save_to=clips)
+        assert kinds(again).count("Succeeded") == 40 - unknown
+        assert sim.truth.downloads == downloads, "what is there is not fetched again"
+        assert seen == sim.truth.creates_seen == 40
+        prompts = [task.prompt for task in sim.truth.tasks.values()]
+        assert len(set(prompts)) == len(prompts)
+
+
+async def test_the_same_request_twice_in_a_batch_is_two_jobs_in_every_run(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim:
+        for _ in range(2):
+            async with session_of(sim, tmp_path / "jobs.db") as session:
+                outcomes = await collect(session, [BOAT, BOAT, boats(2)[1]])
+                assert kinds(outcomes) == ["Succeeded"] * 3
+        assert sim.truth.creates_seen == 3
+
+
+async def test_without_a_batch_each_call_is_new_work(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim:
+        for _ in range(2):
+            async with session_of(sim, tmp_path / "jobs.db") as session:
+                outcomes = [outcome async for outcome in session.generate_many([BOAT])]
+                assert kinds(outcomes) == ["Succeeded"]
+        assert sim.truth.creates_seen == 2
+
+
+async def test_what_failed_is_sent_again_only_when_asked_and_told_of_its_new_task(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "jobs.db"
+    async with serve(scenario(failure_rate=1.0)) as sim:
+        async with session_of(sim, path) as session:
+            (first,) = await collect(session, [BOAT])
+            assert isinstance(first, Failed)
+        async with session_of(sim, path) as session:
+            (same,) = await collect(session, [BOAT])
+            assert isinstance(same, Failed)
+            assert same.task_id == first.task_id
+            assert sim.truth.creates_seen == 1
+            (again,) = await collect(session, [BOAT], retry_failed=True)
+            assert isinstance(again, Failed)
+            assert isinstance(again.error, TaskFailedError)
+            assert again.task_id not in (None, first.task_id)
+            assert sim.truth.creates_seen == 2
+            assert await session.ledger.totals(batch="boats") == CreditTotals(refunded=200)
+
+
+async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim:
+        for run, taken in ((1, 3), (2, 3)):
+            async with session_of(sim, tmp_path / "jobs.db") as session:
+                outcomes = await collect(session, boats(5), max_credits=300)
+                assert kinds(outcomes).count("BudgetExceededError") == 2, f"run {run}"
+                assert sim.truth.creates_taken == taken
+        async with session_of(sim, tmp_path / "jobs.db", max_credits=100) as session:
+            # The session's own ceiling counts from its opening.
+            await session.submit(BOAT)
+            with pytest.raises(BudgetExceededError):
+                await session.submit(BOAT)
+
+
+async def test_a_persons_word_that_it_was_not_taken_sends_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with serve(scenario(faults=Faults(create_cut_before=Nth(1)))) as sim:
+        async with session_of(sim, path) as session:
+            (first,) = await collect(session, [BOAT])
+            assert kinds([first]) == ["SubmitUnknownError"]
+        async with session_of(sim, path) as session:
+            assert kinds(await collect(session, [BOAT])) == ["SubmitUnknownError"]
+            assert sim.truth.creates_seen == 1
+            (job,) = await session.resume()
+            await session.ledger.record(job.id, journal.Released())
+        async with session_of(sim, path) as session:
+            assert kinds(await collect(session, [BOAT])) == ["Succeeded"]
+        assert sim.truth.creates_seen == 2
+        assert sim.truth.creates_taken == 1
+
+
+async def test_a_session_on_a_file_that_cannot_be_used_is_refused_before_anything_is_sent(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(LedgerError, match="is a folder"):
+        Session("sk-test", ledger=tmp_path)
+    (tmp_path / "notes.txt").write_text("not a ledger\n" * 100)
+    with pytest.raises(LedgerError, match="no ledger"):
+        Session("sk-test", ledger=tmp_path / "notes.txt")
+
+
+async def test_a_session_closes_the_ledger_it_opened_and_no_other(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim:
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            ledger = session.ledger
+        with pytest.raises(LedgerError, match="closed"):
+            await ledger.totals()
+        own = SqliteLedger(tmp_path / "jobs.db")
+        async with Session("sk-test", base_url=sim.url, ledger=own):
+            pass
+        assert await own.totals() == CreditTotals()
+        await own.aclose()
+
+
+async def test_jobs_taken_up_again_are_the_handles_that_were_given_out(tmp_path: Path) -> None:
+    async with (
+        serve(scenario(faults=Faults(create_cut_after=Nth(2)))) as sim,
+        session_of(sim, tmp_path / "jobs.db") as session,
+    ):
+        running = await session.submit(BOAT, key="a")
+        with pytest.raises(SubmitUnknownError) as caught:
+            await session.submit(BOAT, key="b")
+        jobs: list[Job] = await session.resume()
+        assert {id(job) for job in jobs} == {id(running), id(caught.value.job)}
