@@ -349,9 +349,16 @@ class Engine:
 
     def _submitted(self, job: Job, done: asyncio.Task[TaskId]) -> None:
         self._submissions.pop(job.id, None)
-        if done.cancelled():
+        error = None if done.cancelled() else done.exception()  # also marks it as seen
+        in_doubt = job.status in (JobStatus.SUBMITTING, JobStatus.UNKNOWN)
+        if in_doubt and not isinstance(error, SubmitUnknownError):
+            # The ledger failed after the POST, say: whoever reads the error must not send it again.
+            what = f"no verdict was written down: {error or 'it was interrupted'}"
+            log.error("job %s: %s", job.id, what)
+            job.error = SubmitUnknownError(what, job=job)
+        elif done.cancelled():
             job.error = SessionClosedError("it was withdrawn, and not sent", job=job)
-        elif (error := done.exception()) is not None:  # also marks it as seen
+        elif error is not None:
             if isinstance(error, AIVideoError):
                 job.error = error
             else:

@@ -12,8 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from aivideo import Client, ConfigurationError, DownloadError, Session, Sora2, download, transport
+from aivideo import (
+    Client,
+    ConfigurationError,
+    DownloadError,
+    Failed,
+    LedgerError,
+    Session,
+    Sora2,
+    SubmitUnknownError,
+    download,
+    transport,
+)
+from aivideo.ledger.memory import MemoryLedger
 from aivideo.sansio import verdict
+from aivideo.sansio.journal import Claimed, Event, JobRecord
 from aivideo.sansio.wire import Answer
 from aivideo.simulator import Fault, Scenario, serve
 from aivideo.transport import Incoming
@@ -198,6 +211,29 @@ async def test_a_transport_that_breaks_in_a_way_of_its_own_leaves_it_unknown(
     heard = await Client("sk-x", transport=Broken()).submit(BOAT)
     assert isinstance(heard, verdict.Unknown)
     job = await broken.enqueue(BOAT)
-    with pytest.raises(Exception, match="a defect"):
+    with pytest.raises(SubmitUnknownError, match="a defect"):
         await job.submitted()
     assert job.status == "unknown"
+
+
+class FullDisk(MemoryLedger):
+    """A ledger with room for the claim, and none for a verdict."""
+
+    async def record(self, job_id: str, event: Event) -> JobRecord:
+        if isinstance(event, Claimed):
+            return await super().record(job_id, event)
+        raise LedgerError("no room")
+
+
+async def test_a_verdict_that_cannot_be_written_down_leaves_the_job_unknown() -> None:
+    scenario = Scenario(media="stub")
+    async with (
+        serve(scenario) as sim,
+        Session("sk-x", base_url=sim.url, ledger=FullDisk()) as session,
+    ):
+        outcomes = [outcome async for outcome in session.generate_many([BOAT])]
+        (outcome,) = outcomes
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, SubmitUnknownError)
+        assert "no room" in str(outcome.error)
+        assert sim.truth.creates_seen == 1
