@@ -25,11 +25,13 @@ from aivideo.client import Client
 from aivideo.errors import (
     AIVideoError,
     APIConnectionError,
+    APIStatusError,
     InvalidRequestError,
     LedgerError,
     RateLimitError,
     ResponseError,
     SessionClosedError,
+    SubmitUnknownError,
     TaskFailedError,
     WaitTimeoutError,
 )
@@ -48,7 +50,7 @@ from aivideo.models import (
 )
 from aivideo.purchase import CallbackURLs, Purchase
 from aivideo.sansio import callbacks, journal, lifecycle, wire
-from aivideo.sansio.journal import Attempt, AttemptStatus, JobRecord, JobStatus
+from aivideo.sansio.journal import Attempt, AttemptStatus, Holding, JobRecord, JobStatus
 from aivideo.sansio.queue import RequestKind
 from aivideo.tracker import TaskTracker
 
@@ -295,14 +297,22 @@ class Engine:
 
     def _submitted(self, job: Job, done: asyncio.Task[TaskId]) -> None:
         self._submissions.pop(job.id, None)
-        if done.cancelled():
+        error = None if done.cancelled() else done.exception()  # also marks it as seen
+        if job.task_id is not None:
+            return  # perhaps by a callback that told what the answer did not
+        ours_in_doubt = job.holding in (Holding.RESERVED, Holding.UNKNOWN)
+        if ours_in_doubt and not isinstance(error, SubmitUnknownError | APIStatusError):
+            # A defect after the POST, say: whoever reads the error must not send it again.
+            what = f"no verdict was written down: {error or 'it was interrupted'}"
+            log.error("job %s: %s", job.id, what)
+            self._left(job, SubmitUnknownError(what, job=job))
+        elif done.cancelled():
             self._left(job, SessionClosedError("it was withdrawn, and not sent", job=job))
-        elif (error := done.exception()) is not None and job.task_id is None:
-            # (Where it has a task, a callback told meanwhile what the answer did not.)
-            if not isinstance(error, AIVideoError):
-                log.error("submitting job %s broke", job.id, exc_info=error)
-                error = SessionClosedError(f"submitting broke: {error!r}", job=job)
+        elif isinstance(error, AIVideoError):
             self._left(job, error)
+        elif error is not None:
+            log.error("submitting job %s broke", job.id, exc_info=error)
+            self._left(job, SessionClosedError(f"submitting broke: {error!r}", job=job))
 
     def withdraw(self, job: Job) -> None:
         """Take back a job that still waits for its slot; one whose POST is under way stays."""

@@ -190,7 +190,7 @@ async def test_closing_tries_once_more_and_names_what_is_lost_to_the_ledger(
             await job.submitted()
             ledger.full = RECORD if lost else frozenset()
         said = [record.getMessage() for record in caplog.records]
-        assert any("never written down" in line and job.id in line for line in said) is lost
+        assert any("does not know" in line and job.id in line for line in said) is lost
         assert ledger.written == ([] if lost else ["Taken"])
         later = ledger.sharing("another process")
         later._now = lambda: 1e12

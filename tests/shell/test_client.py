@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from aivideo import Client, ConfigurationError, DownloadError, Session, Sora2, download, transport
+from aivideo import (
+    Client,
+    ConfigurationError,
+    DownloadError,
+    Session,
+    Sora2,
+    SubmitUnknownError,
+    download,
+    transport,
+)
 from aivideo.sansio import verdict
 from aivideo.sansio.wire import Answer
 from aivideo.simulator import Fault, Scenario, serve
@@ -198,6 +207,6 @@ async def test_a_transport_that_breaks_in_a_way_of_its_own_leaves_it_unknown(
     heard = await Client("sk-x", transport=Broken()).submit(BOAT)
     assert isinstance(heard, verdict.Unknown)
     job = await broken.enqueue(BOAT)
-    with pytest.raises(Exception, match="a defect"):
+    with pytest.raises(SubmitUnknownError, match="a defect"):
         await job.submitted()
     assert job.status == "unknown"
