@@ -26,6 +26,7 @@ from aivideo.errors import (
     AIVideoError,
     APIConnectionError,
     APIStatusError,
+    ConfigurationError,
     InvalidRequestError,
     LedgerError,
     RateLimitError,
@@ -477,6 +478,8 @@ class Engine:
 
     async def result_of(self, job: Job, wait_timeout: float | None) -> CompletedTask:
         """Wait for the end of ``job``; see :meth:`Job.result`."""
+        if wait_timeout is not None and not wait_timeout >= 0:
+            raise ConfigurationError(f"wait_timeout={wait_timeout!r} must be 0 seconds or more")
         deadline = asyncio.timeout(wait_timeout)
         try:
             async with deadline:

@@ -101,6 +101,7 @@ def generate(
     image: str | None = None,
     output: Path = Path("video.mp4"),
     wait_timeout: float | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     base_url: BaseURL = None,
     as_json: AsJSON = False,
 ) -> int:
@@ -122,12 +123,19 @@ def generate(
         The file to write.
     wait_timeout
         Seconds to wait at most; the task goes on, and `aivideo task` finds it again.
+    overwrite
+        Replace a file that is there already.
     """
     request = Sora2(prompt, duration=duration, aspect_ratio=aspect_ratio, image=image)
     if wait_timeout is not None and not wait_timeout > 0:
         raise ConfigurationError(f"--wait-timeout {wait_timeout:g} must be more than 0 seconds")
     session = Session(base_url=base_url)
     _check_target(output)
+    if output.exists() and not overwrite:
+        raise ConfigurationError(
+            f"{output} is there already, and a clip costs money: name another --output, or insist "
+            "with --overwrite"
+        )
     go_on = ["--save", str(output)] + ([] if base_url is None else ["--base-url", base_url])
     return _run(_generate(session, request, output, wait_timeout, go_on, as_json=as_json))
 

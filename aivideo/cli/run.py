@@ -50,22 +50,28 @@ async def run_batch(
         loop = asyncio.get_running_loop()
 
         def interrupt() -> None:
-            if run.stopped:
-                os._exit(exits.INTERRUPTED)  # the second one means it: at once
+            if run.stopped:  # the second one means it: at once
+                exits.say(
+                    "left at once; what was under way may be of unknown fate. The ledger has it: "
+                    f"go on with {again or 'the same command'}"
+                )
+                os._exit(exits.INTERRUPTED)
             display.note(
                 "Stopping: nothing more is submitted; what is under way finishes. "
                 "Ctrl-C again exits at once."
             )
             run.stop()
 
-        loop.add_signal_handler(signal.SIGINT, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupt)
         heart = asyncio.create_task(_heartbeat(display))
         try:
             with display:
                 report = await run.run()
         finally:
             heart.cancel()
-            loop.remove_signal_handler(signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
         display.line() if not display.console.is_terminal else None
         if as_json:
             show.out({"summary": _summary(report, session)})

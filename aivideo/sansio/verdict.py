@@ -120,8 +120,8 @@ def of_create(heard: wire.Answer | APIConnectionError, *, wall_now: float) -> Ve
     error = wire.error_of(heard)
     if stray is not None:  # a "no" with a task's id in it proves nothing, be it a 429
         return Unknown(error or _tells_nothing(heard))
-    if isinstance(error, SpendLimitError | InsufficientCreditsError) and heard.status in (402, 429):
-        return Exhausted(error)
+    if isinstance(error, SpendLimitError | InsufficientCreditsError) and heard.status < 500:
+        return Exhausted(error)  # by its code, whatever 4xx it comes with
     if heard.status == 429:
         after = wire.retry_after(heard, wall_now=wall_now)
         limited = wire.throttled(heard)

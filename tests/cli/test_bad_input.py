@@ -192,3 +192,12 @@ def test_without_the_simulator_s_extra_it_says_so_before_it_starts(
     assert run([command]) == 2
     assert 'pip install "aivideo[cli,simulator]"' in one_line(capsys)
     assert [*Path().iterdir()] == []
+
+
+def test_a_clip_that_was_paid_for_is_not_replaced_unasked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("boat.mp4").write_bytes(b"bought")
+    assert run(["generate", "A boat", "--output", "boat.mp4"]) == 2
+    assert "--overwrite" in one_line(capsys)
+    assert Path("boat.mp4").read_bytes() == b"bought"

@@ -158,3 +158,8 @@ def test_only_a_429_is_ever_sent_again_by_itself(status: int, body: bytes) -> No
     assert not isinstance(heard, Unsent)  # an answer came, so something had been sent
     if isinstance(heard, Throttled):
         assert status == 429
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 429])
+def test_a_spend_cap_is_known_by_its_code_whatever_4xx_it_comes_with(status: int) -> None:
+    assert isinstance(judge(status, told("spend_limit_exceeded")), Exhausted)
