@@ -136,7 +136,7 @@ def is_name(value: object) -> bool:
 
 def is_web_url(value: object) -> bool:
     """Whether ``value`` is an absolute http(s) URL with a host and nothing unprintable in it."""
-    if not isinstance(value, str) or any(c.isspace() or not c.isprintable() for c in value):
+    if not isinstance(value, str) or " " in value or not value.isprintable():
         return False
     try:
         parts = urlsplit(value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from aivideo.errors import SpendLimitError
 from aivideo.limiter import GateClosed, Limiter, Slot
 from aivideo.sansio.queue import RequestKind
 from aivideo.sansio.stated import RateLimit
+from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
 from aivideo.testing import VirtualTimeLoop
+from tests.sansio.servers import ideal
 
 pytestmark = pytest.mark.anyio
 
@@ -384,6 +387,37 @@ async def test_a_probe_is_of_the_class_that_was_refused_and_a_poll_where_both_we
         for task in tasks:
             task.cancel()
         await settle()
+
+
+@pytest.mark.parametrize("creates", [0, 10, 50, 90, 100])
+@pytest.mark.parametrize(
+    ("limit", "stated"),
+    [
+        (TokenBucket(50, 10), RateLimit.bucket(50, burst=10)),
+        (TokenBucket(3, 2), RateLimit.bucket(3, burst=2)),
+        (FixedWindow(20, 10), RateLimit.window(20, seconds=10)),
+        (SlidingWindow(13, 17), RateLimit.window(13, seconds=17)),
+    ],
+)
+async def test_creates_and_polls_in_any_mix_use_a_stated_limit_whole_and_are_not_refused(
+    limit: TokenBucket | FixedWindow | SlidingWindow, stated: RateLimit, creates: int
+) -> None:
+    limiter, server, draw = Limiter(rate_limit=stated), limit.start(), random.Random(creates)
+    seconds = 10.0 if isinstance(limit, TokenBucket) else limit.seconds
+    await asyncio.sleep(seconds - now() % seconds)  # nobody states the phase of a window
+    began = now()
+
+    async def one(kind: RequestKind) -> None:
+        slot = await limiter.acquire(kind)
+        await asyncio.sleep(0.02 * draw.uniform(0.8, 1.2))
+        assert not server.take(now())
+        await asyncio.sleep(0.02 * draw.uniform(0.8, 1.2))
+        slot.accepted()
+
+    kinds = [CREATE] * creates + [POLL] * (100 - creates)
+    draw.shuffle(kinds)
+    await asyncio.gather(*(one(kind) for kind in kinds))
+    assert now() - began <= 1.02 * ideal(limit, 100, began, 0.04)
 
 
 async def test_a_hold_that_is_over_says_nothing_about_the_next_one() -> None:
