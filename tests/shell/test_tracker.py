@@ -377,6 +377,22 @@ async def test_statistics_say_what_goes_on() -> None:
     await tracker.aclose()
 
 
+async def test_what_was_put_off_for_creates_is_looked_at_once_they_have_gone() -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    def say(name: str, now: float) -> Task:
+        times.append(now)
+        return pending(name)
+
+    began = loop.time()
+    tracker = TaskTracker(Service(say), contended=lambda: loop.time() < began + 40)
+    tracker.watch("t")
+    await asyncio.sleep(90)
+    assert 40 <= times[0] - began <= 41.5
+    await tracker.aclose()
+
+
 async def test_an_end_makes_room_for_the_look_that_waits_for_it() -> None:
     tracker = TaskTracker(Service(ends_at(0)), max_polls_in_flight=1)
     for n in range(5):
@@ -563,7 +579,7 @@ def test_whatever_is_heard_the_first_ending_wins_and_nothing_is_unresolved(
         first = next(task for task in order if lifecycle.is_ended(task))
         assert all(end is first for end in ends)
         assert [*map(id, told)] == [id(first)], "told once"
-        assert [lifecycle.is_ended(task) for task in seen].count(True) == 1
+        assert sum(lifecycle.is_ended(task) for task in seen) == 1
         assert seen[-1] is first, "the end is the last update"
         after = order[order.index(first) + 1 :]
         against = [t for t in after if lifecycle.is_ended(t) and t.status != first.status]
