@@ -12,8 +12,8 @@ ten jobs alive at once talk a bin's hazard down before the first can end: the fi
 were seen 1.2 times as late as at a fixed interval, and are now seen 1.02 times as late.)
 
 A look that finds a task alive adds seconds at risk: that is all that censoring takes, and a drift
-to *slower* is seen before the first slow task has ended. Everything is forgotten by half a per
-cent with each end.
+to *slower* is seen before the first slow task has ended. Everything is forgotten by a third of a
+per cent with each end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import accumulate, pairwise
 from math import inf, log, log1p, sqrt
 from operator import mul
 
-MEMORY = 0.995
+MEMORY = 0.9965
 """What is left of all that was learned, with each end."""
 
 FIRST_BIN, RATIO, BINS = 5.0, 2**0.25, 80

@@ -377,6 +377,22 @@ async def test_statistics_say_what_goes_on() -> None:
     await tracker.aclose()
 
 
+async def test_what_was_put_off_for_creates_is_looked_at_once_they_have_gone() -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    def say(name: str, now: float) -> Task:
+        times.append(now)
+        return pending(name)
+
+    began = loop.time()
+    tracker = TaskTracker(Service(say), contended=lambda: loop.time() < began + 40)
+    tracker.watch("t")
+    await asyncio.sleep(90)
+    assert 40 <= times[0] - began <= 41.5
+    await tracker.aclose()
+
+
 async def test_an_end_makes_room_for_the_look_that_waits_for_it() -> None:
     tracker = TaskTracker(Service(ends_at(0)), max_polls_in_flight=1)
     for n in range(5):
