@@ -41,7 +41,7 @@ from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
 
 T = TypeVar("T")
 
-GROUP = 512
+GROUP = 256
 """Calls in one transaction at most: the worker answers in pieces that hold the loop no moment."""
 
 _Waiting: TypeAlias = "tuple[Callable[[LedgerFile], Any], asyncio.Future[Any]]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -40,7 +41,7 @@ _WRITE_ATTEMPT = (
 _IN_BATCH = "batch = ? AND batch <> '' AND"
 """The second term, which a batch's name fulfils, lets SQLite use the index that says it too."""
 
-PAGE = 500
+PAGE = 200
 """Jobs that one read brings."""
 
 
@@ -92,7 +93,7 @@ class LedgerFile:
         results: list[object] = []
         run = self.connection.execute
         try:
-            run("BEGIN IMMEDIATE")
+            self._begin()
             for step in steps:
                 try:
                     results.append(step(self))
@@ -250,15 +251,40 @@ class LedgerFile:
             )
         ]
 
+    def _begin(self) -> None:
+        """Wait for the turn to write.
+
+        SQLite's own waiting naps for up to 100 ms, and whoever writes group after group would have
+        taken every turn meanwhile; short naps get one of the next few.
+        """
+        patience = time.monotonic() + opening.BUSY
+        while True:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > patience:
+                    raise
+                time.sleep(random.uniform(0.0005, 0.002))
+            else:
+                return
+
     # --- rows -------------------------------------------------------------------------------
 
     def _many(self, where: str, values: Iterable[Any]) -> list[tuple[int, JobRecord]]:
         run = self.connection.execute
+        rows = run(f"SELECT {JOB} FROM jobs WHERE {where}", tuple(values)).fetchall()
+        attempts: dict[int, list[tuple[Any, ...]]] = {row[0]: [] for row in rows}
+        marks = ", ".join("?" * len(rows))
+        for job, *attempt in run(
+            f"SELECT job, {ATTEMPT} FROM attempts WHERE job IN ({marks}) ORDER BY job, number",
+            tuple(attempts),
+        ):
+            attempts[job].append(tuple(attempt))
         found = []
-        for row in run(f"SELECT {JOB} FROM jobs WHERE {where}", tuple(values)).fetchall():
-            attempts = run(f"SELECT {ATTEMPT} FROM attempts WHERE job = ? ORDER BY number", row[:1])
+        for row in rows:
             try:
-                found.append((row[0], job_of(row, tuple(map(attempt_of, attempts)))))
+                found.append((row[0], job_of(row, tuple(map(attempt_of, attempts[row[0]])))))
             except (ValueError, TypeError, KeyError) as error:
                 raise opening.damaged(self.path, f"row {row[0]}: {error!r}") from None
         return found

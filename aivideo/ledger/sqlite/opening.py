@@ -247,3 +247,4 @@ def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
             with suppress(sqlite3.Error):  # a full disk has rolled back already
                 run("ROLLBACK")
             raise
+    run("PRAGMA busy_timeout = 0")  # from here on LedgerFile waits itself, and fairly
