@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +16,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from aivideo import catalog
 from aivideo.batch import text_of
 from aivideo.cli import exits, show
-from aivideo.errors import AIVideoError, ConfigurationError, LedgerError, scrub
+from aivideo.errors import (
+    AIVideoError,
+    ConfigurationError,
+    LedgerError,
+    TaskNotFoundError,
+    scrub,
+)
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import Sora2, Task, TaskId
 from aivideo.sansio import audit as audits
@@ -27,8 +36,21 @@ from aivideo.session import Session
 
 LEDGER = "aivideo.db"
 
-DONE = (JobStatus.SAVED,)
 SHOWN = 50
+"""Jobs that a list shows unless it is told to show all."""
+
+MEANING = {
+    JobStatus.UNKNOWN: "may have been taken and charged, or not: yours to settle",
+    JobStatus.FAULTED: "answered 500 or 503, may have been charged: yours to settle",
+    JobStatus.SUBMITTING: "on their way; of a process that died: unknown as of the next command",
+    JobStatus.RUNNING: "taken; the same `aivideo batch` watches and saves them",
+    JobStatus.COMPLETED: "made; the same `aivideo batch` fetches them (URLs live 24 hours)",
+    JobStatus.FAILED: "failed and refunded; sent again by --retry-failed, or `jobs retry`",
+    JobStatus.REFUSED: "refused, nothing charged; sent again by --retry-failed",
+    JobStatus.PLANNED: "not sent; the same `aivideo batch` sends them",
+    JobStatus.SAVED: "done: the file lies on disk",
+}
+"""What a status asks of a person, the most urgent first."""
 
 app = App(
     name="jobs",
@@ -88,15 +110,23 @@ async def _list(
     path: Path, statuses: Sequence[JobStatus], batch: str | None, *, every: bool, as_json: bool
 ) -> int:
     ledger = _open(path)
+    wanted = [
+        status
+        for status in MEANING
+        if status in statuses or (not statuses and (every or status is not JobStatus.SAVED))
+    ]
+    most = None if every or as_json else SHOWN
+    shown: list[JobRecord] = []
     try:
-        wanted = statuses or (() if every else tuple(s for s in JobStatus if s not in DONE))
-        most = None if every or as_json else SHOWN
-        shown: list[JobRecord] = []
-        async for job in ledger.jobs(batch=batch, statuses=wanted):
-            if as_json:
-                show.out(_job_as_json(job))
-            elif most is None or len(shown) < most:
-                shown.append(job)
+        for status in wanted:
+            async with aclosing(_jobs(ledger, batch, status)) as jobs:
+                async for job in jobs:
+                    if as_json:
+                        show.out(_job_as_json(job))
+                        continue
+                    if most is not None and len(shown) >= most:
+                        break
+                    shown.append(job)
         counts = await ledger.counts(batch=batch)
         totals = await ledger.totals(batch=batch)
     finally:
@@ -106,26 +136,40 @@ async def _list(
     console = Console()
     if shown:
         console.print(_table(shown, console.width))
-    left = sum(counts.get(each, 0) for each in wanted or counts) - len(shown)
+        console.print()
+    left = sum(counts.get(each, 0) for each in wanted) - len(shown)
     if left > 0:
-        console.print(f"… and {left:,} more (--all shows them)", highlight=False)
+        console.print(f"… and {left:,} more (--all shows them)\n", highlight=False)
     _say_sums(counts, totals, console)
     if counts.get(JobStatus.UNKNOWN) or counts.get(JobStatus.FAULTED):
-        console.print(
-            "unknown and faulted ones may have been taken: see `aivideo jobs audit`, then "
-            "`aivideo jobs settle JOB --task-id TASK | --not-taken`",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print()
+        show.how_to_settle(_option(path), console)
     return exits.OK
+
+
+async def _jobs(
+    ledger: SqliteLedger, batch: str | None, status: JobStatus
+) -> AsyncGenerator[JobRecord]:
+    async for job in ledger.jobs(batch=batch, statuses=(status,)):
+        yield job
+
+
+def _option(path: Path) -> str:
+    """Name the ledger in a command to be copied."""
+    return "" if path == Path() else f" --ledger {shlex.quote(str(path))}"
 
 
 def _table(jobs: Sequence[JobRecord], width: int) -> Table:
     """Make a table that never cuts an id, which one wants to copy: the prompt gives way."""
     table = Table(box=None, pad_edge=False)
     stands = [_stands(job) for job in jobs]
-    widths = {"job": 16, "status": max(map(len, stands)), "credits": 7, "sent": 11, "task": 36}
+    widths = {
+        "job": 16,
+        "status": max(map(len, stands)),
+        "credits": 7,
+        "sent (UTC)": 11,
+        "task": 36,
+    }
     if _room(width, widths) < 20:
         del widths["task"]
     for name, columns in widths.items():
@@ -143,7 +187,7 @@ def _table(jobs: Sequence[JobRecord], width: int) -> Table:
             "job": job.id,
             "status": Text(words, style=_STYLES.get(job.status, "")),
             "credits": "?" if job.credits is None else f"{job.credits:,}",
-            "sent": "" if best is None else _when(best.sent_at)[5:16],
+            "sent (UTC)": "" if best is None else _when(best.sent_at)[5:16],
             "task": job.task_id or "",
         }
         table.add_row(*(cells[name] for name in widths), Text(text_of(job.request)))
@@ -167,9 +211,14 @@ def _stands(job: JobRecord) -> str:
     return f"{job.status} (+{job.doubts} unknown)" if hidden else str(job.status)
 
 
-def _say_sums(counts: Any, totals: CreditTotals, console: Console) -> None:
-    told = " · ".join(f"{counts[each]:,} {each}" for each in JobStatus if counts.get(each))
-    console.print(f"{sum(counts.values()):,} jobs: {told or 'none'}", highlight=False)
+def _say_sums(counts: Mapping[JobStatus, int], totals: CreditTotals, console: Console) -> None:
+    most = max(len(f"{sum(counts.values()):,}"), 1)
+    for status, meaning in MEANING.items():
+        if counts.get(status):
+            console.print(
+                f"{counts[status]:>{most},} {status:11}{meaning}", highlight=False, markup=False
+            )
+    console.print(f"{sum(counts.values()):>{most},} in all", highlight=False)
     line = f"charged {show.money(totals.charged + totals.refunded)}"
     for amount, words in (
         (totals.refunded, "refunded"),
@@ -202,7 +251,7 @@ def show_job(job: str, /, *, ledger: LedgerPath = Path(), as_json: AsJSON = Fals
         if as_json:
             show.out(_job_as_json(found))
         else:
-            _print_job(found, Console())
+            _print_job(found, _option(ledger), Console())
         return exits.OK
 
     return asyncio.run(look())
@@ -217,7 +266,7 @@ async def _find(ledger: SqliteLedger, name: str) -> JobRecord:
     return found
 
 
-def _print_job(job: JobRecord, console: Console) -> None:
+def _print_job(job: JobRecord, option: str, console: Console) -> None:
     request = job.request
     rows = {
         "job": job.id,
@@ -230,31 +279,36 @@ def _print_job(job: JobRecord, console: Console) -> None:
         "shape": request.aspect_ratio if isinstance(request, Sora2) else None,
         "image": scrub(request.image) if isinstance(request, Sora2) and request.image else None,
         "credits": "not known" if job.credits is None else show.money(job.credits),
-        "planned": _when(job.planned_at),
+        "written": _when(job.planned_at),
         "file": job.path,
     }
     for name, value in rows.items():
         if value:
             console.print(f"{name:9}{value}", highlight=False, markup=False, soft_wrap=True)
     for attempt in job.attempts:
+        told = "\n".join(f"{'':9}{line}" for line in _told(attempt))
         console.print(
-            f"POST {attempt.number:<4}{_told(attempt)}",
+            f"POST {attempt.number:<4}{_when(attempt.sent_at)}  {attempt.status}"
+            + (f"\n{told}" if told else ""),
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
     if not job.attempts:
         console.print("never sent", highlight=False)
+    if job.doubts:
+        next_step = f"aivideo jobs settle {job.id}{option} --task-id TASK | --not-taken"
+        console.print(f"next     {next_step}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _told(attempt: Attempt) -> str:
-    parts = [f"{_when(attempt.sent_at)} {attempt.status}"]
+def _told(attempt: Attempt) -> list[str]:
+    lines = []
     if attempt.task_id:
-        parts.append(f"task {attempt.task_id}")
+        lines.append(f"task {attempt.task_id}")
     if attempt.reason is not None:
         status = f"HTTP {attempt.reason.status} " if attempt.reason.status else ""
-        parts.append(f"{status}{attempt.reason.code or ''} {attempt.reason.message}".strip())
-    return " · ".join(parts)
+        lines.append(f"{status}{attempt.reason.code or ''} {attempt.reason.message}".strip())
+    return lines
 
 
 def _when(unix: float) -> str:
@@ -290,9 +344,7 @@ def _job_as_json(job: JobRecord) -> dict[str, Any]:
 
 @app.command
 def settle(
-    job: str,
-    /,
-    *,
+    *jobs: str,
     task_id: str | None = None,
     not_taken: Annotated[bool, Parameter(negative="")] = False,
     ledger: LedgerPath = Path(),
@@ -308,8 +360,8 @@ def settle(
 
     Parameters
     ----------
-    job
-        The job's id, as `aivideo jobs list --status unknown` shows it.
+    jobs
+        The job's id, as `aivideo jobs list --status unknown` shows it; several with --not-taken.
     task_id
         The task it became.
     not_taken
@@ -319,34 +371,50 @@ def settle(
     """
     if (task_id is None) is not not_taken:
         raise ConfigurationError("say either --task-id TASK or --not-taken")
-    return asyncio.run(_settle(job, task_id, ledger, base_url, check=check))
+    if not jobs or (task_id is not None and len(jobs) > 1):
+        raise ConfigurationError("name a job; several only with --not-taken")
+    return asyncio.run(_settle(jobs, task_id, ledger, base_url, check=check))
 
 
 async def _settle(
-    name: str, task_id: TaskId | None, path: Path, base_url: str | None, *, check: bool
+    names: Sequence[str], task_id: TaskId | None, path: Path, base_url: str | None, *, check: bool
 ) -> int:
     ledger = _open(path, read_only=False)
     try:
         await ledger.lapse()
-        job = await _find(ledger, name)
-        number = _doubtful(job)
+        # All are looked at before one is told: a slip in the last name leaves nothing half done.
+        found = [await _find(ledger, name) for name in names]
+        numbers = [_doubtful(job) for job in found]
         event: journal.Verdict = journal.Released()
         if task_id is not None:
+            other = await ledger.find_task(task_id)
+            if other is not None:
+                raise LedgerError(f"task {task_id} is that of job {other.id} already")
             if check:
-                task = await _ask_for(task_id, base_url)
-                sent_at = job.attempt(number).sent_at
-                why_not = callbacks.mismatch(job.request, task, sent_at=sent_at)
-                if why_not is not None:
-                    raise LedgerError(
-                        f"task {task_id} is not that of job {job.id}: {why_not} (--no-check to "
-                        "insist)"
-                    )
+                await _check_task(task_id, found[0], numbers[0], base_url)
             event = journal.Taken(task_id)
-        job = await ledger.record(job.id, event, attempt=number)
+        for job, number in zip(found, numbers, strict=True):
+            now = await ledger.record(job.id, event, attempt=number)
+            print(f"job {now.id} is {_stands(now)} now")
     finally:
         await ledger.aclose()
-    print(f"job {job.id} is {_stands(job)} now; the same `aivideo batch` command goes on with it")
+    print("The same `aivideo batch` command goes on from here.")
     return exits.OK
+
+
+async def _check_task(task_id: TaskId, job: JobRecord, number: int, base_url: str | None) -> None:
+    """Ask for a task, and refuse it where it cannot be this job's."""
+    try:
+        task = await _ask_for(task_id, base_url)
+    except TaskNotFoundError:
+        raise LedgerError(
+            f"the service knows no task {task_id}; copy its whole id (--no-check to insist)"
+        ) from None
+    why_not = callbacks.mismatch(job.request, task, sent_at=job.attempt(number).sent_at)
+    if why_not is not None:
+        raise LedgerError(
+            f"task {task_id} is not that of job {job.id}: {why_not} (--no-check to insist)"
+        )
 
 
 def _doubtful(job: JobRecord) -> int:
@@ -406,8 +474,11 @@ async def _retry(
         else:
             over = (JobStatus.FAILED, JobStatus.REFUSED)
             found = [job async for job in ledger.jobs(batch=batch, statuses=over)]
+        again = journal.Retried(may_pay_twice=may_pay_twice)
         for job in found:
-            await ledger.record(job.id, journal.Retried(may_pay_twice=may_pay_twice))
+            journal.apply(job, again)  # refuses; all are looked at before one is told
+        for job in found:
+            await ledger.record(job.id, again)
     finally:
         await ledger.aclose()
     print(f"{len(found):,} will be sent again by the next `aivideo batch`")
@@ -452,42 +523,59 @@ async def _audit(path: Path, base_url: str | None, *, as_json: bool) -> int:
             f"the ledger {book.path} has {len(readings)} reading of the account's counter, and it "
             "takes two: set AIVIDEO_API_KEY, and run this again"
         )
-    finding = _conclude(readings[0], readings[-1], doubtful)
+    finding = _conclude(readings, doubtful)
     if as_json:
         show.out(_finding_as_json(finding))
     else:
-        _print_finding(finding, doubtful, Console())
+        console = Console()
+        _print_finding(finding, doubtful, console)
+        if doubtful:
+            console.print()
+            show.how_to_settle(_option(path), console, audit=False)
     return exits.OK
 
 
-def _conclude(since: Reading, now: Reading, doubtful: Sequence[JobRecord]) -> Finding:
-    prices = [
-        job.credits or 0
+def _conclude(readings: Sequence[Reading], doubtful: Sequence[JobRecord]) -> Finding:
+    """Compare the last reading with the one that says most about what is of unknown fate."""
+    posts = [
+        (attempt.sent_at, job.credits or 0)
         for job in doubtful
         for attempt in job.attempts
         if journal.holding(attempt.status) is journal.Holding.UNKNOWN
-        and attempt.sent_at >= since.at
     ]
-    return audits.conclude(since, now, prices=prices)
+    # The last before the first of them: what others spent, and what failed, before is no matter.
+    # One that was taken while a POST was on its way says less, for it may hold it or not.
+    first = min((sent_at for sent_at, _ in posts), default=0.0)
+    quiet = [each for each in readings[:-1] if each.at <= first and not each.ledger.reserved]
+    since = quiet[-1] if quiet else readings[0]
+    prices = [price for sent_at, price in posts if sent_at >= since.at]
+    return audits.conclude(since, readings[-1], prices=prices)
 
 
 def _print_finding(finding: Finding, doubtful: Sequence[JobRecord], console: Console) -> None:
-    consumed = (each.account.total_consumed for each in (finding.since, finding.now))
+    since, now = finding.since, finding.now
+    console.print(
+        f"The account's counter (total_consumed) was {since.account.total_consumed:,} at "
+        f"{_when(since.at)},\nand {now.account.total_consumed:,} at {_when(now.at)}.",
+        highlight=False,
+        soft_wrap=True,
+    )
     rows = [
-        ("counter", " -> ".join(f"{amount:,}" for amount in consumed)),
-        ("between", f"{_when(finding.since.at)} and {_when(finding.now.at)}"),
-        ("grown by", show.money(finding.grown)),
-        ("bought", show.money(finding.bought) + " that the ledger knows of"),
-        ("refunded", show.money(finding.refunded)),
-        ("unknown", show.money(finding.unknown)),
+        ("it grew by", finding.grown),
+        ("this ledger bought", finding.bought),
+        ("of that came back", finding.refunded),
+        ("of unknown fate", finding.unknown),
     ]
-    for name, value in rows:
-        console.print(f"{name:10}{value}", highlight=False)
-    for each in finding.hypotheses:
-        if finding.refunded:
+    most = max(len(f"{amount:,}") for _, amount in rows)
+    for name, amount in rows:
+        if amount or name != "of that came back":
+            dollars = f"${catalog.dollars(abs(amount)):,.2f}"
+            console.print(f"  {name:20}{amount:>{most},} credits ({dollars})", highlight=False)
+    if finding.refunded:
+        for each in finding.hypotheses:
             does = "lowers" if each.refunds_lower else "does not lower"
             console.print(
-                f"if a refund {does} the counter, {each.rest:,} credits are not explained",
+                f"  if a refund {does} the counter, {each.rest:,} credits remain for the unknown",
                 highlight=False,
             )
     console.print()

@@ -239,17 +239,30 @@ def _where(result: Result) -> str:
 
 def unknown_lines(report: BatchReport, ledger: str, console: Console) -> None:
     """Say what to do about POSTs of unknown fate."""
+    count = report.count("unknown")
+    console.print(
+        f"{count:,} may have been taken, or not: {'it is' if count == 1 else 'they are'} not sent "
+        "again until somebody says so.",
+        highlight=False,
+    )
     option = f" --ledger {ledger}" if ledger else ""
     console.print(
-        f"{report.count('unknown'):,} may have been taken, or not: they are not sent again by "
-        "themselves.\n"
-        f"  aivideo jobs list{option} --status unknown    which\n"
-        f"  aivideo jobs audit{option}                    what the account's counter says\n"
-        f"  aivideo jobs settle{option} JOB --task-id TASK | --not-taken",
+        f"  aivideo jobs list{option} --status unknown --status faulted",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )
+    how_to_settle(option, console)
+
+
+def how_to_settle(option: str, console: Console, *, audit: bool = True) -> None:
+    """Give the commands that settle what is of unknown fate, to be copied."""
+    lines = [
+        f"  aivideo jobs settle JOB{option} --task-id TASK    it became that task",
+        f"  aivideo jobs settle JOB{option} --not-taken       it became none: it is sent again",
+    ]
+    if audit:
+        lines.insert(0, f"  aivideo jobs audit{option}    what the account's counter says of them")
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def closing_lines(report: BatchReport, session: Session, console: Console) -> None:

@@ -101,7 +101,9 @@ def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
     standing = tuple(each for each in both if each.rest + early >= 0)
     if refunded == 0:
         standing = standing[:1]  # the two are one
-    conclusion = _conclusion(standing, prices, early=early, late=now.ledger.reserved)
+    late = now.ledger.reserved
+    conclusion = _conclusion(standing, prices, early=early, late=late)
+    how_many = () if early or late else _how_many(standing, prices, conclusion)
     return Finding(
         since=since,
         now=now,
@@ -111,8 +113,20 @@ def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
         unknown=unknown,
         hypotheses=standing,
         conclusion=conclusion,
-        lines=_LINES[conclusion],
+        lines=(*how_many, *_LINES[conclusion]),
     )
+
+
+def _how_many(
+    standing: Sequence[Hypothesis], prices: Sequence[int], conclusion: str
+) -> tuple[str, ...]:
+    """Say how many are charged, where each costs the same and the rest is so many of them."""
+    if conclusion != "some charged" or len(standing) != 1 or len({*prices}) != 1:
+        return ()
+    taken, over = divmod(standing[0].rest, prices[0])
+    if over:
+        return ()
+    return (f"{taken} of the {len(prices)} POSTs of unknown fate are charged, {_ALONE}.",)
 
 
 def _conclusion(
@@ -142,18 +156,18 @@ def _of_one(rest: int, prices: Sequence[int]) -> str:
     return "some charged" if rest < unknown else "too much"
 
 
+_ALONE = "if nobody else spends on this account"
 _OTHERS = "That holds if nobody else spends on this account; the counter cannot tell who did."
 _LINES: dict[str, tuple[str, ...]] = {
     "clean": ("The counter grew by just what this ledger bought; nothing is unknown.",),
     "none charged": (
         "No POST of unknown fate is charged: the counter has not grown by even the cheapest.",
-        "Each was not taken, or its task has failed and was refunded. To have them sent again:",
-        "aivideo jobs settle JOB --not-taken",
+        "Each was not taken, or its task has failed and was refunded: --not-taken is safe to say.",
     ),
     "all charged": (
         "All POSTs of unknown fate were taken: the counter grew by just their credits.",
         _OTHERS,
-        "Find their tasks on the dashboard: aivideo jobs settle JOB --task-id TASK",
+        "Find their tasks on the dashboard: --task-id.",
     ),
     "some charged": (
         "The counter grew by more than is known, and by less than all unknown POSTs would cost:",
