@@ -104,7 +104,26 @@ class TrackerStatistics:
     contradictions: int
 
 
-Waiter: TypeAlias = "asyncio.Future[Task]"
+class Waiter(Protocol):
+    """Who waits for a task's end: an ``asyncio.Future``, or what answers like one."""
+
+    def done(self) -> bool:
+        """Whether it does not wait any more."""
+        ...
+
+    def set_result(self, result: Task, /) -> None:
+        """Take the end."""
+        ...
+
+    def set_exception(self, exception: AIVideoError, /) -> None:
+        """Take why the watching ended without one."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """Show that the exception was seen: a waiter that left must not make the loop complain."""
+        ...
+
+
 Listener: TypeAlias = Callable[[Task], object]
 
 
@@ -243,15 +262,19 @@ class TaskTracker:
         SessionClosedError where the watching ended first. Cancelling it affects nobody else.
         """
         future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        self.wait_with(future, task_id)
+        return future
+
+    def wait_with(self, waiter: Waiter, task_id: TaskId) -> None:
+        """Let a waiter of the caller's making be told of the task's end, as in :meth:`wait`."""
         end = self._ends.get(task_id)
         watched = self._watched.get(task_id)
         if end is not None:
-            future.set_result(end)
+            waiter.set_result(end)
         elif self._closed or watched is None:
-            future.set_exception(SessionClosedError(f"task {task_id} is not watched"))
+            waiter.set_exception(SessionClosedError(f"task {task_id} is not watched"))
         else:
-            watched.add_waiter(future)
-        return future
+            watched.add_waiter(waiter)
 
     def subscribe(self, task_id: TaskId, on_update: Callable[[Task], object]) -> Callable[[], None]:
         """Call ``on_update`` at each change of a watched task; returns what ends that."""
@@ -493,5 +516,5 @@ class TaskTracker:
             self._agenda.drop(each)
             for waiter in each.waiting():
                 waiter.set_exception(error)
-                waiter.exception()  # seen: a waiter that left must not make the loop complain
+                waiter.exception()
             each.let_go()
