@@ -149,7 +149,7 @@ def write_unfinished(folder: Path, results: Iterable[Result]) -> Path | None:
     if not rows:
         target.unlink(missing_ok=True)
         return None
-    part = target.with_name(f".{UNFINISHED}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".{UNFINISHED}.{secrets.token_hex(4)}.tmp")
     try:
         with part.open("xb") as file:
             for row in rows:
