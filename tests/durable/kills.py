@@ -33,12 +33,12 @@ from aivideo.sansio.journal import CreditTotals, JobRecord, JobStatus
 from tests.durable.processes import (
     PATIENCE,
     Said,
-    command,
     how_often_taken,
     is_whole_film,
     jobs_of,
     prompt_of,
     run,
+    small_pieces,
     stand_in,
     surroundings,
 )
@@ -128,6 +128,7 @@ class Story:
     settled: list[tuple[JobRecord, str]] = field(factory=list)
     audits: list[str] = field(factory=list)
     last: Said | None = None
+    leftovers: list[str] = field(factory=list)
     truth: dict[str, Any] = field(factory=dict)
     jobs: list[JobRecord] = field(factory=list)
     totals: Any = None
@@ -195,6 +196,7 @@ async def tell(
         story.runs += 1
         story.audits.append((await run(wire.url, "jobs", "audit", "--ledger", output)).out)
         story.truth = stand.truth()
+        story.leftovers = [path.name for path in output.glob(".*")]
     ledger = SqliteLedger(output / "aivideo.db", read_only=True)
     story.totals = await ledger.totals()
     await ledger.aclose()
@@ -207,7 +209,7 @@ async def _kill(wire: Wire, plan: Plan, output: Path, *batch: str | Path) -> Kil
     wire.posts.clear()
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
-        *command(*batch),
+        *small_pieces(*batch),
         env=surroundings(wire.url),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -312,6 +314,7 @@ def complaints(story: Story, prompts: int) -> list[str]:
     unknown = {prompt for kill in story.kills for prompt in kill.unknown}
     settled = {prompt_of(job) for job, _ in story.settled}
     expect(settled == unknown, f"unknown, and not by a kill: {settled - unknown}")
+    expect(not story.leftovers, f"left in the folder: {story.leftovers}")
     expect(truth["keys_at_results"] == 0, "a key reached the results")
     if story.last is None or story.last.code != 0:
         expect(False, f"the last run said {story.last}")
