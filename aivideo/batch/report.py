@@ -101,6 +101,11 @@ class BatchReport:
         return any(each.status != "unknown" and _left_over(each) for each in self.results)
 
     @property
+    def refunded(self) -> int:
+        """How many failed at the service, and cost nothing: a retry would pay for them anew."""
+        return sum(isinstance(result.error, TaskFailedError) for result in self.results)
+
+    @property
     def earlier(self) -> int:
         """How many had been saved by earlier runs."""
         return sum(result.status == "saved" and result.earlier for result in self.results)
