@@ -45,7 +45,7 @@ from tests.durable.processes import (
 from tests.durable.proxy import Moment, Wire, watched
 
 STAND_IN = (
-    *("--speed", "600", "--task-seconds", "60-600", "--rate-limit", "token:60/s:12"),
+    *("--speed", "600", "--task-seconds", "60-600", "--rate-limit", "token:40/s:10"),
     *("--latency", "0.05"),
 )
 MAX_IN_FLIGHT = 64
@@ -360,9 +360,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.durable.kills")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--prompts", type=int, default=0, help="by default 12 a kill")
+    parser.add_argument("--prompts", type=int, default=0, help="by default 16 a kill")
     given = parser.parse_args()
-    prompts = given.prompts or 12 * given.kills
+    prompts = given.prompts or 16 * given.kills
     print("kill  lived  no reply  unwritten  unsent  new unknown  when", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         kills = plans(given.kills, given.seed)
