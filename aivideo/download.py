@@ -5,6 +5,9 @@ The bytes go to a temporary name beside the target; only when the last has arriv
 breaks is taken up where it broke (``Range`` with ``If-Range``); a server that ignores the range
 and sends everything again is noticed, and begun anew rather than appended to. The API key is not
 known here, so it cannot be sent here.
+
+A process that is killed leaves its temporary file. While it lives it holds a lock on it, which the
+kernel drops with it; so :func:`remove_leftovers` tells the one from the other.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ import asyncio
 import os
 import secrets
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from attrs import define
 
@@ -31,6 +36,28 @@ ATTEMPTS = 6
 
 STALL_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
+
+
+fcntl: Any = None
+with suppress(ImportError):  # on Windows, where what a killed process leaves stays
+    fcntl = import_module("fcntl")
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what downloads of processes that were killed have left, and say how many there were.
+
+    What a living process writes is locked, and stays.
+    """
+    removed = 0
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):
+            if fcntl is None or not path.stat().st_size:
+                continue  # without a byte it may be about to be locked
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                removed += 1
+    return removed
 
 
 async def save(
@@ -277,6 +304,9 @@ class _Part:
             self._path = self.target.with_name(name)
             # Unbuffered: what append() has written is what a resumed download may rely on.
             self._file = self._path.open("xb", buffering=0)
+            with suppress(OSError):  # some file systems know no locks
+                if fcntl is not None:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self._file
 
 

@@ -103,6 +103,11 @@ class BatchReport:
         return any(each.status != "unknown" and _left_over(each) for each in self.results)
 
     @property
+    def refunded(self) -> int:
+        """How many failed at the service, and cost nothing: a retry would pay for them anew."""
+        return sum(isinstance(result.error, TaskFailedError) for result in self.results)
+
+    @property
     def earlier(self) -> int:
         """How many had been saved by earlier runs."""
         return sum(result.status == "saved" and result.earlier for result in self.results)
@@ -160,7 +165,7 @@ def write_unfinished(folder: Path, results: Iterable[Result]) -> Path | None:
     if not rows:
         target.unlink(missing_ok=True)
         return None
-    part = target.with_name(f".{UNFINISHED}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".{UNFINISHED}.{secrets.token_hex(4)}.tmp")
     try:
         with part.open("xb") as file:
             for row in rows:

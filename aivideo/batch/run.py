@@ -12,6 +12,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from aivideo import download
 from aivideo.batch import report as reports
 from aivideo.batch.manifest import Line, ManifestError
 from aivideo.batch.matching import Match, Plan, match
@@ -149,6 +150,7 @@ class Batch:
             PermissionDeniedError: nor is this machine's address; nothing was sent.
         """
         await self._read_balance()
+        download.remove_leftovers(self.folder)
         work = asyncio.create_task(self._work())
         stopped = asyncio.create_task(self._stop.wait())
         try:

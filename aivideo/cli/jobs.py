@@ -36,19 +36,19 @@ from aivideo.session import Session
 
 LEDGER = "aivideo.db"
 
-SHOWN = 50
+SHOWN = 20
 """Jobs that a list shows unless it is told to show all."""
 
 MEANING = {
     JobStatus.UNKNOWN: "may have been taken and charged, or not: yours to settle",
-    JobStatus.FAULTED: "answered 500 or 503, may have been charged: yours to settle",
-    JobStatus.SUBMITTING: "on their way; of a process that died: unknown as of the next command",
+    JobStatus.FAULTED: "answered 500 or 503, may be charged: yours to settle",
+    JobStatus.SUBMITTING: "on their way: a process is at work on this ledger",
     JobStatus.RUNNING: "taken; the same `aivideo batch` watches and saves them",
-    JobStatus.COMPLETED: "made; the same `aivideo batch` fetches them (URLs live 24 hours)",
-    JobStatus.FAILED: "failed and refunded; sent again by --retry-failed, or `jobs retry`",
-    JobStatus.REFUSED: "refused, nothing charged; sent again by --retry-failed",
-    JobStatus.PLANNED: "not sent; the same `aivideo batch` sends them",
-    JobStatus.SAVED: "done: the file lies on disk",
+    JobStatus.COMPLETED: "made; the same `aivideo batch` fetches them (within 24 hours)",
+    JobStatus.FAILED: "refunded; --retry-failed or `jobs retry` sends them again",
+    JobStatus.REFUSED: "not charged; --retry-failed or `jobs retry` sends them again",
+    JobStatus.PLANNED: "not sent yet; the same `aivideo batch` sends them",
+    JobStatus.SAVED: "done; the files are on disk",
 }
 """What a status asks of a person, the most urgent first."""
 
@@ -74,6 +74,22 @@ def _open(path: Path, *, read_only: bool = True) -> SqliteLedger:
     if not file.exists():
         raise LedgerError(f"there is no ledger {file}; name it with --ledger")
     return SqliteLedger(file, read_only=read_only)
+
+
+async def _open_to_look(path: Path) -> SqliteLedger:
+    """Open a ledger; where it may be written, POSTs of processes that died are unknown by then."""
+    ledger = _open(path)  # refuses what is no ledger, before anything is written into it
+    try:
+        writable = _open(path, read_only=False)
+    except LedgerError:
+        return ledger
+    await ledger.aclose()
+    try:
+        await writable.lapse()
+    except LedgerError:
+        await writable.aclose()
+        return _open(path)
+    return writable
 
 
 # --- looking ------------------------------------------------------------------------------------
@@ -109,7 +125,7 @@ def list_jobs(
 async def _list(
     path: Path, statuses: Sequence[JobStatus], batch: str | None, *, every: bool, as_json: bool
 ) -> int:
-    ledger = _open(path)
+    ledger = await _open_to_look(path)
     wanted = [
         status
         for status in MEANING
@@ -226,7 +242,7 @@ def _say_sums(counts: Mapping[JobStatus, int], totals: CreditTotals, console: Co
         (totals.reserved, "on their way"),
     ):
         if amount:
-            line += f" · {words} {show.money(amount)}"
+            line += f" · {words} {amount:,} (${catalog.dollars(amount):,.2f})"
     console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -243,7 +259,7 @@ def show_job(job: str, /, *, ledger: LedgerPath = Path(), as_json: AsJSON = Fals
     """
 
     async def look() -> int:
-        book = _open(ledger)
+        book = await _open_to_look(ledger)
         try:
             found = await _find(book, job)
         finally:

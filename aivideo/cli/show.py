@@ -240,13 +240,10 @@ def _where(result: Result) -> str:
 def unknown_lines(report: BatchReport, ledger: str, console: Console) -> None:
     """Say what to do about POSTs of unknown fate."""
     count = report.count("unknown")
-    console.print(
-        f"{count:,} may have been taken, or not: {'it is' if count == 1 else 'they are'} not sent "
-        "again until somebody says so.",
-        highlight=False,
-    )
     option = f" --ledger {ledger}" if ledger else ""
     console.print(
+        f"{count:,} may have been taken, or not: never sent again by "
+        f"{'itself' if count == 1 else 'themselves'}. Which:\n"
         f"  aivideo jobs list{option} --status unknown --status faulted",
         highlight=False,
         soft_wrap=True,
@@ -257,11 +254,16 @@ def unknown_lines(report: BatchReport, ledger: str, console: Console) -> None:
 def how_to_settle(option: str, console: Console, *, audit: bool = True) -> None:
     """Give the commands that settle what is of unknown fate, to be copied."""
     lines = [
-        f"  aivideo jobs settle JOB{option} --task-id TASK    it became that task",
-        f"  aivideo jobs settle JOB{option} --not-taken       it became none: it is sent again",
+        "Tell it what became of each, as the dashboard shows:",
+        f"  aivideo jobs settle JOB{option} --task-id TASK",
+        f"  aivideo jobs settle JOB{option} --not-taken",
     ]
     if audit:
-        lines.insert(0, f"  aivideo jobs audit{option}    what the account's counter says of them")
+        lines = [
+            "What the account's counter says of them:",
+            f"  aivideo jobs audit{option}",
+            *lines,
+        ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -286,17 +288,27 @@ def closing_lines(report: BatchReport, session: Session, console: Console) -> No
     line = f"charged {money(charged)}"
     if credits_.refunded:
         line += f", of which refunded {money(credits_.refunded)}"
-    if credits_.unknown + credits_.reserved:
-        line += f"; of unknown fate {money(credits_.unknown + credits_.reserved)}"
+    console.print(line, highlight=False, soft_wrap=True)
+    rest = []
     this_run = report.this_run.charged + report.this_run.refunded
     if this_run < charged:
-        line += f"; by this run {money(this_run)}"
-    console.print(line, highlight=False, soft_wrap=True)
+        rest.append(f"by this run {money(this_run)}")
+    if credits_.unknown + credits_.reserved:
+        rest.append(f"of unknown fate {money(credits_.unknown + credits_.reserved)}")
+    if rest:
+        console.print(" · ".join(rest), highlight=False, soft_wrap=True)
     limiter = session.statistics().limiter
     console.print(
         f"{limiter.accepted + limiter.rejected:,} requests, {limiter.rejected:,} of them 429",
         highlight=False,
     )
+    if report.refunded:
+        console.print(
+            f"{report.refunded:,} failed and {'was' if report.refunded == 1 else 'were'} refunded: "
+            "--retry-failed sends them again",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def out(document: object) -> None:

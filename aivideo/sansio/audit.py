@@ -157,7 +157,7 @@ def _of_one(rest: int, prices: Sequence[int]) -> str:
 
 
 _ALONE = "if nobody else spends on this account"
-_OTHERS = "That holds if nobody else spends on this account; the counter cannot tell who did."
+_OTHERS = "That holds if nobody else spends on this account."
 _LINES: dict[str, tuple[str, ...]] = {
     "clean": ("The counter grew by just what this ledger bought; nothing is unknown.",),
     "none charged": (

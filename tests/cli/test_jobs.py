@@ -190,19 +190,20 @@ def test_a_list_says_what_each_job_needs_and_the_urgent_first(
     lines = out.splitlines()
     rows = lines[1 : lines.index("")]
     assert [row.split()[1] for row in rows] == [
-        *("unknown", "faulted", "submitting", "running"),
+        *("unknown", "unknown", "faulted", "running"),
         *("completed", "failed", "refused", "planned"),
     ], "what needs a person is on top, and what is saved is not in it"
     for status, job in jobs.items():
         assert (job.id in out) == (status is not JobStatus.SAVED), "an id is never cut"
     assert all(cell_len(row) <= width for row in rows)
+    assert all(len(line) < 80 for line in lines[len(rows) + 2 : lines.index("9 in all")])
     assert (task_id(2) in out) == (width == 130), "a task's id is whole, or not there"
-    for words in ("1 unknown    may have been taken", "1 saved ", "9 in all"):
+    for words in ("2 unknown    may have been taken", "1 saved ", "9 in all"):
         assert words in out
-    assert "of unknown fate 200 credits ($1.00)" in out
-    assert "refunded 100 credits ($0.50)" in out
-    for words in ("jobs audit", "settle JOB --task-id TASK", "settle JOB --not-taken"):
-        assert words in out
+    assert "of unknown fate 300 ($1.50)" in out
+    assert "refunded 100 ($0.50)" in out
+    for command in ("audit", "settle JOB --task-id TASK", "settle JOB --not-taken"):
+        assert f"  aivideo jobs {command}" in lines
 
 
 def test_bare_jobs_lists_them(book: Book, capsys: Said) -> None:
@@ -218,7 +219,7 @@ def test_what_needs_a_person_is_shown_however_much_is_planned(book: Book, capsys
     assert run(["jobs", "list"]) == 0
     out = capsys.readouterr().out
     assert unknown.id in out
-    assert "… and 11 more (--all shows them)" in out
+    assert "… and 41 more (--all shows them)" in out
     assert run(["jobs", "list", "--all"]) == 0
     assert "more (--all" not in capsys.readouterr().out
 
@@ -228,9 +229,11 @@ def test_a_list_can_be_of_some_and_for_machines(book: Book, capsys: Said) -> Non
     book.job("other", batch="other")
     assert run(["jobs", "list", "--status", "saved", "--status", "unknown", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["job"] for row in rows] == [jobs[JobStatus.UNKNOWN].id, jobs[JobStatus.SAVED].id]
+    assert [row["job"] for row in rows] == [
+        jobs[status].id for status in (JobStatus.UNKNOWN, JobStatus.SUBMITTING, JobStatus.SAVED)
+    ]
     assert rows[0]["attempts"][0]["reason"] == "no answer within 60 s"
-    assert rows[1]["task_id"] == task_id(1)
+    assert rows[2]["task_id"] == task_id(1)
     assert run(["jobs", "list", "--batch", "other"]) == 0
     assert "1 in all" in capsys.readouterr().out
 

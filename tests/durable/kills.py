@@ -33,19 +33,19 @@ from aivideo.sansio.journal import CreditTotals, JobRecord, JobStatus
 from tests.durable.processes import (
     PATIENCE,
     Said,
-    command,
     how_often_taken,
     is_whole_film,
     jobs_of,
     prompt_of,
     run,
+    small_pieces,
     stand_in,
     surroundings,
 )
 from tests.durable.proxy import Moment, Wire, watched
 
 STAND_IN = (
-    *("--speed", "600", "--task-seconds", "60-600", "--rate-limit", "token:60/s:12"),
+    *("--speed", "600", "--task-seconds", "60-600", "--rate-limit", "token:40/s:10"),
     *("--latency", "0.05"),
 )
 MAX_IN_FLIGHT = 64
@@ -128,6 +128,7 @@ class Story:
     settled: list[tuple[JobRecord, str]] = field(factory=list)
     audits: list[str] = field(factory=list)
     last: Said | None = None
+    leftovers: list[str] = field(factory=list)
     truth: dict[str, Any] = field(factory=dict)
     jobs: list[JobRecord] = field(factory=list)
     totals: Any = None
@@ -195,6 +196,7 @@ async def tell(
         story.runs += 1
         story.audits.append((await run(wire.url, "jobs", "audit", "--ledger", output)).out)
         story.truth = stand.truth()
+        story.leftovers = [path.name for path in output.glob(".*")]
     ledger = SqliteLedger(output / "aivideo.db", read_only=True)
     story.totals = await ledger.totals()
     await ledger.aclose()
@@ -207,7 +209,7 @@ async def _kill(wire: Wire, plan: Plan, output: Path, *batch: str | Path) -> Kil
     wire.posts.clear()
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
-        *command(*batch),
+        *small_pieces(*batch),
         env=surroundings(wire.url),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -312,6 +314,7 @@ def complaints(story: Story, prompts: int) -> list[str]:
     unknown = {prompt for kill in story.kills for prompt in kill.unknown}
     settled = {prompt_of(job) for job, _ in story.settled}
     expect(settled == unknown, f"unknown, and not by a kill: {settled - unknown}")
+    expect(not story.leftovers, f"left in the folder: {story.leftovers}")
     expect(truth["keys_at_results"] == 0, "a key reached the results")
     if story.last is None or story.last.code != 0:
         expect(False, f"the last run said {story.last}")
@@ -357,9 +360,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.durable.kills")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--prompts", type=int, default=0, help="by default 12 a kill")
+    parser.add_argument("--prompts", type=int, default=0, help="by default 16 a kill")
     given = parser.parse_args()
-    prompts = given.prompts or 12 * given.kills
+    prompts = given.prompts or 16 * given.kills
     print("kill  lived  no reply  unwritten  unsent  new unknown  when", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         kills = plans(given.kills, given.seed)

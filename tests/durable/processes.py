@@ -69,6 +69,16 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "aivideo", *map(str, arguments)]
 
 
+def small_pieces(*arguments: str | Path) -> list[str]:
+    """Say the same command, but for results that are written in small pieces as they come.
+
+    The stand-in's films are smaller than the piece in which a result is gathered before it is
+    written: none would ever lie half on the disk.
+    """
+    program = "from aivideo import cli, download; download.CHUNK = 1000; cli.main()"
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
 def surroundings(url: str) -> Mapping[str, str]:
     """Give an environment whose key and service are those of the test."""
     return {**os.environ, "AIVIDEO_API_KEY": KEY, "AIVIDEO_BASE_URL": url, "COLUMNS": "130"}

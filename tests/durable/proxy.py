@@ -22,6 +22,9 @@ from attrs import define, field
 
 from tests.durable.processes import Stand
 
+LINGER = 0.05
+"""Seconds between the halves of a result. It decides what a kill finds, and no test's outcome."""
+
 
 class Moment(StrEnum):
     """What can be seen on the wire."""
@@ -96,6 +99,7 @@ class Wire:
             half = len(answer) // 2
             back.write(answer[:half])
             await back.drain()
+            await asyncio.sleep(LINGER)  # time to write it, so that a kill finds it on the disk
             if self.on_moment(Moment.RESULT_BEGUN):
                 return
             back.write(answer[half:])

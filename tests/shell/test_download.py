@@ -231,3 +231,19 @@ async def test_an_empty_file_and_a_missing_url_are_no_result(tmp_path: Path) -> 
     with pytest.raises(DownloadError, match="no result URL yet"):
         await download.save(task(urls=()), tmp_path / "a.mp4", Origin(whole()))
     assert [*tmp_path.iterdir()] == []
+
+
+async def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    living = download._Part(tmp_path / "a.mp4")
+    living.append(bytearray(b"half"))
+    dead = download._Part(tmp_path / "b.mp4")
+    dead.append(bytearray(b"half"))
+    assert dead._file is not None
+    dead._file.close()  # as the kernel does when its process dies
+    assert download.remove_leftovers(tmp_path) == 1
+    assert len([*tmp_path.iterdir()]) == 1
+    living.publish()
+    assert (tmp_path / "a.mp4").read_bytes() == b"half"
+    assert download.remove_leftovers(tmp_path / "nowhere") == 0
