@@ -178,11 +178,6 @@ class Books:
         except LedgerError as error:
             log.info("the balance was not written down: %s", error)
 
-    def taken_after_all(self, job: Job, number: int) -> None:
-        """Count the credits of a POST of this session that was of unknown fate as charged."""
-        if number == job.attempt:
-            self._hold(job, Holding.CHARGED)
-
     async def aclose(self) -> None:
         """Try once more to write what could not be; say what is lost to the ledger."""
         if self._mending is not None:

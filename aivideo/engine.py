@@ -446,7 +446,6 @@ class Engine:
             self.jobs[job.id] = job
             if job.holding is not None:
                 self.limiter.job_adopted()  # when its slot ended, nobody knew that it runs
-            self.books.taken_after_all(job, attempt.number)
             job.error = None
             self._note(job, record)
         self.tracker.deliver(task)

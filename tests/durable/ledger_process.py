@@ -10,12 +10,15 @@ import asyncio
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 from aivideo.errors import LedgerError
 from aivideo.ledger.sqlite import SqliteLedger, opening
 from aivideo.sansio.journal import JobStatus
 from tests.ledger.jobs import job
+
+FILES = 30
 
 
 def say(*words: object) -> None:
@@ -61,6 +64,18 @@ async def open_new(path: str) -> None:
     ledger = SqliteLedger(path)
     await ledger.plan(job())
     await ledger.aclose()
+    say("opened")
+
+
+async def open_many(folder: str) -> None:
+    """Open new files, each at the same moment as others do, and write a job into each."""
+    wait_for_the_others()
+    began = time.monotonic()
+    for number in range(FILES):
+        time.sleep(max(0.0, began + number * 0.04 - time.monotonic()))  # noqa: ASYNC251  in step
+        ledger = SqliteLedger(Path(folder) / f"{number}.db")
+        await ledger.plan(job())
+        await ledger.aclose()
     say("opened")
 
 

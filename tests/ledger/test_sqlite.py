@@ -338,6 +338,9 @@ async def test_a_migration_that_breaks_leaves_the_older_ledger_whole(
         patch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, BROKEN))
         assert "no such table" in refusal(path)
     assert await read_everything(path) == ids
+    mended = BROKEN.partition(";")[0]
+    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, mended))
+    assert await read_everything(path) == ids, "no half of it was left behind"
 
 
 # --- groups -------------------------------------------------------------------------------------

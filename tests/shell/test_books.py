@@ -127,6 +127,21 @@ async def test_many_that_could_not_be_written_are_each_written_once() -> None:
         assert {job.task_id for job in [each async for each in ledger.jobs()]} == ids
 
 
+async def test_ends_that_come_together_before_the_rewrite_lose_none_of_each_other() -> None:
+    ledger, sold = Disk(), service(task_seconds=1.0, queue_seconds=0.0)
+    settings = {"rate_limit": RateLimit.bucket(1000, burst=500), "poll_interval": 0.5}
+    async with session_on(ledger, sold, **settings) as session:
+        jobs = [await session.enqueue(boat(n)) for n in range(10)]
+        await asyncio.sleep(0.5)
+        ledger.full = RECORD
+        await asyncio.gather(*(job.submitted() for job in jobs))
+        ledger.full = frozenset()
+        await asyncio.gather(*jobs)
+        await asyncio.sleep(0.5)
+        assert sorted(ledger.written) == ["Completed"] * 10 + ["Taken"] * 10
+        assert await ledger.counts() == {JobStatus.COMPLETED: 10}
+
+
 async def test_a_claim_that_cannot_be_written_sends_nothing_and_opens_again_by_itself() -> None:
     ledger, sold = Disk(), service()
     async with session_on(ledger, sold) as session:

@@ -163,6 +163,7 @@ async def test_a_doubled_callback_changes_nothing_the_second_time() -> None:
         await job
         await asyncio.sleep(10)
         assert len(here.bodies) == 2
+        assert here.statistics.jobs == {JobStatus.COMPLETED: 1}
         assert here.statistics.credits == CreditTotals(charged=100)
         assert (await here.record(job)).status is JobStatus.COMPLETED
         assert here.statistics.limiter.running_jobs == 0
@@ -240,6 +241,8 @@ async def test_an_early_callback_settles_nothing_until_the_task_has_ended() -> N
         assert (await here.record(job)).status is JobStatus.COMPLETED
         await asyncio.sleep(100)
         assert here.statistics.credits == CreditTotals(charged=100)
+        assert here.statistics.jobs == {JobStatus.COMPLETED: 1}
+        assert here.statistics.limiter.running_jobs == 0
 
 
 async def test_the_session_of_another_process_settles_what_a_dead_one_left() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -74,7 +73,10 @@ class LedgerFile:
         except (sqlite3.Error, OSError) as error:
             raise opening.trouble(self.path, error) from None
         try:
-            opening.prepare(self.connection, self.path, read_only=read_only)
+            opening.patiently(
+                self.connection,
+                lambda: opening.prepare(self.connection, self.path, read_only=read_only),
+            )
         except sqlite3.Error as error:
             self.connection.close()
             raise opening.trouble(self.path, error) from None
@@ -93,7 +95,7 @@ class LedgerFile:
         results: list[object] = []
         run = self.connection.execute
         try:
-            self._begin()
+            opening.patiently(self.connection, lambda: run("BEGIN IMMEDIATE"))
             for step in steps:
                 try:
                     results.append(step(self))
@@ -250,24 +252,6 @@ class LedgerFile:
                 self.connection.execute("SELECT * FROM readings ORDER BY rowid")
             )
         ]
-
-    def _begin(self) -> None:
-        """Wait for the turn to write.
-
-        SQLite's own waiting naps for up to 100 ms, and whoever writes group after group would have
-        taken every turn meanwhile; short naps get one of the next few.
-        """
-        patience = time.monotonic() + opening.BUSY
-        while True:
-            try:
-                self.connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > patience:
-                    raise
-                time.sleep(random.uniform(0.0005, 0.002))
-            else:
-                return
 
     # --- rows -------------------------------------------------------------------------------
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aivideo.errors import LedgerError
+
+T = TypeVar("T")
 
 APPLICATION_ID = 0x61697631
 """Marks the file as ours (“aiv1”); see SQLite's list of such numbers."""
@@ -124,6 +129,29 @@ def damaged(path: Path, what: str) -> LedgerError:
     return LedgerError(f"ledger {path}: {_DAMAGED} ({what})")
 
 
+def patiently(connection: sqlite3.Connection, step: Callable[[], T]) -> T:
+    """Take a step again and again, outside of a transaction, while another process is writing.
+
+    SQLite's own waiting naps for up to 100 ms, in which a process that writes group after group
+    takes every turn; and where several make a file's log at once, it does not wait at all. Short
+    naps get one of the next turns.
+
+    Raises:
+        sqlite3.Error: what the step raises, if it is not that; or that, after ``BUSY`` seconds.
+    """
+    patience = time.monotonic() + BUSY
+    while True:
+        try:
+            return step()
+        except sqlite3.OperationalError as error:
+            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > patience:
+                raise
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        time.sleep(random.uniform(0.0005, 0.002))
+
+
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open the file; make it, readable by nobody else, where there is none.
 
@@ -135,7 +163,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     settings: dict[str, Any] = {
         "isolation_level": None,  # transactions are begun and ended by name
         "check_same_thread": False,
-        "timeout": BUSY,
+        "timeout": BUSY if read_only else 0.0,  # see patiently()
     }
     if not read_only:
         if path.is_dir():
@@ -247,4 +275,3 @@ def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
             with suppress(sqlite3.Error):  # a full disk has rolled back already
                 run("ROLLBACK")
             raise
-    run("PRAGMA busy_timeout = 0")  # from here on LedgerFile waits itself, and fairly
