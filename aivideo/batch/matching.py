@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 
 from aivideo.batch.manifest import Line, ManifestError, same_file
 from aivideo.ledger import is_untaken
+from aivideo.models import TaskId
 from aivideo.sansio import wire
 from aivideo.sansio.journal import JobRecord, JobStatus
 
@@ -28,10 +29,21 @@ class Match:
     line: Line
     record: JobRecord | None = None
 
+    @property
+    def task_to_take_up(self) -> TaskId | None:
+        """The task that the line says it has become, where the ledger knows of none."""
+        task_id, record = self.line.task_id, self.record
+        if task_id is None or record is None:
+            return task_id
+        known = record.task_id is not None or record.attempt_of(task_id) is not None
+        return None if known else task_id
+
     def would_be_sent(self, *, retry_failed: bool = False) -> bool:
         """Whether a run would POST it."""
+        if self.task_to_take_up is not None:
+            return False
         if self.record is None:
-            return self.line.task_id is None and not self.line.unknown
+            return not self.line.unknown
         again = (JobStatus.FAILED, JobStatus.REFUSED) if retry_failed else ()
         return self.record.status in (JobStatus.PLANNED, *again)
 

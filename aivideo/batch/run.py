@@ -85,7 +85,7 @@ def check_files(folder: Path, plan: Plan, *, overwrite: bool) -> None:
         each.line.file_name
         for each in plan.matches
         if each.record is None
-        and each.line.task_id is None
+        and each.task_to_take_up is None
         and (folder / each.line.file_name).exists()
     ]
     if there and not overwrite:
@@ -188,10 +188,10 @@ class Batch:
     async def _work(self) -> None:
         parts = []
         for each in self._matches.values():
-            if each.record is None and each.line.unknown:
-                self._note(Result(line=each.line, status="unknown", task_id=each.line.task_id))
-            elif each.record is None and each.line.task_id is not None:
-                parts.append(self._take_up(each.line, each.line.task_id))
+            if each.task_to_take_up is not None:
+                parts.append(self._take_up(each.line, each.task_to_take_up))
+            elif each.record is None and each.line.unknown:
+                self._note(Result(line=each.line, status="unknown"))
         parts += [self._see_to_its_end(each) for each in self.plan.orphans if each.record]
         tasks = [asyncio.create_task(part) for part in (*parts, self._generate())]
         try:
@@ -206,7 +206,7 @@ class Batch:
         left = [
             each
             for each in self.plan.matches
-            if each.record is not None or (each.line.task_id is None and not each.line.unknown)
+            if each.task_to_take_up is None and (each.record is not None or not each.line.unknown)
         ]
         while left:
             self._sending = left
@@ -313,8 +313,8 @@ class Batch:
         known = self.results.get(line.id)
         if known is not None:
             return known
-        if record is None and line.task_id is not None:
-            return Result(line=line, status="running", task_id=line.task_id)
+        if each.task_to_take_up is not None:
+            return Result(line=line, status="running", task_id=each.task_to_take_up)
         # The job knows what was taken, however little of it has been told so far.
         job = self._jobs.get(line.id)
         task_id, status = _stands(job, record)

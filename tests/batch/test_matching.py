@@ -241,3 +241,17 @@ def test_the_key_of_another_program_makes_no_file_outside_the_folder() -> None:
     # generate_many(batch=…, key=…) may have called it anything.
     plan = match([line(1, "a")], [planned("../../a", "a")])
     assert "/" not in plan.matches[0].line.file_name
+
+
+def test_a_line_that_says_its_task_is_not_sent_whatever_the_ledger_has_missed() -> None:
+    # A ledger whose disk was full knows the POST and not its task; unfinished.jsonl knows both.
+    told = evolve(line(1, "a"), task_id="t")
+    for job in (planned("x", "a"), unknown("x", "a")):
+        each = Match(told, job)
+        assert each.task_to_take_up == "t"
+        assert not each.would_be_sent(retry_failed=True)
+    # What the ledger knows better stands: that task has failed, and is to be sent again.
+    failed = apply(running("x", "a"), Failed(WHY))
+    again = Match(evolve(told, task_id="task-of-x"), apply(failed, Retried()))
+    assert again.task_to_take_up is None
+    assert again.would_be_sent()

@@ -177,7 +177,7 @@ async def tell(
             # What a process that was killed early has left as it found it is another kill's.
             kill.open -= {prompt for each in story.kills for prompt in each.open}
             story.kills.append(kill)
-            await _check_nothing_is_lost(wire, output)
+            await _check_what_it_left(wire, output)
             if show:
                 _show_kill(len(story.kills), kill)
         # What a kill left open is called unknown by whoever comes next: each kill's are told
@@ -253,7 +253,7 @@ async def _kill(wire: Wire, plan: Plan, output: Path, *batch: str | Path) -> Kil
     return Kill(plan, died - began, unanswered, answered, under_way)
 
 
-async def _check_nothing_is_lost(wire: Wire, output: Path) -> None:
+async def _check_what_it_left(wire: Wire, output: Path) -> None:
     truth = wire.stand.truth()
     jobs = {prompt_of(job): job for job in await _jobs(output)}
     for task in truth["tasks"]:
@@ -261,6 +261,8 @@ async def _check_nothing_is_lost(wire: Wire, output: Path) -> None:
         known = job.task_id == task["id"] or job.status in (JobStatus.SUBMITTING, JobStatus.UNKNOWN)
         assert known, (task, job)
     assert max(how_often_taken(truth).values(), default=0) <= 1
+    halves = [path.name for path in output.glob("*.mp4") if not is_whole_film(path)]
+    assert not halves, "a file under its own name is whole, whenever one looks"
 
 
 async def _jobs(output: Path) -> list[JobRecord]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,12 +16,15 @@ from attrs import define, evolve, field
 from aivideo import (
     BudgetExceededError,
     Client,
+    CompletedTask,
+    DownloadError,
     Failed,
     JobStatus,
     ResultExpiredError,
     Session,
     Sora2,
     Succeeded,
+    download,
 )
 from aivideo.batch import (
     Batch,
@@ -33,10 +37,12 @@ from aivideo.batch import (
     prepare,
     read_manifest,
 )
+from aivideo.batch import report as reports
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.sansio.journal import JobRecord, Reason, Refused, Released, Taken
-from aivideo.simulator import Endpoint, Faults, Nth, Scenario, Service
+from aivideo.simulator import Endpoint, Faults, Nth, Scenario, Service, TokenBucket
 from aivideo.testing import DirectTransport
+from aivideo.transport import Transport
 
 pytestmark = pytest.mark.anyio
 
@@ -425,6 +431,60 @@ async def test_a_spend_cap_stops_and_the_same_command_goes_on(tmp_path: Path) ->
     assert house.taken() == dict.fromkeys("abc", 1)
 
 
+async def test_a_full_disk_ends_the_run_before_more_is_bought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make_house(tmp_path, rate_limit=TokenBucket(2, 2), task_seconds=1.0)
+    prompts = [f"p{number}" for number in range(40)]
+
+    async def full(task: CompletedTask, *_: object, **__: object) -> Path:
+        raise DownloadError("cannot write it", task=task, errno=errno.ENOSPC)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(download, "save", full)
+        report = await house.run(*prompts, session={"poll_interval": 1.0})
+    assert report.trouble == f"{house.place / 'out'}: No space left on device"
+    assert house.service.truth.creates_taken < 40, "what cannot be saved is not bought"
+    assert report.count("unsent") > 0
+    assert report.goes_on
+    assert statuses(await house.run(*prompts)) == ["saved"] * 40
+    assert house.taken() == dict.fromkeys(prompts, 1)
+
+
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.ENAMETOOLONG])
+async def test_a_file_that_alone_cannot_be_written_ends_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    save = download.save
+
+    async def one_cannot(task: CompletedTask, target: Path, transport: Transport) -> Path:
+        if "0001" in target.name:
+            raise DownloadError("cannot write it", task=task, errno=number)
+        return await save(task, target, transport)
+
+    monkeypatch.setattr(download, "save", one_cannot)
+    report = await house.run("a", "b", "c")
+    assert statuses(report) == ["failed", "saved", "saved"]
+    assert report.trouble is None
+    assert report.goes_on, "it is fetched again, and not bought again"
+
+
+@pytest.mark.parametrize("name", ["append", "write_unfinished"])
+async def test_a_report_that_cannot_be_written_loses_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reports, name, full)
+    report = await house.run("a", "b")
+    assert report.trouble is not None
+    assert "No space left on device" in report.trouble
+    monkeypatch.undo()
+    assert statuses(await house.run("a", "b")) == ["saved", "saved"]
+    assert house.taken() == {"a": 1, "b": 1}
+
+
 async def test_ctrl_c_in_the_middle_then_the_same_command(house: House) -> None:
     prompts = [f"p{number}" for number in range(24)]
     runs = 0
@@ -604,3 +664,18 @@ async def test_a_task_of_somebody_else_is_nobodys_job(house: House) -> None:
     again = await house.run({"prompt": "elsewhere", "task_id": task_id}, "a")
     assert statuses(again) == ["saved", "saved"]
     assert again.earlier == 2
+
+
+async def test_a_task_that_only_the_manifest_knows_is_saved_and_not_bought_again(
+    house: House,
+) -> None:
+    await some_taken_and_no_more(house, "b", most=1)
+    client = Client("sk-test", transport=house.transport)
+    task_id = await client.create(boat("a"))
+    # The ledger has the line, and missed its task: somebody said that it was not taken.
+    await house.run("a", "b", max_credits=100)
+    assert (await house.jobs())["a"].status is JobStatus.PLANNED
+    row = {"id": "0001-a", "prompt": "a", "task_id": task_id}
+    report = await house.run(row, "b")
+    assert statuses(report)[:2] == ["saved", "saved"]
+    assert house.taken() == {"a": 1, "b": 1}
