@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aivideo.sansio.cruise import Cruise
-from aivideo.sansio.pace import START, LearnedPace
+from aivideo.sansio.cruise import HIGHEST, Cruise
+from aivideo.sansio.pace import START, LearnedPace, _Phase
 from aivideo.sansio.ticket import Ticket
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
 from tests.sansio.servers import Limit, drive, ideal, phase, rate_of
@@ -194,6 +194,12 @@ def test_a_clock_that_is_set_back_holds_nobody_for_long() -> None:
     pace, now = cruising()
     pace.accepted(pace.sent(now), now + 0.1)
     assert pace.ready_at(now - 10_000.0) <= now - 10_000.0 + 1 / pace.rate
+
+
+def test_nobody_is_asked_to_come_back_a_million_times_a_second() -> None:
+    pace = LearnedPace()
+    pace._phase, pace._cruise, pace._next = _Phase.CRUISE, Cruise(HIGHEST), 10.0
+    assert pace.ready_at(9.0) >= 9.001
 
 
 def test_it_does_not_grow_while_nothing_waits() -> None:
