@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,18 @@ from aivideo import (
     UpstreamError,
     WaitTimeoutError,
 )
-from aivideo.simulator import Endpoint, Faults, FixedWindow, Nth, Scenario, TokenBucket, serve
+from aivideo.simulator import (
+    Endpoint,
+    Faults,
+    FixedWindow,
+    Nth,
+    Scenario,
+    Service,
+    TokenBucket,
+    serve,
+)
+from aivideo.testing import DirectTransport
+from aivideo.transport import Incoming
 
 pytestmark = pytest.mark.anyio
 
@@ -287,6 +299,30 @@ async def test_leaving_early_submits_nothing_more_and_leaves_no_task_behind() ->
         await asyncio.sleep(0)
         left = asyncio.all_tasks() - before
         assert not {task for task in left if "aivideo/simulator" not in repr(task)}
+
+
+async def test_a_session_that_closes_under_a_download_tells_of_it(tmp_path: Path) -> None:
+    class Slow(DirectTransport):
+        @asynccontextmanager
+        async def stream(
+            self, url: str, headers: Mapping[str, str], timeout: float
+        ) -> AsyncGenerator[Incoming]:
+            await asyncio.sleep(1e6)
+            async with super().stream(url, headers, timeout) as incoming:
+                yield incoming
+
+    session = Session("sk-test", transport=Slow(Service(scenario())))
+    asyncio.get_running_loop().call_later(1000, lambda: closing.append(close()))
+    closing: list[asyncio.Task[None]] = []
+
+    def close() -> asyncio.Task[None]:
+        return asyncio.create_task(session.aclose())
+
+    outcomes = [o async for o in session.generate_many(boats(3), save_to=tmp_path)]
+    assert len(outcomes) == 3
+    errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+    assert [type(error) for error in errors] == [SessionClosedError] * 3
+    await closing[0]
 
 
 async def test_an_iterable_that_breaks_loses_nothing_that_was_submitted() -> None:
