@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from tests.simulated.faults.world import World
 
 MOMENT = 1e-6
+CREDITS = "/v1/credits"
 UNKNOWNS_IN_A_ROW = 5
+FIRST_PAUSE = 5.0
 
 FINAL_CODES = {
     *("invalid_request", "invalid_api_key", "ip_not_allowed", "model_not_found", "task_not_found"),
@@ -100,9 +103,13 @@ class Laws:
         if self.world.tracing:
             process.say(f"claimed {prompt!r}, attempt {record.latest}")
 
-    def sent(self, process: Process, method: str, body: bytes | None) -> Post | None:
+    def sent(self, process: Process, method: str, path: str, body: bytes | None) -> Post | None:
         """A request leaves a process."""
         self._pace(process)
+        if path == CREDITS and process.outage_since is not None:
+            early = process.probes_from - asyncio.get_running_loop().time()
+            if early > MOMENT:
+                self.fail("law 7", f"{process.name} asks {early:.1f} s early whether it is over")
         if method != "POST":
             return None
         prompt = prompt_of(body)
@@ -191,12 +198,10 @@ class Laws:
         self, process: Process, path: str, post: Post | None, heard: Answer | APIConnectionError
     ) -> None:
         """An answer, or the lack of one, reaches a process."""
-        if path == "/v1/credits" and isinstance(heard, Answer) and heard.status == 200:
-            try:
-                orjson.loads(heard.body)["data"]["balance"]
-            except (orjson.JSONDecodeError, KeyError, TypeError):
-                return
-            if process.outage_since is not None:
+        if path == CREDITS and process.outage_since is not None:
+            process.pause = min(600.0, 2 * process.pause)
+            process.probes_from = asyncio.get_running_loop().time() + process.pause
+            if isinstance(heard, Answer) and heard.status == 200:
                 process.outage_since = None
                 process.unknowns_in_a_row = UNKNOWNS_IN_A_ROW - 1
         if post is None:
@@ -218,6 +223,7 @@ class Laws:
             process.unknowns_in_a_row += 1
         elif post.verdict in ("taken", "no"):
             process.unknowns_in_a_row = 0
+            process.pause = FIRST_PAUSE
         if post.verdict == "spent" and process.gate_closed_at is None:
             process.gate_closed_at = now
         if (
@@ -226,6 +232,7 @@ class Laws:
             and process.outage_since is None
         ):
             process.outage_since = now
+            process.probes_from = now + process.pause
         if written:
             self._fits(post, event)
 
@@ -243,6 +250,12 @@ class Laws:
         late = isinstance(event, journal.Taken)  # a callback may have been faster
         if not isinstance(event, right[post.verdict]) and not late:
             self.fail("law 3", f"{post.prompt!r}: heard {post.verdict}, written {event}")
+
+    def ended(self, process: Process) -> None:
+        """A process has ended in order: each of its POSTs has had its verdict."""
+        for post in process.posts:
+            if post.verdict is None:
+                self.fail("law 2", f"{process.name} did not wait for its POST of {post.prompt!r}")
 
     def written(self, process: Process) -> None:
         """A transaction has happened."""
@@ -331,6 +344,7 @@ class Laws:
         self._money(jobs, of_job)
 
     def _job(self, job: tuple[Any, ...], attempts: list[tuple[Any, ...]]) -> None:
+        world = self.world
         _, job_id, _, _, prompt, _, status, path, size = job
         truth = {task.id: task for task in self.by_prompt[prompt]}
         doubts = sum(a[1] in ("unknown", "faulted", "submitting") for a in attempts)
@@ -352,22 +366,19 @@ class Laws:
                 f"{prompt!r} was taken as {[t.id[:8] for t in unlisted]}, and job {job_id} is "
                 f"{status} with attempts {attempts}",
             )
+        for task in unlisted:
+            if task.id in world.told and prompt not in world.touched:
+                self.fail("law 4", f"{prompt!r}: a callback told of {task.id[:8]}, in vain")
         for task_id in listed:
             if task_id not in truth:
                 self.fail("truth", f"{prompt!r}: task {task_id} is not its own")
         if status == "submitting":
             self.fail("law 4", f"{prompt!r} is still being submitted, by nobody")
         if status == "saved":
-            best = next(a[2] for a in reversed(attempts) if a[1] == "completed")
-            from pathlib import Path
-
-            if size is None or not any(
-                self.is_whole(a[2], Path(path)) for a in attempts if a[1] == "completed"
-            ):
-                self.fail(
-                    "whole files", f"{prompt!r} is saved as {path}, which is not whole ({best})"
-                )
-        expected = self.world.must_be_saved(prompt)
+            done = [a[2] for a in attempts if a[1] == "completed"]
+            if size is None or not any(self.is_whole(task_id, Path(path)) for task_id in done):
+                self.fail("whole files", f"{prompt!r} is saved as {path}, which is not whole")
+        expected = world.must_be_saved(prompt)
         if expected and status not in ("saved", "failed", "unknown", "faulted", "refused"):
             self.fail("nothing forgotten", f"{prompt!r} ends as {status}")
 

@@ -131,12 +131,18 @@ class Process:
     claims: dict[str, Claim] = field(factory=dict)
     """The latest claim of each prompt."""
     claiming: int = 0
+    left_under_way: int = 0
+    """POSTs under way when it died."""
     posts: list[Post] = field(factory=list)
     sends: list[float] = field(factory=list)
     """When requests to the API left."""
     gate_closed_at: float | None = None
     outage_since: float | None = None
     unknowns_in_a_row: int = 0
+    pause: float = 5.0
+    """Seconds until the service may be asked whether an outage is over."""
+    probes_from: float = 0.0
+    """From when on it may be asked."""
     died: asyncio.Event = field(factory=asyncio.Event)
     _hung: list[Any] = field(factory=list)
     _points: dict[str, int] = field(factory=dict)
@@ -145,6 +151,12 @@ class Process:
     def world(self) -> World:
         """Where it lives."""
         return self.boot.world
+
+    @property
+    def under_way(self) -> int:
+        """POSTs that are claimed, or were, and whose verdict is not written yet."""
+        claimed = sum(not claim.posted for claim in self.claims.values())
+        return self.claiming + claimed + sum(not post.written for post in self.posts)
 
     def say(self, text: str) -> None:
         """Add a line to the story."""
@@ -188,6 +200,13 @@ class Process:
         if self.ledger is not None:
             self.ledger._flushing = None
             self.ledger._waiting.clear()
+
+    def fall(self) -> None:
+        """Be dead from now on."""
+        if self.alive:
+            self.left_under_way = self.under_way
+        self.alive = False
+        self.died.set()
 
     async def gate(self, kind: str, what: str) -> None:
         """Pass from the process into the world, or back; dead processes do not."""
@@ -283,8 +302,10 @@ class WatchedLedger(SqliteLedger):
         if process.alive:
             laws.claim_begins(process, job_id)
         process.claiming += 1
-        claimed = await super().claim(job_id, lease=lease, ceiling=ceiling)
-        process.claiming -= 1
+        try:
+            claimed = await super().claim(job_id, lease=lease, ceiling=ceiling)
+        finally:
+            process.claiming -= 1
         if claimed is not None and process.alive:
             laws.claimed(process, claimed)
         return claimed
@@ -356,10 +377,9 @@ class Wire:
         world = process.world
         path = urlsplit(url).path
         began = loop.time()
-        post = None
         # A process may die before its POST has left, and after: "event" counts both.
         await process.gate("post" if method == "POST" else "get", f"before a {method} leaves")
-        post = world.laws.sent(process, method, body)
+        post = world.laws.sent(process, method, path, body)
         name = f"{method} {path[:22]}" + (f" {post.prompt!r}" if post else "")
         if world.refuses():
             await asyncio.sleep(world.chance.random())

@@ -115,8 +115,7 @@ class Boot:
 
             self.remains, _ = torn(self.base, self.remains, self.world.chance)
         for process in self.processes:
-            process.alive = False
-            process.died.set()
+            process.fall()
         folder = self.world.folder / "videos"
         lose_unsynced(folder, self.world.synced, self.world.chance)
         self.ended.set()
@@ -124,8 +123,7 @@ class Boot:
     def lose_process(self, process: Process) -> None:
         """One process dies; the kernel goes on, and drops what it held."""
         self.crashed = True
-        process.alive = False
-        process.died.set()
+        process.fall()
         others = any(each.alive and not each.closed for each in self.processes)
         if not others:
             self.remains = Picture.of(self.ledger)
@@ -156,7 +154,7 @@ class World:
         self.story: list[str] = []
         self.chance = random.Random(f"chance {seed}")
         self.time = 0.0
-        shared = Path("/dev/shm")  # noqa: S108  a disk that costs nothing, where there is one
+        shared = Path("/dev/shm")  # a disk that costs nothing, where there is one
         self.folder = Path(
             tempfile.mkdtemp(prefix="aivideo-faults-", dir=shared if shared.is_dir() else None)
         )
@@ -167,9 +165,13 @@ class World:
         self.synced: set[int] = set()
         self.deaths = 0
         self.quiet = False
+        self.told: set[str] = set()
+        """Tasks whose true end a callback told to a living process, which took it in."""
+        self.touched: set[str] = set()
+        """Prompts that a person has had a hand in."""
         self._loop: WorldLoop | None = None
-        self._wanted: dict[str, Sora2] = {}
-        self._ever_asked: set[str] = set()
+        self._dead: list[tuple[str, str, int]] = []
+        """Who died in the last boot: its name, its owner's, and how many POSTs it had under way."""
 
     # --- what the others ask ----------------------------------------------------------------------
 
@@ -307,6 +309,11 @@ class World:
             boot.over = True
         finally:
             self.time = loop.time()
+            self._dead = [
+                (process.name, process.ledger.file.owner.name, process.left_under_way)
+                for process in boot.processes
+                if process.ledger is not None and not (process.closed or process.alive)
+            ]
             self._bury(boot, loop)
             self._loop = None
         if trouble and not boot.crashed:
@@ -371,7 +378,7 @@ class World:
             await asyncio.gather(courier, return_exceptions=True)
         self.deaths += sum(not process.closed for process in boot.processes)
 
-    # --- a process ----------------------------------------------------------------------------------
+    # --- a process --------------------------------------------------------------------------
 
     async def _life(self, process: Process) -> None:
         plan = process.plan
@@ -420,6 +427,7 @@ class World:
         if not process.alive:
             return
         process.say("ends in order")
+        self.laws.ended(process)
         process.closed = True
         process.boot.check_over()
 
@@ -439,21 +447,15 @@ class World:
     def _check_claims_of_the_dead(self, process: Process) -> None:
         """At most what was in flight is of unknown fate after a crash."""
         assert process.ledger is not None
-        for dead in self._dead:
-            assert dead.ledger is not None
+        for name, owner, under_way in self._dead:
             (left,) = process.ledger.file.connection.execute(
-                "SELECT count(*) FROM attempts WHERE status = 'submitting' AND owner = ?",
-                (dead.ledger.file.owner.name,),
+                "SELECT count(*) FROM attempts WHERE status = 'submitting' AND owner = ?", (owner,)
             ).fetchone()
-            in_flight = sum(not post.written for post in dead.posts) + dead.claiming
-            if left > in_flight:
+            if left > under_way:
                 self.laws.fail(
-                    "law 1", f"{dead.name} left {left} claims, and had {in_flight} POSTs in flight"
+                    "law 1", f"{name} left {left} claims, and had {under_way} POSTs under way"
                 )
-
-    @property
-    def _dead(self) -> list[Process]:
-        return []
+        self._dead.clear()
 
     # --- callbacks --------------------------------------------------------------------------------
 
@@ -498,12 +500,23 @@ class World:
             if hears.done() and not hears.cancelled():
                 error = hears.exception()
                 status = 200 if error is None else 503
-                if error is not None and not isinstance(error, AIVideoError) and process.alive:
+                task = service.truth.tasks[callback.task_id]
+                if not process.alive:
+                    pass
+                elif error is None and callback.headers["X-Event"] == f"task.{task.outcome}":
+                    self.told.add(task.id)
+                elif error is not None and not self._may_fail(error):
                     self.laws.fail("no defects", f"a callback raised {error!r}")
             died.cancel()
         service.callback_answered(callback, status, loop.time())
 
-    # --- persons ------------------------------------------------------------------------------------
+    def _may_fail(self, error: BaseException) -> bool:
+        """Whether a callback may be answered by an error: it could not be confirmed, or written."""
+        if isinstance(error, LedgerError):
+            return "disk is full" in str(error)
+        return isinstance(error, AIVideoError)
+
+    # --- persons ----------------------------------------------------------------------------
 
     def _person(self) -> None:
         """Somebody looks at the dashboard, and settles or retries a job by hand."""
@@ -550,7 +563,10 @@ class World:
             else:
                 return
             self.say("PERSON", f"says {type(event).__name__} of {prompt!r}")
-            file.group([lambda file: file.record(job.id, event, number_)])
+            self.touched.add(prompt)
+            (said,) = file.group([lambda file: file.record(job.id, event, number_)])
+            if isinstance(said, Exception):
+                self.laws.fail("law 4", f"a person is refused: {said}")
         finally:
             file.close()
 
@@ -626,8 +642,7 @@ class Work:
         except LedgerError as error:
             self.process.say(f"could not resume: {error}")
             return
-        for job in jobs:
-            callers.append(self._spawn(f"resumed {job.id}", self._see_through(job)))
+        callers.extend(self._spawn(f"resumed {job.id}", self._see_through(job)) for job in jobs)
 
     async def _batch(self) -> None:
         plan, laws, process = self.world.plan, self.world.laws, self.process
@@ -716,6 +731,7 @@ def _determined(world: World) -> Generator[None]:
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in kept]
     gc.disable()
+    gc.freeze()  # what was there before is no garbage of this world: each collection is quick
     try:
         for module, name, value in kept:
             setattr(module, name, value)
@@ -724,6 +740,7 @@ def _determined(world: World) -> Generator[None]:
         for module, name, value in before:
             setattr(module, name, value)
         random.setstate(state)
+        gc.unfreeze()
         gc.enable()
 
 
