@@ -7,13 +7,15 @@ STAMP := .venv/.aivideo-installed
 CODE := $(wildcard aivideo tests examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak format clean
+.PHONY: help demo test check soak simulate-faults mutations format clean
 
 help:
 	@echo "make demo    twelve videos from the stand-in service, no key needed"
 	@echo "make test    everything that is checked: make check, then pytest"
 	@echo "make check   ruff (lint and format), mypy and pyright"
 	@echo "make soak    20,000 jobs over six virtual hours, about a minute"
+	@echo "make simulate-faults SEEDS=10000   faults, crashes and torn disks, drawn from seeds"
+	@echo "make mutations                     break each law of money: the seeds must see it"
 	@echo "make format  let ruff write the code as make check wants it"
 	@echo "make clean   throw away .venv and all caches"
 
@@ -25,6 +27,15 @@ test: check
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.simulated.soak
+
+SEEDS ?= 2000
+JOBS ?= 2
+
+simulate-faults: $(STAMP)
+	$(BIN)/python -m tests.simulated.faults --seeds $(SEEDS) --jobs $(JOBS)
+
+mutations: $(STAMP)
+	$(BIN)/python -m tests.simulated.mutations --jobs $(JOBS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MOMENT = 1e-6
 CREDITS = "/v1/credits"
+OVER = ("failed", "refused", "unknown", "faulted")
+"""How a job may end whose file must be saved, if there is one."""
 UNKNOWNS_IN_A_ROW = 5
 FIRST_PAUSE = 5.0
 
@@ -344,21 +346,11 @@ class Laws:
         self._money(jobs, of_job)
 
     def _job(self, job: tuple[Any, ...], attempts: list[tuple[Any, ...]]) -> None:
-        world = self.world
+        """Check how a job ended, and that each of its tasks is listed, or at least in doubt."""
         _, job_id, _, _, prompt, _, status, path, size = job
         truth = {task.id: task for task in self.by_prompt[prompt]}
-        doubts = sum(a[1] in ("unknown", "faulted", "submitting") for a in attempts)
         listed = {a[2]: a[1] for a in attempts if a[2] is not None}
-        for task_id, task in truth.items():
-            if task_id not in listed:
-                continue
-            # What ended while the job had another task at hand is still listed as running.
-            running = listed[task_id] == "running" and (not task.over or len(attempts) > 1)
-            if listed[task_id] != task.outcome and not running:
-                self.fail(
-                    "nothing forgotten",
-                    f"{prompt!r}: task {task_id[:8]} {task.outcome}, listed as {listed[task_id]}",
-                )
+        doubts = sum(a[1] in ("unknown", "faulted", "submitting") for a in attempts)
         unlisted = [task for task_id, task in truth.items() if task_id not in listed]
         if len(unlisted) > doubts and not self.lied:
             self.fail(
@@ -367,19 +359,27 @@ class Laws:
                 f"{status} with attempts {attempts}",
             )
         for task in unlisted:
-            if task.id in world.told and prompt not in world.touched:
+            if task.id in self.world.told and prompt not in self.world.touched:
                 self.fail("law 4", f"{prompt!r}: a callback told of {task.id[:8]}, in vain")
-        for task_id in listed:
+        for task_id, stands in listed.items():
             if task_id not in truth:
                 self.fail("truth", f"{prompt!r}: task {task_id} is not its own")
+                continue
+            task = truth[task_id]
+            # What ended while the job had another task at hand is still listed as running.
+            running = stands == "running" and (not task.over or len(attempts) > 1)
+            if stands != task.outcome and not running:
+                self.fail(
+                    "nothing forgotten",
+                    f"{prompt!r}: task {task_id[:8]} {task.outcome}, listed as {stands}",
+                )
         if status == "submitting":
             self.fail("law 4", f"{prompt!r} is still being submitted, by nobody")
         if status == "saved":
             done = [a[2] for a in attempts if a[1] == "completed"]
             if size is None or not any(self.is_whole(task_id, Path(path)) for task_id in done):
                 self.fail("whole files", f"{prompt!r} is saved as {path}, which is not whole")
-        expected = world.must_be_saved(prompt)
-        if expected and status not in ("saved", "failed", "unknown", "faulted", "refused"):
+        elif self.world.must_be_saved(prompt) and status not in OVER:
             self.fail("nothing forgotten", f"{prompt!r} ends as {status}")
 
     def _sums(

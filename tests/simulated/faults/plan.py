@@ -33,8 +33,8 @@ class Crash:
 
     Attributes:
         at: what is counted: transactions of its ledger; all it does to the world (a transaction, a
-            request that leaves, an answer that comes, a file); POSTs that are about to leave; verdicts
-            that are about to be written; or seconds.
+            request that leaves, an answer that comes, a file); POSTs that are about to leave;
+            verdicts that are about to be written; or seconds.
         number: which of them, from 1; or after how many seconds.
         power: whether the machine dies with all its processes; else this process is killed.
     """
@@ -186,27 +186,29 @@ def _limits(draw: random.Random) -> tuple[RateLimit | None, ServiceLimit | None]
             return None, None
 
 
+_KINDS: dict[str, tuple[float, str]] = {
+    "create": (
+        0.5,
+        """cut_before cut_after reset hang slow truncated malformed html_502 html_502_taken
+        wrong_envelope missing_task_id redirect internal_error internal_error_taken upstream_error
+        upstream_error_taken""",
+    ),
+    "poll": (
+        0.5,
+        "cut_before reset hang slow truncated malformed html_502 internal_error upstream_error",
+    ),
+    "download": (0.5, "cut reset ignore_range html_502"),
+    "callback": (0.9, "lost doubled late disordered forged"),
+}
+"""Faults of each kind of request, and the largest share of requests that may have one."""
+
+
 def _weather(draw: random.Random) -> Faults:
     """Draw which faults there are, and how often; none at all, now and then."""
     if draw.random() < 0.15:
         return Faults()
     said: dict[str, float] = {}
-    for endpoint, most, kinds in (
-        (
-            "create",
-            0.5,
-            "cut_before cut_after reset hang slow truncated malformed html_502 html_502_taken "
-            "wrong_envelope missing_task_id redirect internal_error internal_error_taken "
-            "upstream_error upstream_error_taken",
-        ),
-        (
-            "poll",
-            0.5,
-            "cut_before reset hang slow truncated malformed html_502 internal_error upstream_error",
-        ),
-        ("download", 0.5, "cut reset ignore_range html_502"),
-        ("callback", 0.9, "lost doubled late disordered forged"),
-    ):
+    for endpoint, (most, kinds) in _KINDS.items():
         names = [f"{endpoint}_{kind}" for kind in kinds.split() if draw.random() < 0.4]
         total = draw.random() * most
         shares = [draw.random() for _ in names]

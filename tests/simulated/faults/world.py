@@ -32,7 +32,7 @@ from aivideo import (
     TaskFailedError,
     download,
 )
-from aivideo.ledger.sqlite import LedgerFile
+from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.sansio import journal
 from aivideo.sansio.journal import AttemptStatus, JobStatus
 from aivideo.simulator import Callback, Endpoint, Fault, Occasion, Service
@@ -381,51 +381,61 @@ class World:
     # --- a process --------------------------------------------------------------------------
 
     async def _life(self, process: Process) -> None:
-        plan = process.plan
-        await asyncio.sleep(plan.starts)
-        if not process.alive:
+        await asyncio.sleep(process.plan.starts)
+        if not process.alive or not self._opened(process):
             return
+        session = self._session(process)
+        try:
+            if self.quiet:
+                await self._settled()
+            await Work(self, process, session).run()
+        except Exception as error:
+            if process.alive:
+                self.laws.fail("no defects", f"{process.name}: {error!r}")
+                raise
+        if process.alive:
+            await self._close(process)
+
+    def _opened(self, process: Process) -> bool:
+        """Have a process open its ledger; False: it did not live to do so."""
         if process.dies_at("write"):
             process.die(how="before it opens its ledger")
-            return
+            return False
         try:
             process.ledger = WatchedLedger(process, self.ledger)
         except LedgerError as error:
             self.laws.fail("the file", f"{process.name} cannot open it: {error}")
             process.boot.over = True
             process.boot.ended.set()
-            return
+            return False
         self._check_sync(process)
         self._check_claims_of_the_dead(process)
-        if plan.crash is not None and plan.crash.at == "time":
-            asyncio.get_running_loop().call_later(plan.crash.number, process.die)
+        crash = process.plan.crash
+        if crash is not None and crash.at == "time":
+            asyncio.get_running_loop().call_later(crash.number, process.die)
+        return True
+
+    def _session(self, process: Process) -> Session:
+        plan = process.plan
         settings = dict(plan.settings)
         if plan.callbacks:
             settings["callback_base_url"] = HOOK
         if plan.states_limit:
             settings["rate_limit"] = self.plan.stated
-        process.say(f"starts: {plan}" if self.tracing else "")
-        session = Session(
+        if self.tracing:
+            process.say(f"starts: {plan}")
+        process.session = Session(
             KEY, base_url=API, ledger=process.ledger, transport=Wire(process), **settings
         )
-        process.session = session
-        work = Work(self, process, session)
-        try:
-            if self.quiet:
-                await self._settled()
-            await work.run()
-        except Exception as error:
-            if process.alive:
-                self.laws.fail("no defects", f"{process.name}: {error!r}")
-                raise
-        if not process.alive:
-            return
+        return process.session
+
+    async def _close(self, process: Process) -> None:
+        assert process.ledger is not None
         try:
             await process.ledger.aclose()
         except LedgerError as error:
             self.laws.fail("the file", f"{process.name} cannot close it: {error}")
-        if not process.alive:
-            return
+        # A dead process never gets here.
         process.say("ends in order")
         self.laws.ended(process)
         process.closed = True
@@ -704,7 +714,7 @@ class Work:
             self.session.resume_submits()
 
 
-# --- the world outside ------------------------------------------------------------------------------
+# --- the world outside --------------------------------------------------------------------------
 
 
 class _Now(datetime):
