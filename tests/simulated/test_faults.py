@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests.simulated.faults.__main__ import command, run
+from aivideo.sansio import journal
+from tests.simulated.faults.__main__ import command, main, run
 from tests.simulated.faults.disk import SECTOR, Picture, torn
 
 SEEDS = 240
@@ -21,6 +22,17 @@ def test_nothing_is_paid_twice_nothing_is_forgotten_whatever_goes_wrong(first: i
     for seed in range(first, first + AT_ONCE):
         result = run(seed)
         assert not result.broken, f"replay it: {command(seed)}\n{result.broken}"
+
+
+def test_a_law_that_is_broken_is_seen_and_the_command_that_replays_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One mutation of many: `make mutations` tries them all."""
+    monkeypatch.setattr(journal, "ABANDONED", journal.Released())
+    assert main(["--seeds", "60", "--stop"]) == 1
+    told = capsys.readouterr().out
+    assert "paid twice" in told
+    assert "python -m tests.simulated.faults --seed " in told
 
 
 def test_the_same_seed_is_the_same_story_in_every_process() -> None:

@@ -261,6 +261,11 @@ class Laws:
 
     def written(self, process: Process) -> None:
         """A transaction has happened."""
+        own = process.plan.settings.get("max_credits")
+        if own is not None and process.session is not None:
+            held = process.session.statistics().credits.held
+            if held > own:
+                self.fail("law 5", f"{process.name} counts {held} itself, its ceiling is {own}")
         ceiling = self.world.plan.batch_ceiling
         if ceiling is None or self.lied:
             return
