@@ -18,6 +18,7 @@ from aivideo import (
     InternalServerError,
     InvalidRequestError,
     JobStatus,
+    LedgerError,
     Outcome,
     Session,
     SessionClosedError,
@@ -172,6 +173,19 @@ async def test_a_spend_cap_is_no_rate_limit_and_opens_when_told() -> None:
             session.resume_submits()
             await session.submit(BOAT)
         assert sim.truth.creates_taken == 2
+
+
+async def test_a_spend_cap_outlasts_a_ledger_that_could_not_be_written_meanwhile() -> None:
+    async with Session("sk-test", transport=DirectTransport(Service(scenario()))) as session:
+        purchase, full = session._engine._purchase, LedgerError("the disk is full")
+        spent = SpendLimitError("reached", status=429, code="spend_limit_exceeded")
+        purchase.close_gate(full)
+        purchase.close_gate(spent)
+        purchase.reopen_gate(full)
+        with pytest.raises(SpendLimitError):
+            await session.submit(BOAT)
+        session.resume_submits()
+        await session.submit(BOAT)
 
 
 async def test_a_bad_key_ends_all_with_few_requests() -> None:

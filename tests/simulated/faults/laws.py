@@ -217,9 +217,12 @@ class Laws:
     ) -> None:
         """A process wrote something down, or failed to."""
         post = self._posts_of_claim.get((job_id, number or 0))
-        if post is None or post.process is not process or post.verdict is None or post.written:
+        if post is None or post.process is not process or post.verdict is None:
             return
-        post.written = True
+        post.written = post.written or written
+        if post.known:
+            return
+        post.known = True
         now = asyncio.get_running_loop().time()
         if post.verdict == "unknown":
             process.unknowns_in_a_row += 1

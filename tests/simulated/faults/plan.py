@@ -76,6 +76,10 @@ class BootPlan:
     """Acts of a person on the ledger before it starts."""
     autocheckpoint: int | None = None
     """Pages of the log after which it is copied into the file; None: SQLite's own 1000."""
+    outage: tuple[float, float] = (0.0, 0.0)
+    """When nothing of the service answers as it should: from, to, in seconds of this boot."""
+    disk_full: tuple[float, float] = (0.0, 0.0)
+    """When no transaction succeeds, likewise."""
 
 
 @frozen(kw_only=True)
@@ -88,10 +92,6 @@ class Plan:
     refused: float
     """Share of requests that find no connection."""
     way_there: tuple[float, float]
-    outages: tuple[tuple[float, float], ...]
-    """When nothing of the service answers as it should: from, to."""
-    disk_troubles: tuple[tuple[float, float], ...]
-    """When the disk is full: no transaction succeeds."""
     ledger_delay: float
     """Seconds that a transaction takes at most."""
     batch: tuple[Sora2, ...]
@@ -145,8 +145,6 @@ def plan_of(seed: int) -> Plan:
         stated=stated,
         refused=draw.choice((0.0, 0.0, 0.02, 0.2)),
         way_there=draw.choice(((0.0, 0.0), (0.01, 0.01), (0.01, 0.5))),
-        outages=_spans(draw, 0.3, 20 * MINUTE, 10 * MINUTE),
-        disk_troubles=_spans(draw, 0.1, 20 * MINUTE, 2 * MINUTE),
         ledger_delay=draw.choice((0.0, 0.002, 0.05)),
         batch=batch,
         batch_ceiling=ceiling,
@@ -217,13 +215,11 @@ def _weather(draw: random.Random) -> Faults:
     return Faults(slow_seconds=draw.choice((5.0, 15.0)), late_seconds=900.0, **said)
 
 
-def _spans(
-    draw: random.Random, chance: float, until: float, longest: float
-) -> tuple[tuple[float, float], ...]:
+def _span(draw: random.Random, chance: float, until: float, longest: float) -> tuple[float, float]:
     if draw.random() >= chance:
-        return ()
-    begins = draw.random() ** 2 * until
-    return ((begins, begins + draw.random() * longest),)
+        return (0.0, 0.0)
+    begins = draw.random() ** 3 * until
+    return (begins, begins + draw.random() * longest)
 
 
 def _boot(
@@ -235,9 +231,11 @@ def _boot(
         processes.append(_process(draw, number, stated, ceiling, starts=draw.random() ** 2 * 60.0))
     return BootPlan(
         processes=tuple(processes),
-        down_before=draw.choice((0.0, 1.0, 60.0, 20 * MINUTE, 5 * HOUR, 30 * HOUR)),
+        down_before=draw.choice((0.0, 1.0, 60.0, 20 * MINUTE, 5 * HOUR, 30 * HOUR)) * bool(number),
         persons=draw.choice((0, 0, 0, 0, 1, 3)),
         autocheckpoint=draw.choice((None, None, 1, 4, 16)),
+        outage=_span(draw, 0.2, 10 * MINUTE, 10 * MINUTE),
+        disk_full=_span(draw, 0.1, 5 * MINUTE, 2 * MINUTE),
     )
 
 
@@ -283,5 +281,5 @@ def _crash(draw: random.Random) -> Crash:
         case "time":
             number = draw.random() ** 3 * HOUR
         case _:
-            number = 1 + int(draw.random() ** 2 * 120)
+            number = 1 + int(draw.random() ** 2 * 80)
     return Crash(at=at, number=number, power=power)

@@ -112,8 +112,10 @@ class Post:
     verdict: str | None = None
     """What its answer says (:func:`tests.simulated.faults.laws.judged`), once it has come."""
     task_id: str | None = None
+    known: bool = False
+    """Whether its process has tried to write its verdict down."""
     written: bool = False
-    """Whether its verdict reached the ledger."""
+    """Whether it could."""
 
 
 @define(eq=False)

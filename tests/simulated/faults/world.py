@@ -170,6 +170,8 @@ class World:
         self.touched: set[str] = set()
         """Prompts that a person has had a hand in."""
         self._loop: WorldLoop | None = None
+        self._boot_plan = self.plan.boots[0]
+        self._booted = 0.0
         self._dead: list[tuple[str, str, int]] = []
         """Who died in the last boot: its name, its owner's, and how many POSTs it had under way."""
 
@@ -194,7 +196,7 @@ class World:
 
     def disk_is_full(self) -> bool:
         """Whether no transaction succeeds now."""
-        return not self.quiet and _within(self.plan.disk_troubles, self.now())
+        return self._within(self._boot_plan.disk_full)
 
     def must_be_saved(self, prompt: str) -> bool:
         """Whether a job of ``prompt`` must have ended, when all is over."""
@@ -283,16 +285,21 @@ class World:
         account.balance += 10**6
         account.purchased += 10**6
 
+    def _within(self, span: tuple[float, float]) -> bool:
+        begin, end = span
+        return begin <= self.now() - self._booted < end
+
     def _fault(self, occasion: Occasion) -> Fault | None:
         if self.quiet:
             return Fault.NONE
-        if _within(self.plan.outages, self.now()):
+        if self._within(self._boot_plan.outage):
             faults = _OUTAGE_FAULTS.get(occasion.endpoint)
             return None if faults is None else self.chance.choice(faults)
         return None
 
     def _boot(self, number: int, plan: BootPlan) -> None:
         self.time += plan.down_before
+        self._boot_plan, self._booted = plan, self.time
         self._callbacks_nobody_hears()
         for _ in range(plan.persons):
             self._person()
@@ -343,6 +350,7 @@ class World:
                     process.ledger.abandon(close=False)
                 process.forget()
             boot.deliveries.clear()
+            self.service.on_callback_planned = None
             gc.collect()
         finally:
             sys.unraisablehook = hook
@@ -537,7 +545,7 @@ class World:
     def _may_fail(self, error: BaseException) -> bool:
         """Whether a callback may be answered by an error: it could not be confirmed, or written."""
         if isinstance(error, LedgerError):
-            return "disk is full" in str(error)
+            return "disk is full" in str(error) or "is closed" in str(error)
         return isinstance(error, AIVideoError)
 
     # --- persons ----------------------------------------------------------------------------
@@ -798,10 +806,6 @@ def _heard_logs(world: World) -> Generator[None]:
             logger.removeHandler(ears)
             logger.setLevel(level)
             logger.propagate = propagate
-
-
-def _within(spans: tuple[tuple[float, float], ...], now: float) -> bool:
-    return any(begin <= now < end for begin, end in spans)
 
 
 def _told(context: dict[str, Any]) -> str:
