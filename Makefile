@@ -7,7 +7,7 @@ STAMP := .venv/.aivideo-installed
 CODE := $(wildcard aivideo tests examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak kills format clean
+.PHONY: help demo test check soak kills simulate-faults mutations format clean
 
 help:
 	@echo "make demo    twelve videos from the stand-in service, no key needed"
@@ -15,6 +15,8 @@ help:
 	@echo "make check   ruff (lint and format), mypy and pyright"
 	@echo "make soak    20,000 jobs over six virtual hours, about a minute"
 	@echo "make kills   a batch, killed 30 times: what it paid, and how the unknowns were settled"
+	@echo "make simulate-faults SEEDS=10000   faults, crashes and torn disks, drawn from seeds"
+	@echo "make mutations                     break each law of money: the seeds must see it"
 	@echo "make format  let ruff write the code as make check wants it"
 	@echo "make clean   throw away .venv and all caches"
 
@@ -29,6 +31,15 @@ soak: $(STAMP)
 
 kills: $(STAMP)
 	$(BIN)/python -m tests.durable.kills
+
+SEEDS ?= 2000
+JOBS ?= 2
+
+simulate-faults: $(STAMP)
+	$(BIN)/python -m tests.simulated.faults --seeds $(SEEDS) --jobs $(JOBS)
+
+mutations: $(STAMP)
+	$(BIN)/python -m tests.simulated.mutations --jobs $(JOBS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

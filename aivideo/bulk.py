@@ -223,7 +223,7 @@ class Bulk:
                 fetching = asyncio.create_task(self._fetch(job, request, task, index))
                 self._fetching.add(fetching)
                 self._engine.saving.add(fetching)
-                fetching.add_done_callback(self._fetched)
+                fetching.add_done_callback(lambda done: self._fetched(done, job, request, index))
 
     async def _fetch(self, job: Job, request: Request, task: CompletedTask, index: int) -> None:
         try:
@@ -233,12 +233,16 @@ class Bulk:
         else:
             self._ended(Succeeded(request, task, path, index=index))
 
-    def _fetched(self, fetching: asyncio.Task[None]) -> None:
+    def _fetched(
+        self, fetching: asyncio.Task[None], job: Job, request: Request, index: int
+    ) -> None:
         self._fetching.discard(fetching)
         self._engine.saving.discard(fetching)
         self._changed.set()
         if not fetching.cancelled():
             fetching.result()  # as in _submitted
+        elif not self._left:  # the session closed under it: that is an outcome too
+            self._ended(Failed(request, closed_under(job), task_id=job.task_id, index=index))
 
     def _path(self, request: Request, task: CompletedTask, index: int) -> Path:
         assert self._save_to is not None

@@ -274,8 +274,8 @@ class Engine:
         """Let a handle say what its record says, and watch each task that runs."""
         self.books.stand(job, record.status)
         best = record.best
-        if best is not None and best.task_id is not None:
-            job.task_id, job.attempt = best.task_id, best.number
+        if best is not None and record.task_id is not None:
+            job.task_id, job.attempt = record.task_id, best.number
         for attempt in record.attempts:
             task_id = attempt.task_id
             if task_id is None or attempt.status is not AttemptStatus.RUNNING:

@@ -243,8 +243,14 @@ class Purchase:
     # --- the gate -------------------------------------------------------------------------
 
     def close_gate(self, error: AIVideoError) -> None:
-        """Send no further create, and say why, once."""
-        if self._limiter.creates_closed_by is None:
+        """Send no further create, and say why, once.
+
+        A reason that passes by itself (a ledger that cannot be written) gives way to one that does
+        not.
+        """
+        before = self._limiter.creates_closed_by
+        passes = isinstance(before, LedgerError) and not isinstance(error, LedgerError)
+        if before is None or passes:
             log.warning("no further creates: %s", error)
             self._limiter.close_creates(error)
 

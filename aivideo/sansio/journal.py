@@ -20,8 +20,8 @@ it is ``planned``. Four rules make it safe to crash anywhere, and each is a line
   to ``unknown``, never back to waiting. Whoever finds it cannot know whether its owner had POSTed.
 * A late success always lands: ``Taken`` is legal from every state of an attempt that has no task
   yet, and is counted, though another attempt of the same job was taken meanwhile.
-* What has happened already changes nothing; what contradicts it is refused, so that a bug shows
-  itself instead of moving money.
+* What has happened already changes nothing, and neither does a doubt about what is settled by now;
+  what contradicts it is refused, so that a bug shows itself instead of moving money.
 """
 
 from __future__ import annotations
@@ -156,9 +156,9 @@ class JobRecord:
 
     @property
     def task_id(self) -> TaskId | None:
-        """The task of its most promising attempt, or None."""
+        """The task of its most promising attempt; None too while it waits to be POSTed again."""
         best = self.best
-        return None if best is None else best.task_id
+        return None if best is None or self.status is JobStatus.PLANNED else best.task_id
 
     @property
     def reason(self) -> Reason | None:
@@ -189,7 +189,7 @@ class JobRecord:
     def ended_task(self) -> CompletedTask | FailedTask | None:
         """Tell the end as a task, from what was written down: without URLs, which are signed."""
         best = self.best
-        if best is None or best.task_id is None:
+        if best is None or self.task_id is None or best.task_id is None:
             return None
         created = _moment(best.sent_at if best.created_at is None else best.created_at)
         if best.status is AttemptStatus.FAILED:
@@ -400,6 +400,8 @@ def _after(job: JobRecord, attempt: Attempt, event: Verdict) -> Attempt:  # noqa
             if status in _IN_DOUBT:
                 return evolve(attempt, status=AttemptStatus.RELEASED, reason=None)
         case Refused(reason):
+            if status is AttemptStatus.REFUSED:
+                return attempt
             if status in _IN_DOUBT:
                 return evolve(attempt, status=AttemptStatus.REFUSED, reason=reason)
         case Faulted() if attempt.task_id is not None:
@@ -407,6 +409,7 @@ def _after(job: JobRecord, attempt: Attempt, event: Verdict) -> Attempt:  # noqa
         case Faulted(reason):
             if status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN):
                 return evolve(attempt, status=AttemptStatus.FAULTED, reason=reason)
+            return attempt  # as below
         case Doubted(reason):
             if status is AttemptStatus.SUBMITTING:
                 return evolve(attempt, status=AttemptStatus.UNKNOWN, reason=reason)

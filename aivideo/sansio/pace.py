@@ -204,7 +204,8 @@ class LearnedPace:
         if self._next <= now and self._asked_until <= now:
             return now
         # A clock that was set back must not hold everybody until it has caught up.
-        return max(min(self._next, now + 1 / self.rate), self._asked_until)
+        # (Nor be asked a million times a second until then, where the pace is that high.)
+        return max(min(self._next, now + max(TIMER, 1 / self.rate)), self._asked_until)
 
     def sent(self, now: float) -> Ticket:
         """Note a sending."""

@@ -151,13 +151,13 @@ class _Window:
     def ready_at(self, now: float, traffic: _Traffic) -> float:
         while self._arrivals and self._arrivals[0] + self.seconds <= now:
             self._arrivals.popleft()
-        over = len(self._arrivals) + len(traffic.out) - self.count
+        # One that is long under way has arrived before others that were answered at once.
+        under_way = [sent_at + traffic.jitter for sent_at in traffic.out.values()]
+        counted = [at for at in under_way if at + self.seconds > now]
+        over = len(self._arrivals) + len(counted) - self.count
         if over < 0:
             return now
-        if over < len(self._arrivals):
-            return self._arrivals[over] + self.seconds
-        sent_at = next(islice(traffic.out.values(), over - len(self._arrivals), None))
-        return max(now, sent_at + traffic.jitter + self.seconds)
+        return next(islice(merge(self._arrivals, counted), over, None)) + self.seconds
 
 
 @define

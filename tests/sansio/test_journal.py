@@ -84,6 +84,11 @@ def replay(*events: Event) -> JobRecord:
         ([*FAILED, Failed(WHY)], S.FAILED),
         ([*FAILED, AGAIN], S.PLANNED),
         ([*FAILED, AGAIN, AGAIN], S.PLANNED),
+        ([*PAID, Doubted(WHY)], S.RUNNING),  # a callback was faster than the lack of an answer
+        ([*PAID, Completed(), Faulted(WHY)], S.COMPLETED),
+        ([*FAILED, Doubted(WHY)], S.FAILED),
+        ([*LOST, Released(), Doubted(WHY)], S.PLANNED),  # a person was faster
+        ([CLAIM, Refused(WHY), Refused(WHY)], S.REFUSED),
         ([*FAILED, AGAIN, CLAIM, Taken("t2")], S.RUNNING),
         ([CLAIM, Refused(WHY), AGAIN, CLAIM], S.SUBMITTING),
         ([*LOST, INSISTED], S.PLANNED),
@@ -230,6 +235,8 @@ def test_an_end_is_told_without_urls() -> None:
     assert replay(*PAID).ended_task() is None
 
 
-def test_a_job_that_is_sent_again_is_not_taken_for_its_earlier_failure() -> None:
+def test_a_job_that_waits_to_be_sent_again_has_neither_a_task_nor_an_end() -> None:
     job = replay(*FAILED, AGAIN)
-    assert (job.task_id, job.reason, job.ended_task()) == (None, None, None)
+    assert job.task_id is None
+    assert job.ended_task() is None
+    assert replay(*FAILED, AGAIN, CLAIM).task_id is None

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aivideo.sansio.cruise import Cruise
-from aivideo.sansio.pace import START, LearnedPace
+from aivideo.sansio.cruise import HIGHEST, Cruise
+from aivideo.sansio.pace import START, LearnedPace, _Phase
 from aivideo.sansio.ticket import Ticket
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
 from tests.sansio.servers import Both, Limit, drive, ideal, phase, rate_of
@@ -257,6 +257,12 @@ def test_it_grows_by_the_time_in_which_it_was_what_held_sending_back() -> None:
 
     assert after(idle=True) == 1.0
     assert after(idle=False) > 1.005
+
+
+def test_nobody_is_asked_to_come_back_a_million_times_a_second() -> None:
+    pace = LearnedPace()
+    pace._phase, pace._cruise, pace._next = _Phase.CRUISE, Cruise(HIGHEST), 10.0
+    assert pace.ready_at(9.0) >= 9.001
 
 
 def test_it_does_not_grow_while_nothing_waits() -> None:

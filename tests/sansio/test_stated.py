@@ -118,6 +118,16 @@ def test_what_was_lost_may_have_counted() -> None:
     assert pace.ready_at(5.0) == pytest.approx(15.0)
 
 
+def test_a_request_that_hangs_lends_its_place_to_nobody_twice() -> None:
+    pace = StatedPace(RateLimit.window(2, seconds=10))
+    pace.accepted(pace.sent(0.0), 0.1)
+    pace.sent(5.0)  # and is never answered
+    pace.accepted(pace.sent(11.0), 11.1)
+    assert pace.ready_at(11.1) == pytest.approx(15.05)
+    pace.accepted(pace.sent(15.1), 15.2)
+    assert pace.ready_at(15.2) == pytest.approx(21.05), "the one that hangs counts no more"
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aivideo import (
     InternalServerError,
     InvalidRequestError,
     JobStatus,
+    LedgerError,
     Outcome,
     Session,
     SessionClosedError,
@@ -28,7 +30,18 @@ from aivideo import (
     UpstreamError,
     WaitTimeoutError,
 )
-from aivideo.simulator import Endpoint, Faults, FixedWindow, Nth, Scenario, TokenBucket, serve
+from aivideo.simulator import (
+    Endpoint,
+    Faults,
+    FixedWindow,
+    Nth,
+    Scenario,
+    Service,
+    TokenBucket,
+    serve,
+)
+from aivideo.testing import DirectTransport
+from aivideo.transport import Incoming
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +175,19 @@ async def test_a_spend_cap_is_no_rate_limit_and_opens_when_told() -> None:
         assert sim.truth.creates_taken == 2
 
 
+async def test_a_spend_cap_outlasts_a_ledger_that_could_not_be_written_meanwhile() -> None:
+    async with Session("sk-test", transport=DirectTransport(Service(scenario()))) as session:
+        purchase, full = session._engine._purchase, LedgerError("the disk is full")
+        spent = SpendLimitError("reached", status=429, code="spend_limit_exceeded")
+        purchase.close_gate(full)
+        purchase.close_gate(spent)
+        purchase.reopen_gate(full)
+        with pytest.raises(SpendLimitError):
+            await session.submit(BOAT)
+        session.resume_submits()
+        await session.submit(BOAT)
+
+
 async def test_a_bad_key_ends_all_with_few_requests() -> None:
     async with serve(scenario(disabled_keys={"sk-test"})) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=4) as session:
@@ -287,6 +313,30 @@ async def test_leaving_early_submits_nothing_more_and_leaves_no_task_behind() ->
         await asyncio.sleep(0)
         left = asyncio.all_tasks() - before
         assert not {task for task in left if "aivideo/simulator" not in repr(task)}
+
+
+async def test_a_session_that_closes_under_a_download_tells_of_it(tmp_path: Path) -> None:
+    class Slow(DirectTransport):
+        @asynccontextmanager
+        async def stream(
+            self, url: str, headers: Mapping[str, str], timeout: float
+        ) -> AsyncGenerator[Incoming]:
+            await asyncio.sleep(1e6)
+            async with super().stream(url, headers, timeout) as incoming:
+                yield incoming
+
+    session = Session("sk-test", transport=Slow(Service(scenario())))
+    asyncio.get_running_loop().call_later(1000, lambda: closing.append(close()))
+    closing: list[asyncio.Task[None]] = []
+
+    def close() -> asyncio.Task[None]:
+        return asyncio.create_task(session.aclose())
+
+    outcomes = [o async for o in session.generate_many(boats(3), save_to=tmp_path)]
+    assert len(outcomes) == 3
+    errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+    assert [type(error) for error in errors] == [SessionClosedError] * 3
+    await closing[0]
 
 
 async def test_an_iterable_that_breaks_loses_nothing_that_was_submitted() -> None:

@@ -1,0 +1,446 @@
+"""Proof that the simulation of faults can fail: each law of money is broken, and must be caught.
+
+    python -m tests.simulated.mutations [NAME ...] [--seeds 2000] [--jobs 2]
+
+A mutation is a small patch of the code that is shipped: texts that stand in it once, and what
+stands there instead. It is tried in a copy of the project, seed after seed, until a seed fails.
+One that is not caught, or does not fit the code any more, fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from attrs import frozen
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@frozen
+class Mutation:
+    """A law, and a way to break it: ``(file, text, instead)``, one or more."""
+
+    law: str
+    name: str
+    what: str
+    patches: tuple[tuple[str, str, str], ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "1",
+        "unsynced",
+        "a commit need not be on disk before the POST leaves",
+        (
+            (
+                "aivideo/ledger/sqlite/opening.py",
+                "PRAGMA synchronous = FULL",
+                "PRAGMA synchronous = NORMAL",
+            ),
+        ),
+    ),
+    Mutation(
+        "1",
+        "claimed-early",
+        "the claim is written before the limiter has granted a slot",
+        (
+            (
+                "aivideo/purchase.py",
+                "            slot = await self._slot(retry_after)\n",
+                "            early = await self._books.claim(job, record, lease=90.0, ceiling=ceiling)\n"
+                "            self._urls.early[job.id] = early\n"
+                "            slot = await self._slot(retry_after)\n",
+            ),
+            (
+                "aivideo/purchase.py",
+                "            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)\n",
+                "            claimed = self._urls.early.pop(job.id) if lease else None\n",
+            ),
+            (
+                "aivideo/purchase.py",
+                "    base: str | None\n    secret: bytes\n",
+                "    base: str | None\n    secret: bytes\n    early = {}\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "1",
+        "written-after",
+        "the POST leaves, and only then is the attempt written down",
+        (
+            (
+                "aivideo/purchase.py",
+                "            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)\n",
+                "            heard = await self._client.submit(record.request)\n"
+                "            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)\n",
+            ),
+            (
+                "aivideo/purchase.py",
+                "            heard = await self._client.submit(claimed.request, callback_url=url)\n",
+                "            pass\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "2",
+        "no-compare-and-set",
+        "whoever claims a job gets it, planned or not",
+        (
+            (
+                "aivideo/ledger/sqlite/file.py",
+                "        if job.status is not JobStatus.PLANNED:\n            return None\n",
+                "",
+            ),
+            (
+                "aivideo/sansio/journal.py",
+                "    if job.status is not JobStatus.PLANNED:\n        raise LedgerError",
+                "    if job.id == '':\n        raise LedgerError",
+            ),
+        ),
+    ),
+    Mutation(
+        "2",
+        "repeated-below",
+        "a POST whose connection broke is sent again by the client",
+        (
+            (
+                "aivideo/client.py",
+                "        except APIConnectionError as error:\n            heard = error\n",
+                "        except APIConnectionError:\n"
+                "            try:\n"
+                "                heard = await self._send(wire.create(request, callback_url))\n"
+                "            except APIConnectionError as error:\n"
+                "                heard = error\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "2",
+        "cancelled-with-caller",
+        "a caller that is cancelled cancels the POST",
+        (
+            (
+                "aivideo/engine.py",
+                "            await asyncio.wait([submission])\n",
+                "            await submission\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "2",
+        "close-cuts",
+        "closing does not wait for POSTs under way",
+        (
+            (
+                "aivideo/engine.py",
+                "            while self._submissions:\n",
+                "            for each in self._submissions.values():\n"
+                "                each.cancel()\n"
+                "            while self._submissions:\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "3",
+        "unknown-is-untaken",
+        "a POST that got no answer counts as not taken",
+        (
+            (
+                "aivideo/books.py",
+                "            return journal.Doubted(_reason(error))\n",
+                "            return journal.Released()\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "3",
+        "written-bytes-ignored",
+        "a connection that broke counts as if not a byte had been written",
+        (
+            (
+                "aivideo/sansio/verdict.py",
+                "return Unknown(heard) if heard.written else Unsent(heard)",
+                "return Unsent(heard)",
+            ),
+        ),
+    ),
+    Mutation(
+        "3",
+        "faulted-is-refused",
+        "a 500 frees the credits, as if nothing had been charged",
+        (
+            (
+                "aivideo/books.py",
+                "            return journal.Faulted(_reason(error))\n",
+                "            return journal.Refused(_reason(error))\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "3",
+        "taken-is-not-written",
+        "that a POST was taken is kept in memory alone",
+        (
+            (
+                "aivideo/books.py",
+                "        try:\n            return await self.ledger.record(job.id, event, attempt=number)\n",
+                "        try:\n"
+                "            if isinstance(event, journal.Taken):\n"
+                "                return None\n"
+                "            return await self.ledger.record(job.id, event, attempt=number)\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "4",
+        "lapse-plans",
+        "a claim whose owner died is planned again",
+        (
+            (
+                "aivideo/sansio/journal.py",
+                'ABANDONED = Doubted(Reason(message="whoever claimed it died, or let its lease run out"))',
+                "ABANDONED = Released()",
+            ),
+        ),
+    ),
+    Mutation(
+        "4",
+        "never-lapses",
+        "a claim whose owner died stays claimed for ever",
+        (
+            (
+                "aivideo/ledger/sqlite/file.py",
+                "            if lease_until < now or gone[owner]:\n",
+                "            if lease_until < 0 and gone[owner]:\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "4",
+        "late-success-dropped",
+        "an attempt that is unknown cannot turn out to have been taken",
+        (
+            (
+                "aivideo/sansio/journal.py",
+                "            if attempt.task_id is None and status in _NOT_TAKEN_YET:\n",
+                "            if attempt.task_id is None and status is AttemptStatus.SUBMITTING:\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "5",
+        "ceiling-counts-charged",
+        "a ceiling counts what was charged, and not what is reserved or unknown",
+        (
+            (
+                "aivideo/sansio/journal.py",
+                "        return self.charged + self.reserved + self.unknown\n",
+                "        return self.charged\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "5",
+        "reserved-late",
+        "a session reserves only after it has claimed: two callers pass its ceiling together",
+        (
+            (
+                "aivideo/books.py",
+                "        self._hold(job, Holding.RESERVED)\n        claimed: JobRecord | None = None\n",
+                "        claimed: JobRecord | None = None\n",
+            ),
+            (
+                "aivideo/books.py",
+                "        if claimed is not None:\n            job.attempt = claimed.latest\n",
+                "        if claimed is not None:\n"
+                "            self._hold(job, Holding.RESERVED)\n"
+                "            job.attempt = claimed.latest\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "6",
+        "spend-cap-is-a-pace",
+        "spend_limit_exceeded is taken for a rate limit, and tried again",
+        (
+            (
+                "aivideo/sansio/verdict.py",
+                "isinstance(error, SpendLimitError | InsufficientCreditsError)",
+                "isinstance(error, InsufficientCreditsError)",
+            ),
+        ),
+    ),
+    Mutation(
+        "6",
+        "gate-stays-open",
+        "no money, and the next create goes out all the same",
+        (
+            (
+                "aivideo/purchase.py",
+                "                slot.accepted()\n                self.close_gate(error)\n",
+                "                slot.accepted()\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "7",
+        "outage-unseen",
+        "five unknowns in a row close nothing",
+        (("aivideo/purchase.py", "UNKNOWNS_IN_A_ROW = 5\n", "UNKNOWNS_IN_A_ROW = 500\n"),),
+    ),
+    Mutation(
+        "7",
+        "outage-over-unanswered",
+        "creates go on after a pause, whether the service has answered or not",
+        (
+            (
+                "aivideo/purchase.py",
+                "                self._outage.relapse()\n            else:\n",
+                "                self._outage.over()\n            else:\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "7",
+        "pause-does-not-grow",
+        "each relapse waits no longer than the one before",
+        (
+            (
+                "aivideo/purchase.py",
+                "        self.pause = min(600.0, self.pause * 2)\n",
+                "        self.pause = self.FIRST_PAUSE\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "8",
+        "failed-again-unasked",
+        "a batch that is run again sends what failed again, though nobody asked",
+        (
+            (
+                "aivideo/engine.py",
+                "        if retry_failed and record.status in",
+                "        if record.status in",
+            ),
+        ),
+    ),
+    Mutation(
+        "8",
+        "another-job-each-run",
+        "the same line of a batch is another job in another run",
+        (
+            (
+                "aivideo/bulk.py",
+                '        return f"{content}-{self._seen[content]}"\n',
+                '        return f"{content}-{self._seen[content]}-{secrets.token_hex(4)}"\n',
+            ),
+        ),
+    ),
+    Mutation(
+        "8",
+        "file-not-synced",
+        "a file counts as saved before it is on disk",
+        (("aivideo/download.py", "        os.fsync(file.fileno())\n", ""),),
+    ),
+    Mutation(
+        "pace",
+        "window-off-by-one",
+        "a stated window lets one more through",
+        (
+            (
+                "aivideo/sansio/stated.py",
+                "        over = len(self._arrivals) + len(counted) - self.count\n",
+                "        over = len(self._arrivals) + len(counted) - self.count - 1\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "secrets",
+        "signed-url-logged",
+        "the URL of a result is logged as it is",
+        (
+            (
+                "aivideo/engine.py",
+                "        async with self._downloads:\n",
+                '        log.debug("fetching %s", task.urls[:1])\n        async with self._downloads:\n',
+            ),
+        ),
+    ),
+)
+
+
+@frozen
+class Caught:
+    """What became of a mutation; ``seed`` is None where nothing caught it."""
+
+    mutation: Mutation
+    seed: int | None
+    said: str
+    seconds: float
+
+
+def tried(mutation: Mutation, seeds: int) -> Caught:
+    """Break a copy of the project, and run seeds until one fails."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="aivideo-mutation-") as folder:
+        copy = Path(folder)
+        leave = shutil.ignore_patterns("__pycache__")
+        for name in ("aivideo", "tests"):
+            shutil.copytree(PROJECT / name, copy / name, ignore=leave)
+        for name, text, instead in mutation.patches:
+            path = copy / name
+            source = path.read_text("utf-8")
+            if source.count(text) != 1:
+                return Caught(mutation, None, f"does not fit {name} any more", 0.0)
+            path.write_text(source.replace(text, instead), "utf-8")
+        run = subprocess.run(
+            [sys.executable, "-m", "tests.simulated.faults", "--seeds", str(seeds), "--stop"],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    found = re.search(r"^seed (\d+): (.*)$", run.stdout, re.MULTILINE)
+    said = found[2] if found else (run.stderr.strip().splitlines() or ["nothing was said"])[-1]
+    seed = int(found[1]) if found else None
+    return Caught(mutation, seed, said, time.perf_counter() - began)
+
+
+def all_tried(mutations: list[Mutation], seeds: int, jobs: int) -> Iterator[Caught]:
+    """Try many, some at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda mutation: tried(mutation, seeds), mutations)
+
+
+def main() -> int:
+    """Try what was asked for; 1 where a mutation was not caught."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulated.mutations", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", help="mutations; by default all")
+    parser.add_argument("--seeds", type=int, default=2000, help="seeds at most for each")
+    parser.add_argument("--jobs", type=int, default=2, help="mutations at once")
+    said = parser.parse_args()
+    chosen = [each for each in MUTATIONS if not said.names or each.name in said.names]
+    missed = 0
+    print(f"{'law':8} {'mutation':24} {'seed':>5}  caught by")
+    for caught in all_tried(chosen, said.seeds, said.jobs):
+        missed += caught.seed is None
+        seed = "NONE" if caught.seed is None else str(caught.seed)
+        print(f"{caught.mutation.law:8} {caught.mutation.name:24} {seed:>5}  {caught.said[:110]}")
+        sys.stdout.flush()
+    print(f"{len(chosen) - missed} of {len(chosen)} were caught within {said.seeds} seeds")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
