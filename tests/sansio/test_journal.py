@@ -76,7 +76,6 @@ def replay(*events: Event) -> JobRecord:
         ([*PAID, Taken("t")], S.RUNNING),
         ([*PAID, Doubted(WHY)], S.RUNNING),  # a callback was faster than the POST's own end
         ([*PAID, Faulted(WHY)], S.RUNNING),
-        ([*FAILED, Doubted(WHY)], S.FAILED),
         ([CLAIM, Released(), Doubted(WHY)], S.PLANNED),
         ([CLAIM, Refused(WHY), Doubted(WHY)], S.REFUSED),
         ([*PAID, Completed(), Saved("p", 3)], S.SAVED),
@@ -84,7 +83,6 @@ def replay(*events: Event) -> JobRecord:
         ([*FAILED, Failed(WHY)], S.FAILED),
         ([*FAILED, AGAIN], S.PLANNED),
         ([*FAILED, AGAIN, AGAIN], S.PLANNED),
-        ([*PAID, Doubted(WHY)], S.RUNNING),  # a callback was faster than the lack of an answer
         ([*PAID, Completed(), Faulted(WHY)], S.COMPLETED),
         ([*FAILED, Doubted(WHY)], S.FAILED),
         ([*LOST, Released(), Doubted(WHY)], S.PLANNED),  # a person was faster
