@@ -67,8 +67,8 @@ MUTATIONS = (
             ),
             (
                 "aivideo/purchase.py",
-                "    base: str | None\n    secret: bytes\n",
-                "    base: str | None\n    secret: bytes\n    early = {}\n",
+                "    secret: bytes = field(repr=False)\n",
+                "    secret: bytes = field(repr=False)\n    early = {}\n",
             ),
         ),
     ),
@@ -102,8 +102,8 @@ MUTATIONS = (
             ),
             (
                 "aivideo/sansio/journal.py",
-                "    if job.status is not JobStatus.PLANNED:\n        raise LedgerError",
-                "    if job.id == '':\n        raise LedgerError",
+                "    if job.status is not JobStatus.PLANNED:\n        raise ContradictionError",
+                "    if job.id == '':\n        raise ContradictionError",
             ),
         ),
     ),
@@ -114,12 +114,12 @@ MUTATIONS = (
         (
             (
                 "aivideo/client.py",
-                "        except APIConnectionError as error:\n            heard = error\n",
-                "        except APIConnectionError:\n"
-                "            try:\n"
-                "                heard = await self._send(wire.create(request, callback_url))\n"
-                "            except APIConnectionError as error:\n"
-                "                heard = error\n",
+                "            except APIConnectionError as error:\n                heard = error\n",
+                "            except APIConnectionError:\n"
+                "                try:\n"
+                "                    heard = await self._send(message)\n"
+                "                except APIConnectionError as error:\n"
+                "                    heard = error\n",
             ),
         ),
     ),

@@ -180,6 +180,7 @@ class World:
     def say(self, who: str, text: str) -> None:
         """Add a line to the story."""
         if self.tracing:
+            text = text.replace(str(self.folder), "…")  # its name is the only thing not drawn
             self.story.append(f"{self.now():10.2f} {who:<6} {text}")
 
     def now(self) -> float:
