@@ -291,6 +291,8 @@ class Session:
             :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`.
         """
         _check_settings(max_credits=max_credits)
+        if batch is not None and not batch.strip():
+            raise ConfigurationError("batch= must be a name, or None for new work")
         if batch is None and (key is not None or retry_failed):
             raise ConfigurationError("key= and retry_failed= go with batch=: name the batch")
         bulk = Bulk(
@@ -325,7 +327,8 @@ class Session:
 
         Callbacks are not signed, so nothing it says is believed: a right token has the task that
         it names asked for, and that answer counts. It ends the wait for a running job at once, and
-        settles a job of unknown fate if model, prompt and length are its own.
+        settles a job of unknown fate if model, prompt and length are its own; where it names a task
+        that has not ended, that is waited for: a web handler gives it a task of its own.
 
         Args:
             token: the last part of the URL's path.

@@ -13,6 +13,7 @@ from attrs import evolve
 
 from aivideo import (
     BudgetExceededError,
+    ConfigurationError,
     Failed,
     InsufficientCreditsError,
     InternalServerError,
@@ -378,3 +379,12 @@ async def test_slow_creates_never_meet_a_connection_that_is_being_closed() -> No
                 await asyncio.sleep(7)
             assert session.statistics().credits.unknown == 0
         assert sim.truth.creates_taken == 1000
+
+
+@pytest.mark.parametrize("settings", [{"batch": ""}, {"key": str}, {"retry_failed": True}])
+async def test_a_batch_without_a_name_is_refused_before_anything_is_read(
+    settings: dict[str, Any],
+) -> None:
+    async with Session("sk-test", base_url="http://127.0.0.1:9") as session:
+        with pytest.raises(ConfigurationError, match="batch"):
+            await anext(session.generate_many(iter([BOAT]), **settings))
