@@ -111,7 +111,7 @@ class Kill:
     @property
     def unwritten(self) -> set[str]:
         """Prompts of creates whose answer had come, and was not written down."""
-        return self.open & self.answered
+        return (self.open & self.answered) - self.unanswered  # a 429, and it has left again
 
     @property
     def unsent(self) -> set[str]:
