@@ -206,7 +206,7 @@ async def tell(
 
 async def _kill(wire: Wire, plan: Plan, output: Path, *batch: str | Path) -> Kill | None:
     """Run the batch until it is killed; None: it ended before."""
-    wire.posts.clear()
+    wire.begin()
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         *small_pieces(*batch),
