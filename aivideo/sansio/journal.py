@@ -299,7 +299,9 @@ Verdict: TypeAlias = Taken | Released | Refused | Faulted | Doubted | Completed 
 
 Event: TypeAlias = Claimed | Saved | Retried | Verdict
 
-ABANDONED = Doubted(Reason(message="whoever claimed it died, or let its lease run out"))
+ABANDONED = Doubted(
+    Reason(message="its process died, or its lease ran out, before an answer was written down")
+)
 """What a lapse writes."""
 
 _NOT_TAKEN_YET = frozenset(

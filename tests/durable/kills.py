@@ -111,7 +111,7 @@ class Kill:
     @property
     def unwritten(self) -> set[str]:
         """Prompts of creates whose answer had come, and was not written down."""
-        return self.open & self.answered
+        return (self.open & self.answered) - self.unanswered  # a 429, and it has left again
 
     @property
     def unsent(self) -> set[str]:
@@ -206,7 +206,7 @@ async def tell(
 
 async def _kill(wire: Wire, plan: Plan, output: Path, *batch: str | Path) -> Kill | None:
     """Run the batch until it is killed; None: it ended before."""
-    wire.posts.clear()
+    wire.begin()
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         *small_pieces(*batch),

@@ -64,35 +64,47 @@ class Wire:
     posts: list[Post] = field(factory=list)
     on_moment: Callable[[Moment], bool] = lambda _: False
     url: str = ""
+    _era: int = 0
     _results: tuple[bytes, bytes] = (b"", b"")
+
+    def begin(self) -> None:
+        """Forget what was seen; what is still on its way for those before is none of the next's."""
+        self.posts.clear()
+        self._era += 1
+
+    def _saw(self, moment: Moment, era: int) -> bool:
+        return era == self._era and self.on_moment(moment)
 
     async def carry_api(
         self, client: StreamReader, back: StreamWriter, service: StreamReader, on: StreamWriter
     ) -> None:
         """Carry whole requests and whole answers, for as long as the connection is used."""
+        era = self._era
         while True:
             request = await _message(client)
             post = None
             if request.startswith(b"POST "):
                 post = Post(orjson.loads(request.partition(b"\r\n\r\n")[2])["input"]["prompt"])
-                self.posts.append(post)
-            if self.on_moment(Moment.POLL_LEFT if post is None else Moment.POST_LEFT):
+                if era == self._era:
+                    self.posts.append(post)
+            if self._saw(Moment.POLL_LEFT if post is None else Moment.POST_LEFT, era):
                 return
             on.write(request)
             answer = await _message(service)
-            if post is not None and self.on_moment(Moment.POST_ANSWERED):
+            if post is not None and self._saw(Moment.POST_ANSWERED, era):
                 return
             # Results are fetched past this watch too. Ports are of one length, so the answer's is
             # what it was.
             back.write(answer.replace(*self._results))
             if post is not None:
                 post.answered = True
-                self.on_moment(Moment.POST_HEARD)
+                self._saw(Moment.POST_HEARD, era)
 
     async def carry_results(
         self, client: StreamReader, back: StreamWriter, service: StreamReader, on: StreamWriter
     ) -> None:
         """Carry results, each in two halves."""
+        era = self._era
         while True:
             on.write(await _message(client))
             answer = await _message(service)
@@ -100,10 +112,10 @@ class Wire:
             back.write(answer[:half])
             await back.drain()
             await asyncio.sleep(LINGER)  # time to write it, so that a kill finds it on the disk
-            if self.on_moment(Moment.RESULT_BEGUN):
+            if self._saw(Moment.RESULT_BEGUN, era):
                 return
             back.write(answer[half:])
-            self.on_moment(Moment.RESULT_HEARD)
+            self._saw(Moment.RESULT_HEARD, era)
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from tests.durable.proxy import Moment, watched
 
 pytestmark = pytest.mark.anyio
 
-COUNT = 40
+COUNT = 24
 
 
 async def test_ctrl_c_finishes_what_is_under_way_and_the_same_command_goes_on(
@@ -34,7 +34,7 @@ async def test_ctrl_c_finishes_what_is_under_way_and_the_same_command_goes_on(
         *("batch", manifest, "--output", output, "--duration", "4", "--aspect-ratio", "16:9"),
         *("--poll-interval", "0.2"),
     )
-    options = ("--speed", "600", "--latency", "0.1", "--rate-limit", "token:20/s:8")
+    options = ("--speed", "600", "--latency", "0.1", "--rate-limit", "token:30/s:8")
     async with stand_in(*options) as stand, watched(stand) as wire:
         process = await asyncio.create_subprocess_exec(
             *command(*batch),

@@ -23,7 +23,7 @@ from tests.durable.proxy import Moment, watched
 
 pytestmark = pytest.mark.anyio
 
-EACH = 20
+EACH = 14
 KILLED_AT = (6, 14)
 """The POSTs with which the first and the second process are killed."""
 

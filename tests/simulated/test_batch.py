@@ -39,7 +39,7 @@ from aivideo.batch import (
 )
 from aivideo.batch import report as reports
 from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.sansio.journal import JobRecord, Reason, Refused, Released, Taken
+from aivideo.sansio.journal import JobRecord, Reason, Refused, Released, Retried, Taken
 from aivideo.simulator import Endpoint, Faults, Nth, Scenario, Service, TokenBucket
 from aivideo.testing import DirectTransport
 from aivideo.transport import Transport
@@ -398,6 +398,33 @@ async def test_what_failed_is_sent_again_only_when_asked(tmp_path: Path) -> None
     assert (third.credits.charged, third.credits.refunded) == (200, 200)
     assert (await house.run("a", "b", retry_failed=True)).earlier == 2
     assert house.creates == 4
+
+
+async def test_what_a_person_has_sent_again_is_sent_by_the_next_run(tmp_path: Path) -> None:
+    house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1)), failure_rate=1.0)
+    first = await house.run("a", "b", session={"max_requests_in_flight": 1})
+    assert statuses(first) == ["unknown", "failed"]
+    house.service.scenario = evolve(house.service.scenario, failure_rate=0.0)
+    await house.tell("b", Retried())
+    assert statuses(await house.run("a", "b")) == ["unknown", "saved"]
+    assert house.taken() == {"a": 1, "b": 2}
+    # They insist: it is made, and what it may have cost twice stays in the sums.
+    await house.tell("a", Retried(may_pay_twice=True))
+    third = await house.run("a", "b")
+    assert statuses(third) == ["saved", "saved"]
+    assert house.taken() == {"a": 2, "b": 2}
+    assert (third.credits.charged, third.credits.unknown) == (200, 100)
+
+
+async def test_an_unknown_whose_line_is_gone_is_told_of_all_the_same(tmp_path: Path) -> None:
+    house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1)))
+    await house.run("a", "b", session={"max_requests_in_flight": 1})
+    report = await house.run("b")
+    assert [(result.line.id, result.status) for result in report.results] == [
+        ("0002-b", "saved"),
+        ("0001-a", "unknown"),
+    ]
+    assert report.unfinished is not None
 
 
 async def test_a_ceiling_counts_all_runs(house: House) -> None:
