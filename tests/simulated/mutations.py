@@ -150,6 +150,12 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "2",
+        "withdrawn-under-way",
+        "leaving a batch takes back a POST that is under way",
+        (("aivideo/engine.py", " and job.id not in self._purchase.posting", ""),),
+    ),
+    Mutation(
         "3",
         "unknown-is-untaken",
         "a POST that got no answer counts as not taken",
@@ -233,6 +239,42 @@ MUTATIONS = (
                 "aivideo/sansio/journal.py",
                 "            if attempt.task_id is None and status in _NOT_TAKEN_YET:\n",
                 "            if attempt.task_id is None and status is AttemptStatus.SUBMITTING:\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "4",
+        "callback-believed",
+        "what a callback says is taken for true, unasked",
+        (
+            (
+                "aivideo/engine.py",
+                "        task = await self.ask(lambda: self.client.retrieve(said.id))\n",
+                "        task = said\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "4",
+        "callback-unmatched",
+        "a callback settles a job by whatever task it names",
+        (
+            (
+                "aivideo/engine.py",
+                "        why_not = callbacks.mismatch(record.request, task, sent_at=attempt.sent_at)\n",
+                "        why_not = None\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "5",
+        "sums-forgotten",
+        "credits of a second attempt are not added up",
+        (
+            (
+                "aivideo/ledger/sqlite/file.py",
+                "        if change:\n            self._add_up",
+                "        if change and len(after.attempts) < 2:\n            self._add_up",
             ),
         ),
     ),

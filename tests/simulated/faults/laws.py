@@ -229,6 +229,7 @@ class Laws:
         elif post.verdict in ("taken", "no"):
             process.unknowns_in_a_row = 0
             process.pause = FIRST_PAUSE
+            process.probes_from = min(process.probes_from, now + FIRST_PAUSE)
         if post.verdict == "spent" and process.gate_closed_at is None:
             process.gate_closed_at = now
         if (

@@ -238,7 +238,7 @@ class World:
             finally:
                 doubts = self._doubts()
                 shutil.rmtree(self.folder, ignore_errors=True)
-        return Result(
+        result = Result(
             seed=self.seed,
             broken=tuple(self.laws.broken),
             story=tuple(self.story),
@@ -246,6 +246,10 @@ class World:
             tasks=len(self.service.truth.tasks),
             unknowns=doubts,
         )
+        self.__dict__.clear()  # the last that holds the dead
+        with _silence():
+            gc.collect()
+        return result
 
     def _doubts(self) -> int:
         if not self.ledger.exists():
@@ -340,10 +344,8 @@ class World:
         loop._ready.clear()  # type: ignore[attr-defined]
         loop._scheduled.clear()  # type: ignore[attr-defined]
         logger = logging.getLogger("asyncio")
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-        if not clean:
-            logger.disabled = True
-        try:
+        logger.disabled = not clean
+        with _silence():
             loop.close()
             asyncio.set_event_loop(None)
             for process in boot.processes:
@@ -353,9 +355,7 @@ class World:
             boot.deliveries.clear()
             self.service.on_callback_planned = None
             gc.collect()
-        finally:
-            sys.unraisablehook = hook
-            logger.disabled = False
+        logger.disabled = False
 
     def _carry_over(self, boot: Boot, number: int) -> None:
         """Lay the remains of the ledger down where no dead connection can touch them."""
@@ -735,6 +735,16 @@ class Work:
             await asyncio.sleep(every)
             self.process.gate_closed_at = None
             self.session.resume_submits()
+
+
+@contextmanager
+def _silence() -> Generator[None]:
+    """Let coroutines that are thrown away break without a word: no dead process has any."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 # --- the world outside --------------------------------------------------------------------------
