@@ -113,7 +113,7 @@ def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
         unknown=unknown,
         hypotheses=standing,
         conclusion=conclusion,
-        lines=(*how_many, *_LINES[conclusion]),
+        lines=how_many or _LINES[conclusion],
     )
 
 
@@ -126,7 +126,9 @@ def _how_many(
     taken, over = divmod(standing[0].rest, prices[0])
     if over:
         return ()
-    return (f"{taken} of the {len(prices)} POSTs of unknown fate are charged, {_ALONE}.",)
+    are = "is" if taken == 1 else "are"
+    count = f"{taken} of the {len(prices)} POSTs of unknown fate {are} charged"
+    return (f"{count}, if nobody else spends on this account.", _WHICH)
 
 
 def _conclusion(
@@ -156,7 +158,7 @@ def _of_one(rest: int, prices: Sequence[int]) -> str:
     return "some charged" if rest < unknown else "too much"
 
 
-_ALONE = "if nobody else spends on this account"
+_WHICH = "Which, the counter cannot tell: look at the dashboard."
 _OTHERS = "That holds if nobody else spends on this account."
 _LINES: dict[str, tuple[str, ...]] = {
     "clean": ("The counter grew by just what this ledger bought; nothing is unknown.",),
@@ -172,7 +174,7 @@ _LINES: dict[str, tuple[str, ...]] = {
     "some charged": (
         "The counter grew by more than is known, and by less than all unknown POSTs would cost:",
         "some were taken, or somebody else spends on this account.",
-        "Which, the counter cannot tell: look at the dashboard.",
+        _WHICH,
     ),
     "too much": (
         "The counter grew by more than this ledger knows of, unknown POSTs included:",

@@ -432,7 +432,7 @@ def test_retry_sends_what_failed_and_of_the_unknown_only_what_one_insists_on(
     [
         (100, "none charged", "No POST of unknown fate is charged"),
         (199, "none charged", "safe to say"),
-        (200, "some charged", "1 of the 3 POSTs of unknown fate are charged, if nobody else"),
+        (200, "some charged", "1 of the 3 POSTs of unknown fate is charged, if nobody else"),
         (250, "some charged", "some were taken"),
         (400, "all charged", "All POSTs of unknown fate were taken"),
         (500, "too much", "somebody else spends"),

@@ -213,8 +213,9 @@ MUTATIONS = (
         (
             (
                 "aivideo/sansio/journal.py",
-                'ABANDONED = Doubted(Reason(message="whoever claimed it died, or let its lease run out"))',
-                "ABANDONED = Released()",
+                'ABANDONED = Doubted(\n    Reason(message="its process died, or its lease ran out, '
+                'before an answer was written down")\n)\n',
+                "ABANDONED = Released()\n",
             ),
         ),
     ),
