@@ -64,6 +64,8 @@ OnUpdate: TypeAlias = Callable[[Task], object]
 
 DOWNLOADS_AT_ONCE = 8
 
+_MAY_BE_SENT = (JobStatus.PLANNED, JobStatus.SUBMITTING)
+
 LAST_WORDS = 5.0
 """Seconds that a closing session gives ``on_update`` to be told of what has ended."""
 
@@ -254,7 +256,7 @@ class Engine:
         job = Job(record.id, record.request, owner=self, key=record.key, index=index)
         self.books.counts[job.status] += 1
         self._note(job, record)
-        if record.status in (JobStatus.PLANNED, JobStatus.SUBMITTING):
+        if record.status in _MAY_BE_SENT:
             self.jobs[job.id] = job
             submission = asyncio.create_task(self._purchase.submit(job, record, ceiling))
             self._submissions[job.id] = submission
@@ -268,7 +270,12 @@ class Engine:
     async def resume(self, statuses: tuple[JobStatus, ...]) -> list[Job]:
         """Take on every job of the ledger that stands so; claims that lapsed become unknown."""
         await self.ledger.lapse()
-        return [self.adopt(record) async for record in self.ledger.jobs(statuses=statuses)]
+        return [
+            self.adopt(record)
+            async for record in self.ledger.jobs(statuses=statuses)
+            # What a batch has not sent, the batch sends: it knows its ceiling, and whether to.
+            if record.batch is None or record.status not in _MAY_BE_SENT
+        ]
 
     def _note(self, job: Job, record: JobRecord) -> None:
         """Let a handle say what its record says, and watch each task that runs."""

@@ -313,7 +313,8 @@ class Session:
         """Take up every job of the ledger that has not ended, as its record says.
 
         Planned ones are sent, running ones watched. A POST whose process died is of unknown fate:
-        its job is in the list with status ``unknown``, and is never sent by itself.
+        its job is in the list with status ``unknown``, and is never sent by itself. What a batch
+        has not sent is left to it (``generate_many(batch=...)``), which knows its ceiling.
         """
         return await self._engine.resume(
             (

@@ -35,7 +35,8 @@ BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 def shown_by_our_frames(error: BaseException) -> str:
     """Give what a traceback with locals shows of this package: a test's own frames hold its key."""
     told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    ours = [frame for frame in told.stack if "/aivideo/" in frame.filename]
+    package = str(Path(transport.__file__).parent)
+    ours = [frame for frame in told.stack if frame.filename.startswith(package)]
     assert ours
     values = [value for frame in ours for value in (frame.locals or {}).values()]
     return "\n".join([*values, str(error), repr(error)])

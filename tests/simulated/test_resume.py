@@ -292,3 +292,18 @@ async def test_jobs_taken_up_again_are_the_handles_that_were_given_out(tmp_path:
             await session.submit(BOAT, key="b")
         jobs: list[Job] = await session.resume()
         assert {id(job) for job in jobs} == {id(running), id(caught.value.job)}
+
+
+async def test_what_a_batch_has_not_sent_is_left_to_the_batch_which_knows_its_ceiling(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "jobs.db"
+    boats = [Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9") for n in range(5)]
+    async with serve(Scenario(media="stub", task_seconds=60.0)) as sim:
+        async with Session("sk-x", base_url=sim.url, ledger=path) as session:
+            outcomes = session.generate_many(boats, batch="boats", max_credits=200)
+            assert [type(each).__name__ async for each in outcomes].count("Failed") == 3
+        async with Session("sk-x", base_url=sim.url, ledger=path) as session:
+            assert await session.resume() == []
+            await asyncio.sleep(600)
+        assert sim.truth.creates_taken == 2
