@@ -87,11 +87,29 @@ class LedgerFile:
     def group(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
         """Take all steps in one transaction; return each one's result, or the error it raised.
 
-        A step that raises an error of ours has written nothing: it checks before it writes.
+        A step that raises an error of ours has written nothing: it checks before it writes. One
+        that breaks otherwise (on a text that is no UTF-8, a number too large for SQLite) must not
+        take the others with it, a verdict perhaps: then each has a transaction of its own.
 
         Raises:
             LedgerError: the transaction did not happen.
         """
+        try:
+            return self._in_one(steps)
+        except LedgerError:
+            raise
+        except Exception as error:
+            if len(steps) == 1:
+                return [LedgerError(f"ledger {self.path} cannot hold this: {error}")]
+        results: list[object] = []
+        for step in steps:
+            try:
+                results += self.group([step])
+            except LedgerError as error:
+                results.append(error)
+        return results
+
+    def _in_one(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
         results: list[object] = []
         run = self.connection.execute
         try:
