@@ -97,7 +97,8 @@ class Books:
         Returns:
             The job, ``submitting``; None: somebody else has it.
         """
-        budget.admit(record.request, held=self.spent.held, ceiling=self._max_credits)
+        held = self.spent.held
+        budget.admit(record.request.model, job.credits, held=held, ceiling=self._max_credits)
         # Reserved before the first await: two callers cannot pass the ceiling together.
         job.holding = Holding.NONE
         self._hold(job, Holding.RESERVED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,11 +12,13 @@ import pytest
 from aivideo import (
     BudgetExceededError,
     Failed,
+    Generation,
     InvalidRequestError,
     Job,
     JobStatus,
     LedgerError,
     Outcome,
+    Request,
     Session,
     Sora2,
     SubmitUnknownError,
@@ -158,7 +161,9 @@ async def test_whoever_waits_for_a_dead_ones_post_is_told_that_nobody_knows(tmp_
         assert sim.truth.creates_seen == 1
 
 
-async def collect(session: Session, requests: list[Sora2], **settings: object) -> list[Outcome]:
+async def collect(
+    session: Session, requests: Sequence[Request], **settings: object
+) -> list[Outcome]:
     outcomes = session.generate_many(requests, batch="boats", **settings)  # type: ignore[arg-type]
     return [outcome async for outcome in outcomes]
 
@@ -240,6 +245,17 @@ async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
             await session.submit(BOAT)
             with pytest.raises(BudgetExceededError):
                 await session.submit(BOAT)
+
+
+async def test_a_price_stated_later_lets_the_same_job_go(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim, session_of(sim, tmp_path / "jobs.db") as session:
+        unpriced = Generation("veo-3", {"prompt": "boat"})
+        assert kinds(await collect(session, [unpriced], max_credits=500)) == ["BudgetExceededError"]
+        priced = Generation("veo-3", {"prompt": "boat"}, credits=400)
+        assert kinds(await collect(session, [priced], max_credits=500)) == ["Succeeded"]
+        assert (await session.ledger.totals(batch="boats")).charged == 400
+        other = Generation("veo-3", {"prompt": "kite"}, credits=400)
+        assert kinds(await collect(session, [other], max_credits=500)) == ["BudgetExceededError"]
 
 
 async def test_a_persons_word_that_it_was_not_taken_sends_it_again(tmp_path: Path) -> None:
