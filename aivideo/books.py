@@ -83,16 +83,13 @@ class Books:
         self.counts[status] += 1
         job.status = status
 
-    async def claim(
-        self, job: Job, record: JobRecord, *, lease: float, ceiling: int | None
-    ) -> JobRecord | None:
+    async def claim(self, job: Job, record: JobRecord, *, lease: float) -> JobRecord | None:
         """Win the right to POST a job once, its credits reserved; see :meth:`Ledger.claim`.
 
         Args:
-            job: the job's handle.
+            job: the job's handle; its batch's ceiling is checked, and the session's own.
             record: what the ledger knew of it.
             lease: seconds until the claim counts as abandoned.
-            ceiling: the batch's ceiling, or None; the session's own is checked too.
 
         Returns:
             The job, ``submitting``; None: somebody else has it.
@@ -104,7 +101,7 @@ class Books:
         self._hold(job, Holding.RESERVED)
         claimed: JobRecord | None = None
         try:
-            claimed = await self.ledger.claim(job.id, lease=lease, ceiling=ceiling)
+            claimed = await self.ledger.claim(job.id, lease=lease, ceiling=job.ceiling)
         except LedgerError as error:
             self._trouble(error)
             raise

@@ -247,16 +247,19 @@ class Engine:
         stale = record.status is JobStatus.PLANNED and record.id not in self._submissions
         if job is not None and not stale:
             job.index = job.index if index is None else index
+            # Who took it up first, resume() say, knew of no ceiling; its next POST does.
+            job.ceiling = job.ceiling if ceiling is None else ceiling
             return job
         doubtful = self._in_doubt.get(record.id)
         if doubtful is not None and doubtful.status is record.status:
             return doubtful
         job = Job(record.id, record.request, owner=self, key=record.key, index=index)
+        job.ceiling = ceiling
         self.books.counts[job.status] += 1
         self._note(job, record)
         if record.status in (JobStatus.PLANNED, JobStatus.SUBMITTING):
             self.jobs[job.id] = job
-            submission = asyncio.create_task(self._purchase.submit(job, record, ceiling))
+            submission = asyncio.create_task(self._purchase.submit(job, record))
             self._submissions[job.id] = submission
             submission.add_done_callback(lambda done: self._submitted(job, done))
         elif record.status is JobStatus.RUNNING:

@@ -108,14 +108,13 @@ class Purchase:
         self._probing: asyncio.Task[None] | None = None
 
     async def submit(  # noqa: C901  a turn and an arm a verdict: a table
-        self, job: Job, record: JobRecord, ceiling: int | None
+        self, job: Job, record: JobRecord
     ) -> TaskId:
         """Send a job's create until it has a verdict that ends it.
 
         Args:
             job: its handle.
             record: what the ledger knows of it: ``planned``, or ``submitting`` by somebody else.
-            ceiling: credits its batch may not pass, or None.
 
         Raises:
             AIVideoError: why it was not taken, or may not have been.
@@ -132,7 +131,7 @@ class Purchase:
             # From here to the verdict nobody may cancel this task.
             self.posting.add(job.id)
             try:
-                heard = await self._post(job, record, slot, ceiling)
+                heard = await self._post(job, record, slot)
             finally:
                 self.posting.discard(job.id)
             ours = heard is not None
@@ -171,14 +170,12 @@ class Purchase:
                 case _:
                     assert_never(heard)
 
-    async def _post(
-        self, job: Job, record: JobRecord, slot: Slot, ceiling: int | None
-    ) -> verdict.Verdict | None:
+    async def _post(self, job: Job, record: JobRecord, slot: Slot) -> verdict.Verdict | None:
         """Claim, POST once, and write the verdict down; None: somebody else has the job."""
         claimed: JobRecord | None = None
         try:
             lease = self._client.request_timeout + LEASE_MARGIN
-            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)
+            claimed = await self._books.claim(job, record, lease=lease)
         finally:
             if claimed is None:
                 slot.unused()

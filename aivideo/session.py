@@ -314,6 +314,9 @@ class Session:
 
         Planned ones are sent, running ones watched. A POST whose process died is of unknown fate:
         its job is in the list with status ``unknown``, and is never sent by itself.
+
+        A batch's ceiling is not kept in the ledger: its planned jobs are sent under this session's
+        ``max_credits`` alone, until :meth:`generate_many` says the batch's again.
         """
         return await self._engine.resume(
             (

@@ -247,6 +247,20 @@ async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
                 await session.submit(BOAT)
 
 
+async def test_a_batchs_ceiling_binds_jobs_that_were_taken_up_before_it_was_said(
+    tmp_path: Path,
+) -> None:
+    async with serve(scenario()) as sim:
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            session.stop_submits()
+            await collect(session, boats(8))  # planned, none sent
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            assert len(await session.resume()) == 8
+            outcomes = await collect(session, boats(8), max_credits=300)
+        assert kinds(outcomes).count("BudgetExceededError") == 5
+        assert sim.truth.creates_taken == 3
+
+
 async def test_a_price_stated_later_lets_the_same_job_go(tmp_path: Path) -> None:
     async with serve(scenario()) as sim, session_of(sim, tmp_path / "jobs.db") as session:
         unpriced = Generation("veo-3", {"prompt": "boat"})
