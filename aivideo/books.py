@@ -234,6 +234,22 @@ class Books:
                 self._unwritten.popleft()
 
     async def _write(self, job: Job, event: journal.Verdict, number: int) -> JobRecord | None:
+        """Write down an event.
+
+        Raises:
+            LedgerError: whatever a ledger, somebody's own perhaps, breaks with: what has happened
+                has happened all the same, and must be kept.
+        """
+        try:
+            return await self._write_as_known(job, event, number)
+        except LedgerError:
+            raise
+        except Exception as error:
+            raise LedgerError(f"the ledger broke with {type(error).__name__}: {error}") from error
+
+    async def _write_as_known(
+        self, job: Job, event: journal.Verdict, number: int
+    ) -> JobRecord | None:
         """Write down an event; where the ledger knows otherwise, it stays with what it knows."""
         try:
             return await self.ledger.record(job.id, event, attempt=number)

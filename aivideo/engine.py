@@ -304,8 +304,8 @@ class Engine:
         error = None if done.cancelled() else done.exception()  # also marks it as seen
         if job.task_id is not None:
             return  # perhaps by a callback that told what the answer did not
-        ours_in_doubt = job.holding in (Holding.RESERVED, Holding.UNKNOWN)
-        if ours_in_doubt and not isinstance(error, SubmitUnknownError | APIStatusError):
+        may_be_bought = job.holding in (Holding.RESERVED, Holding.UNKNOWN, Holding.CHARGED)
+        if may_be_bought and not isinstance(error, SubmitUnknownError | APIStatusError):
             # A defect after the POST, say: whoever reads the error must not send it again.
             what = f"no verdict was written down: {error or 'it was interrupted'}"
             log.error("job %s: %s", job.id, what)
