@@ -227,7 +227,6 @@ class Purchase:
 
     async def _slot(self, retry_after: float | None) -> Slot:
         while True:
-            await self._outage.passed()
             try:
                 slot = await self._limiter.acquire(RequestKind.CREATE, retry_after=retry_after)
             except GateClosed as closed:
@@ -235,7 +234,7 @@ class Purchase:
                 raise copy.copy(closed.error) from None
             if not self._outage.on:
                 return slot
-            slot.unused()
+            slot.unused()  # granted just before the outage was seen
 
     # --- the gate -------------------------------------------------------------------------
 
@@ -289,6 +288,8 @@ class Purchase:
                         "%d creates in a row of unknown fate: no more until the service answers",
                         UNKNOWNS_IN_A_ROW,
                     )
+                    # Held, not closed: and whatever closes them lets those go that wait here.
+                    self._limiter.hold_creates()
                     self._probing = asyncio.create_task(self._probe())
             case _:
                 assert_never(heard)
@@ -299,11 +300,12 @@ class Purchase:
             await asyncio.sleep(self._outage.pause)
             try:
                 await self._answers()
-            except AIVideoError as error:
+            except Exception as error:  # a transport of one's own may break in its own way
                 log.info("the service does not answer yet: %s", error)
                 self._outage.relapse()
             else:
                 self._outage.over()
+                self._limiter.release_creates()
 
 
 class _Outage:
@@ -315,8 +317,6 @@ class _Outage:
         self.on = False
         self.pause = self.FIRST_PAUSE
         self._in_a_row = 0
-        self._passed = asyncio.Event()
-        self._passed.set()
 
     def unknown(self) -> bool:
         """Note an unknown; True if it was the one that closes the gate."""
@@ -324,7 +324,6 @@ class _Outage:
         if self.on or self._in_a_row < UNKNOWNS_IN_A_ROW:
             return False
         self.on = True
-        self._passed.clear()
         return True
 
     def answered(self) -> None:
@@ -340,8 +339,3 @@ class _Outage:
         self.on = False
         self._in_a_row = UNKNOWNS_IN_A_ROW - 1
         self.relapse()
-        self._passed.set()
-
-    async def passed(self) -> None:
-        """Wait until creates may go."""
-        await self._passed.wait()

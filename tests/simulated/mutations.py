@@ -348,7 +348,9 @@ MUTATIONS = (
             (
                 "aivideo/purchase.py",
                 "                self._outage.relapse()\n            else:\n",
-                "                self._outage.over()\n            else:\n",
+                "                self._outage.over()\n"
+                "                self._limiter.release_creates()\n"
+                "            else:\n",
             ),
         ),
     ),

@@ -12,6 +12,7 @@ import pytest
 from attrs import evolve
 
 from aivideo import (
+    APIConnectionError,
     BudgetExceededError,
     ConfigurationError,
     Failed,
@@ -31,6 +32,7 @@ from aivideo import (
     UpstreamError,
     WaitTimeoutError,
 )
+from aivideo.sansio.wire import Answer
 from aivideo.simulator import (
     Endpoint,
     Faults,
@@ -207,6 +209,46 @@ async def test_five_unknowns_in_a_row_hold_the_creates_until_the_service_answers
         assert len(outcomes) == 50
         assert sim.truth.requests[Endpoint.CREDITS] >= 1
         assert sim.truth.creates_seen == 50, "each was sent once"
+
+
+class Dead(DirectTransport):
+    """A network that dies: five creates are never answered, the next ones cannot connect."""
+
+    creates = 0
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,
+    ) -> Answer:
+        self.creates += method == "POST"
+        if method == "POST" and self.creates <= 5:
+            await asyncio.sleep(5)
+            raise APIConnectionError("reset", written=True)
+        await asyncio.sleep(10)
+        raise APIConnectionError("no route", written=False)
+
+
+async def test_closing_waits_for_no_service_that_is_out() -> None:
+    async with asyncio.timeout(60):
+        async with Session("sk-test", transport=Dead(Service(scenario()))) as session:
+            jobs = [await session.enqueue(boat) for boat in boats(8)]
+            await asyncio.sleep(1)
+        statuses = [job.status for job in jobs]
+    assert statuses == [JobStatus.UNKNOWN] * 5 + [JobStatus.PLANNED] * 3
+
+
+async def test_what_waits_for_the_end_of_an_outage_ends_when_submits_are_stopped() -> None:
+    async with Session("sk-test", transport=Dead(Service(scenario()))) as session:
+        jobs = [await session.enqueue(boat) for boat in boats(8)]
+        await asyncio.sleep(60)
+        session.stop_submits("enough")
+        for job in jobs[5:]:
+            with pytest.raises(SessionClosedError, match="enough"):
+                await asyncio.wait_for(job.submitted(), 60)
 
 
 async def test_a_ceiling_is_exact_under_concurrency_and_freed_by_refunds() -> None:
