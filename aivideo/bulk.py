@@ -18,7 +18,12 @@ from typing import TypeAlias
 from attrs import field, frozen
 
 from aivideo.engine import Engine, closed_under
-from aivideo.errors import AIVideoError, SessionClosedError, TaskFailedError
+from aivideo.errors import (
+    AIVideoError,
+    InvalidRequestError,
+    SessionClosedError,
+    TaskFailedError,
+)
 from aivideo.job import Job
 from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
 from aivideo.sansio import wire
@@ -80,6 +85,7 @@ class Bulk:
         if self._batch is None and naming.max_credits is not None:
             self._batch = f"call-{secrets.token_hex(8)}"  # a ceiling counts what has a name
         self._seen: Counter[str] = Counter()
+        self._named: dict[str, str] = {}
         self._ready: deque[Outcome] = deque()
         self._changed = asyncio.Event()
         self._submitting: dict[asyncio.Task[None], Job] = {}
@@ -145,13 +151,23 @@ class Bulk:
             index += 1
 
     def _key(self, index: int, request: Request) -> str | None:
-        """Name the job of a request: the same request again, in another run, is the same job."""
+        """Name the job of a request: the same request again, in another run, is the same job.
+
+        Raises:
+            InvalidRequestError: this call has named another request so. (The ledger would let the
+                one replace the other while it waits, as it does from one run to the next.)
+        """
         naming = self._naming
         if naming.batch is None:
             return None
-        if naming.key is not None:
-            return naming.key(index, request)
         content = wire.fingerprint(request)
+        if naming.key is not None:
+            key = naming.key(index, request)
+            if self._named.setdefault(key, content) != content:
+                raise InvalidRequestError.because(
+                    "key", key, "was used for another request", "use a key per request"
+                )
+            return key
         self._seen[content] += 1
         return f"{content}-{self._seen[content]}"
 

@@ -203,6 +203,16 @@ async def test_the_same_request_twice_in_a_batch_is_two_jobs_in_every_run(tmp_pa
         assert sim.truth.creates_seen == 3
 
 
+async def test_a_key_that_names_two_requests_of_one_call_is_refused(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim:
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            outcomes = await collect(session, boats(2), key=lambda *_: "boat")
+        assert sorted(kinds(outcomes)) == ["InvalidRequestError", "Succeeded"]
+        assert sim.truth.creates_taken == 1
+        (made,) = (each for each in outcomes if isinstance(each, Succeeded))
+        assert made.task.metadata["prompt"] == made.request.input["prompt"] == "Boat 0"
+
+
 async def test_without_a_batch_each_call_is_new_work(tmp_path: Path) -> None:
     async with serve(scenario()) as sim:
         for _ in range(2):
