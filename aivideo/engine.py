@@ -99,6 +99,7 @@ class Engine:
             self._admit_poll,
             poll_interval=poll_interval,
             on_ended=self._heard_the_end,
+            on_lost=self._heard_no_more,
             contended=lambda: limiter.creates_wait,
         )
         self.books = Books(
@@ -121,6 +122,7 @@ class Engine:
         self.saving: set[asyncio.Task[None]] = set()
         self._callback_urls = callback_urls
         self._by_task: dict[TaskId, Job] = {}
+        self._lost: set[TaskId] = set()
         self._in_doubt: dict[str, Job] = {}
         self._submissions: dict[str, asyncio.Task[TaskId]] = {}
         self._writing: set[asyncio.Task[Any]] = set()
@@ -352,13 +354,22 @@ class Engine:
         job = self._by_task.pop(task_id, None)
         if job is None:
             return
-        self.limiter.job_ended()
+        if task_id in self._lost:
+            self._lost.discard(task_id)
+        else:
+            self.limiter.job_ended()
         if task_id == job.task_id:
             failed = isinstance(task, FailedTask)
             self.books.stand(job, JobStatus.FAILED if failed else JobStatus.COMPLETED)
         writing = self._spawn(self._write_end(job, task))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
+
+    def _heard_no_more(self, task_id: TaskId) -> None:
+        """Free the place of a task that the service does not know: it may never end."""
+        if task_id in self._by_task and task_id not in self._lost:
+            self._lost.add(task_id)
+            self.limiter.job_ended()
 
     async def _write_end(self, job: Job, task: Task) -> None:
         await self.books.keep_end(job, task)
