@@ -293,6 +293,9 @@ class Engine:
                 # A POST of ours has just ended; else it was taken long ago.
                 age = 0.0 if job.id in self._purchase.posting else None
                 self.watch(task_id, record.request, callback=called, age=age)
+                end = self.tracker.end_of(task_id)
+                if end is not None:  # heard before it was known whose it is
+                    self._heard_the_end(task_id, end)
 
     def _left(self, job: Job, why: AIVideoError | None) -> None:
         """Leave a job alone; one of unknown fate may yet be settled by a callback."""
@@ -463,8 +466,6 @@ class Engine:
             job.error = None
             self._note(job, record)
         self.tracker.deliver(task)
-        if task.id in self._by_task:  # it was watched to its end before it was known whose it is
-            self._heard_the_end(task.id, task)
         return job
 
     def _told(self, record: JobRecord) -> Job:

@@ -258,6 +258,10 @@ class TaskTracker:
         watched = self._watched.get(task_id)
         return self._ends.get(task_id) if watched is None else watched.known
 
+    def end_of(self, task_id: TaskId) -> Task | None:
+        """Give a task's end, if it was heard (and not too many others since)."""
+        return self._ends.get(task_id)
+
     def wait(self, task_id: TaskId) -> asyncio.Future[Task]:
         """Return a future of the caller's own that brings the task's end.
 

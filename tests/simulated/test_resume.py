@@ -309,6 +309,24 @@ async def test_a_session_on_a_file_that_cannot_be_used_is_refused_before_anythin
         Session("sk-test", ledger=tmp_path / "notes.txt")
 
 
+async def test_an_end_heard_by_its_task_alone_is_written_when_its_job_is_taken_up(
+    tmp_path: Path,
+) -> None:
+    async with serve(scenario()) as sim:
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            job = await session.submit(BOAT)
+        assert job.task_id is not None
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            await session.job(job.task_id)
+            await session.resume()
+            await asyncio.sleep(1)
+            assert session.jobs() == []
+            assert session.statistics().limiter.running_jobs == 0
+            found = await session.ledger.find(job.id)
+            assert found is not None
+            assert found.status is JobStatus.COMPLETED
+
+
 async def test_a_session_closes_the_ledger_it_opened_and_no_other(tmp_path: Path) -> None:
     async with serve(scenario()) as sim:
         async with session_of(sim, tmp_path / "jobs.db") as session:
