@@ -16,13 +16,14 @@ from aivideo import (
     Client,
     ConfigurationError,
     DownloadError,
+    ResponseError,
     Session,
     Sora2,
     SubmitUnknownError,
     download,
     transport,
 )
-from aivideo.sansio import verdict
+from aivideo.sansio import verdict, wire
 from aivideo.sansio.wire import Answer
 from aivideo.simulator import Fault, Scenario, serve
 from aivideo.transport import Incoming
@@ -210,3 +211,11 @@ async def test_a_transport_that_breaks_in_a_way_of_its_own_leaves_it_unknown(
     with pytest.raises(SubmitUnknownError, match="a defect"):
         await job.submitted()
     assert job.status == "unknown"
+
+
+def test_an_answer_that_breaks_the_contract_does_not_show_its_signed_url() -> None:
+    body = b'{"id":"t","status":"completed","model":"m","created_at":1,"output":{"urls":["'
+    body += b'https://results.example/a.mp4?X-Signature=0123456789"]}}'
+    with pytest.raises(ResponseError, match="completed_at") as caught:
+        wire.read_task(Answer(200, body))
+    assert "0123456789" not in shown_by_our_frames(caught.value)
