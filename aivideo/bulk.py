@@ -8,6 +8,7 @@ and grows with the jobs that run, not with the requests that there are.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from collections import Counter, deque
@@ -28,6 +29,8 @@ from aivideo.job import Job
 from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
 from aivideo.sansio import wire
 from aivideo.sansio.journal import JobRecord, JobStatus
+
+log = logging.getLogger("aivideo.session")
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Callable[[int, Request], str | os.PathLike[str]]
 """A folder, or a function from a request's place and itself to the file it should become."""
@@ -93,9 +96,10 @@ class Bulk:
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
         self._left = False
+        self._broken: BaseException | None = None
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
-        """Yield how each ended, as they end; then raise what the caller's iterable raised."""
+        """Yield how each ended, as they end; then raise what the caller's own code raised."""
         producer = self._producer = asyncio.create_task(self._produce())
         producer.add_done_callback(lambda _: self._changed.set())
         while True:
@@ -109,6 +113,8 @@ class Bulk:
             self._changed.clear()
             await self._changed.wait()
         await producer  # raises what the caller's iterable raised, after all else has ended
+        if self._broken is not None:
+            raise self._broken
 
     async def leave(self) -> None:
         """Stop: nothing more is submitted; what was taken stays watched by the session."""
@@ -213,7 +219,13 @@ class Bulk:
         self._submitting.pop(submitting, None)
         self._changed.set()
         if not submitting.cancelled():
-            submitting.result()  # a defect of ours must be seen, not lost
+            self._saw(submitting.exception())
+
+    def _saw(self, defect: BaseException | None) -> None:
+        """Keep what is no outcome, a ``save_to`` of the caller's that raises say: it is raised."""
+        if defect is not None:
+            log.error("a job of generate_many has no outcome: %r", defect)
+            self._broken = self._broken or defect
 
     @property
     def left(self) -> bool:
@@ -256,7 +268,7 @@ class Bulk:
         self._engine.saving.discard(fetching)
         self._changed.set()
         if not fetching.cancelled():
-            fetching.result()  # as in _submitted
+            self._saw(fetching.exception())
         elif not self._left:  # the session closed under it: that is an outcome too
             self._ended(Failed(request, closed_under(job), task_id=job.task_id, index=index))
 

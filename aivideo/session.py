@@ -288,7 +288,8 @@ class Session:
                 sent: whoever leaves early can tell from it what was taken.
 
         Yields:
-            :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`.
+            :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`. What ``requests``, ``key``,
+            ``save_to`` or ``on_job`` raise comes after the last of them.
         """
         _check_settings(max_credits=max_credits)
         if batch is not None and not batch.strip():

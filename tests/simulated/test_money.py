@@ -400,6 +400,24 @@ async def test_an_iterable_that_breaks_loses_nothing_that_was_submitted() -> Non
         assert sim.truth.creates_taken == 3
 
 
+async def test_a_save_to_that_raises_is_raised_when_the_others_have_ended(tmp_path: Path) -> None:
+    def place(index: int, _: object) -> Path:
+        if index == 1:
+            raise KeyError("no place for it")
+        return tmp_path / f"{index}.mp4"
+
+    outcomes: list[Outcome] = []
+    async with Session("sk-test", transport=DirectTransport(Service(scenario()))) as session:
+
+        async def collect() -> None:
+            async for outcome in session.generate_many(boats(3), save_to=place):
+                outcomes.append(outcome)  # noqa: PERF401  what came before it raised
+
+        with pytest.raises(KeyError, match="no place for it"):
+            await collect()
+    assert {outcome.index for outcome in outcomes} == {0, 2}
+
+
 async def test_files_are_whole_and_the_key_stays_with_the_api(tmp_path: Path) -> None:
     faults = Faults(download_cut=Nth(1, 3), download_ignore_range=Nth(2), download_html_502=Nth(5))
     async with serve(scenario(media="mp4", faults=faults)) as sim:
