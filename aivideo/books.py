@@ -52,7 +52,7 @@ class Books:
         ledger: where jobs are written down.
         max_credits: the ceiling over what this session was charged, has reserved or does not know.
         on_trouble: told of an error of the ledger: to buy nothing more.
-        on_mended: told of the first of them when all is written again, or may be tried again.
+        on_mended: told when all is written again, or may be tried again.
 
     Attributes:
         spent: credits of this session's own POSTs, by what became of them.
@@ -65,7 +65,7 @@ class Books:
         *,
         max_credits: int | None,
         on_trouble: Callable[[LedgerError], None],
-        on_mended: Callable[[LedgerError], None],
+        on_mended: Callable[[], None],
     ) -> None:
         self.ledger = ledger
         self.spent = CreditTotals()
@@ -202,9 +202,9 @@ class Books:
     def _trouble(self, error: LedgerError) -> None:
         self._on_trouble(error)
         if self._mending is None:
-            self._mending = asyncio.create_task(self._mend(error))
+            self._mending = asyncio.create_task(self._mend())
 
-    async def _mend(self, trouble: LedgerError) -> None:
+    async def _mend(self) -> None:
         """Write what could not be written, until it is; then buying may go on."""
         began, owed = time.monotonic(), bool(self._unwritten)
         while True:
@@ -218,7 +218,7 @@ class Books:
         self._mending = None
         if owed:
             log.warning("the ledger is whole again after %.0f s", time.monotonic() - began)
-        self._on_mended(trouble)
+        self._on_mended()
 
     async def _write_what_was_not(self) -> None:
         """Write what is remembered, the oldest first.

@@ -106,7 +106,7 @@ class Engine:
             ledger,
             max_credits=max_credits,
             on_trouble=lambda error: self._purchase.close_gate(error),  # noqa: PLW0108  made below
-            on_mended=lambda error: self._purchase.reopen_gate(error),  # noqa: PLW0108  likewise
+            on_mended=lambda: self._purchase.reopen_gate(),  # noqa: PLW0108  likewise
         )
         self._purchase = Purchase(
             client,

@@ -250,9 +250,9 @@ class Purchase:
             log.warning("no further creates: %s", error)
             self._limiter.close_creates(error)
 
-    def reopen_gate(self, error: AIVideoError) -> None:
-        """Let creates go again, if ``error`` is what has closed the gate."""
-        if self._limiter.creates_closed_by is error:
+    def reopen_gate(self) -> None:
+        """Let creates go again, if it was the ledger that has closed the gate."""
+        if isinstance(self._limiter.creates_closed_by, LedgerError):
             self._limiter.open_creates()
 
     async def aclose(self) -> None:

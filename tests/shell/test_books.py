@@ -196,6 +196,22 @@ async def test_whatever_broke_first_the_gate_opens_when_all_is_written() -> None
     assert sold.truth.creates_seen == 2
 
 
+async def test_a_gate_that_was_opened_too_early_opens_when_all_is_written() -> None:
+    ledger, sold = Disk(), service()
+    async with session_on(ledger, sold) as session:
+        ledger.full = CLAIM
+        for number in range(2):
+            with pytest.raises(LedgerError):
+                await session.submit(boat(number))
+            session.resume_submits()
+        with pytest.raises(LedgerError):
+            await session.submit(boat(2))
+        ledger.full = frozenset()
+        await asyncio.sleep(REWRITE_EVERY + 0.5)
+        await session.submit(boat(3))
+    assert sold.truth.creates_seen == 1
+
+
 async def test_a_gate_that_something_else_closed_is_not_opened_by_a_mended_ledger() -> None:
     ledger, sold = Disk(), service()
     async with session_on(ledger, sold) as session:

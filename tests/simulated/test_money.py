@@ -184,7 +184,7 @@ async def test_a_spend_cap_outlasts_a_ledger_that_could_not_be_written_meanwhile
         spent = SpendLimitError("reached", status=429, code="spend_limit_exceeded")
         purchase.close_gate(full)
         purchase.close_gate(spent)
-        purchase.reopen_gate(full)
+        purchase.reopen_gate()
         with pytest.raises(SpendLimitError):
             await session.submit(BOAT)
         session.resume_submits()
