@@ -76,6 +76,7 @@ class Books:
         self._unwritten: deque[tuple[Job, journal.Verdict, int]] = deque()
         self._writing = asyncio.Lock()
         self._mending: asyncio.Task[None] | None = None
+        self._closed = False
 
     def stand(self, job: Job, status: JobStatus) -> None:
         """Let a handle stand somewhere else, and count it there."""
@@ -178,6 +179,7 @@ class Books:
 
     async def aclose(self) -> None:
         """Try once more to write what could not be; say what is lost to the ledger."""
+        self._closed = True
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
@@ -201,7 +203,7 @@ class Books:
 
     def _trouble(self, error: LedgerError) -> None:
         self._on_trouble(error)
-        if self._mending is None:
+        if self._mending is None and not self._closed:
             self._mending = asyncio.create_task(self._mend())
 
     async def _mend(self) -> None:

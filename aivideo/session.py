@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
@@ -137,6 +138,7 @@ class Session:
             )
         self._ledger, self._owns_ledger = _opened(ledger)
         self._window = max_requests_in_flight
+        self._closing: asyncio.Task[None] | None = None
         self._engine = Engine(
             self._client,
             Limiter(
@@ -422,11 +424,15 @@ class Session:
     async def aclose(self) -> None:
         """Close: send nothing more, wait for POSTs under way, and let every waiter go.
 
-        A POST under way is waited for up to ``request_timeout``: its verdict is money. Waiters
+        A POST under way is waited for up to ``request_timeout``: its verdict is money. So whoever
+        is cancelled here leaves alone: the closing goes on, and may be waited for again. Waiters
         get a :class:`~aivideo.SessionClosedError` that carries their job.
         """
-        if self._engine.closed:
-            return
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         try:
             await self._engine.aclose()
         finally:

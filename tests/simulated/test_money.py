@@ -148,6 +148,21 @@ async def test_closing_waits_for_the_verdict_of_a_post_under_way() -> None:
         assert caught.value.job is job
 
 
+async def test_closing_goes_on_when_its_caller_is_cancelled() -> None:
+    async with serve(scenario(latency=10.0)) as sim:
+        before = asyncio.all_tasks()
+        session = Session("sk-test", base_url=sim.url)
+        job = await session.enqueue(BOAT)
+        await asyncio.sleep(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.aclose(), 2)
+        await session.aclose()  # whoever asks again waits for the same
+        assert job.task_id in sim.truth.tasks
+        assert not {
+            task for task in asyncio.all_tasks() - before if "aivideo/sim" not in repr(task)
+        }
+
+
 async def test_no_money_closes_the_gate_and_the_rest_is_not_sent() -> None:
     async with serve(scenario(keys={"sk-test": 250})) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=1) as session:
