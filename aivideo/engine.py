@@ -232,7 +232,11 @@ class Engine:
         )
         record = await self.ledger.plan(record, replace=replace)
         if retry_failed and record.status in (JobStatus.FAILED, JobStatus.REFUSED):
-            record = await self.ledger.record(record.id, journal.Retried())
+            try:
+                record = await self.ledger.record(record.id, journal.Retried())
+            except journal.ContradictionError:
+                # Somebody else was asked for the same, and was faster: it is as they left it.
+                record = await self.ledger.find(record.id) or record
         if self.closed:  # while it was written down
             raise SessionClosedError("the session closed; the job is planned, and was not sent")
         job = self.adopt(record, index=index, ceiling=ceiling)

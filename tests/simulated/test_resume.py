@@ -27,7 +27,7 @@ from aivideo import (
 )
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.sansio import journal
-from aivideo.sansio.journal import CreditTotals
+from aivideo.sansio.journal import CreditTotals, JobRecord
 from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
 
 pytestmark = pytest.mark.anyio
@@ -241,6 +241,34 @@ async def test_what_failed_is_sent_again_only_when_asked_and_told_of_its_new_tas
             assert again.task_id not in (None, first.task_id)
             assert sim.truth.creates_seen == 2
             assert await session.ledger.totals(batch="boats") == CreditTotals(refunded=200)
+
+
+async def test_two_that_retry_the_same_failed_job_at_once_send_it_once(tmp_path: Path) -> None:
+    class Late(SqliteLedger):
+        """Between what it read and what it tells of it, another was faster."""
+
+        async def record(
+            self, job_id: str, event: journal.Event, *, attempt: int | None = None
+        ) -> JobRecord:
+            if isinstance(event, journal.Retried):
+                await asyncio.sleep(5)
+            return await super().record(job_id, event, attempt=attempt)
+
+    path = tmp_path / "jobs.db"
+    async with serve(scenario(failure_rate=1.0)) as sim:
+        async with session_of(sim, path) as session:
+            assert kinds(await collect(session, [BOAT])) == ["TaskFailedError"]
+        late = Late(path)
+        async with (
+            session_of(sim, path) as one,
+            Session("sk-test", base_url=sim.url, ledger=late) as other,
+        ):
+            outcomes = await asyncio.gather(
+                *(collect(each, [BOAT], retry_failed=True) for each in (one, other))
+            )
+        await late.aclose()
+        assert [kinds(each) for each in outcomes] == [["TaskFailedError"]] * 2
+        assert sim.truth.creates_taken == 2, "once, and once again"
 
 
 async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
