@@ -28,7 +28,6 @@ from aivideo.errors import (
     APIStatusError,
     ConfigurationError,
     InvalidRequestError,
-    LedgerError,
     RateLimitError,
     ResponseError,
     SessionClosedError,
@@ -402,19 +401,23 @@ class Engine:
     async def receive_callback(self, token: str, body: bytes) -> Job | None:
         """Take in a callback; see :meth:`aivideo.Session.receive_callback`."""
         named = callbacks.read_token(self._callback_urls.secret, token)
-        if named is not None and named.job_id in self._purchase.posting:
-            # The answer to our own POST comes first: what it says decides what there is to ask.
-            await asyncio.wait([self._submissions[named.job_id]])
-        record = None if named is None else await self.ledger.find(named.job_id)
-        if named is None or record is None:
+        if named is None:
             log.debug("a callback whose token is not ours was dropped")
             return None
         try:
-            attempt = record.attempt(named.attempt)
             said = wire.read_callback(body)
-        except (LedgerError, ResponseError) as error:
-            log.info("a callback for job %s was dropped: %s", record.id, error)
+        except ResponseError as error:
+            log.info("a callback for job %s was dropped: %s", named.job_id, error)
             return None
+        del token, body  # a signed URL may be in it: no traceback with locals is to show it
+        if named.job_id in self._purchase.posting:
+            # The answer to our own POST comes first: what it says decides what there is to ask.
+            await asyncio.wait([self._submissions[named.job_id]])
+        record = await self.ledger.find(named.job_id)
+        if record is None or named.attempt > record.latest:
+            log.debug("a callback for job %s, which this ledger does not know", named.job_id)
+            return None
+        attempt = record.attempt(named.attempt)
         if attempt.task_id not in (None, said.id):
             log.warning("a callback for task %s names another task", attempt.task_id)
             return None

@@ -347,8 +347,12 @@ class Session:
         Raises:
             APIStatusError: the service refused to confirm it; answer 5xx, and it is tried again.
             APIConnectionError: the service could not be reached; likewise.
+            ResponseError: it did not answer with a task; likewise.
+            SessionClosedError: the session closed before the task it names had ended; likewise.
         """
-        return await self._engine.receive_callback(token, body)
+        hearing = self._engine.receive_callback(token, body)
+        del token, body  # as there
+        return await hearing
 
     def stop_submits(self, reason: str = "submits were stopped") -> None:
         """Send no further create: whatever still waits ends with a SessionClosedError, unsent.
