@@ -200,8 +200,11 @@ class Session:
                 used for another request.
             BudgetExceededError: it would pass ``max_credits``; nothing was sent.
             SubmitUnknownError: nobody can tell whether it was taken; it is not sent again.
-            APIStatusError: the service refused it.
+            APIStatusError: the service refused it. After a 500 or 503 nobody can tell either.
             APIConnectionError: the service could not be reached; nothing was sent.
+            QueueFullError: too many jobs wait to be sent.
+            SessionClosedError: the session closed, or submits were stopped; it was not sent.
+            LedgerError: it could not be written down; nothing was sent.
         """
         job = await self.enqueue(request, callback_url=callback_url, key=key, on_update=on_update)
         await job.submitted()
@@ -221,6 +224,8 @@ class Session:
 
         Raises:
             QueueFullError: too many jobs wait to be sent.
+            SessionClosedError: the session is closed.
+            LedgerError: it could not be written down.
             InvalidRequestError: as in :meth:`submit`. All else is raised by ``await job``.
         """
         if self._engine.queued >= MAX_QUEUED:
