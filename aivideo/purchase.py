@@ -25,6 +25,7 @@ from aivideo.client import Client
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
+    InvalidRequestError,
     LedgerError,
     PermissionDeniedError,
     SubmitUnknownError,
@@ -124,7 +125,7 @@ class Purchase:
         retry_after: float | None = None
         while True:
             if not ours:
-                task_id = await self._follow(job)
+                task_id = await self._follow(job, record)
                 if task_id is not None:
                     return task_id
             slot = await self._slot(retry_after)
@@ -181,6 +182,12 @@ class Purchase:
                 slot.unused()
         if claimed is None:
             return None
+        try:
+            _refuse_another(record, claimed)
+        except InvalidRequestError:
+            slot.unused()
+            await self._keep(job, claimed, journal.Released())
+            raise
         url = self._urls.of(claimed, claimed.latest)
         try:
             heard = await self._client.submit(claimed.request, callback_url=url)
@@ -204,7 +211,7 @@ class Purchase:
             # Not on disk, and bought all the same: this process goes on with it.
             self._note(job, journal.apply(claimed, event))
 
-    async def _follow(self, job: Job) -> TaskId | None:
+    async def _follow(self, job: Job, planned: JobRecord) -> TaskId | None:
         """Wait for the verdict of a POST that another process has under way.
 
         Returns:
@@ -216,6 +223,7 @@ class Purchase:
             record = await ledger.find(job.id)
             if record is None:
                 raise LedgerError(f"job {job.id} has gone from the ledger")
+            _refuse_another(planned, record)
             self._note(job, record)
             if record.task_id is not None:
                 return record.task_id
@@ -306,6 +314,19 @@ class Purchase:
             else:
                 self._outage.over()
                 self._limiter.release_creates()
+
+
+def _refuse_another(planned: JobRecord, now: JobRecord) -> None:
+    """See that a job still is what was to be sent, at the price that was admitted.
+
+    Raises:
+        InvalidRequestError: somebody else has let its key ask for something else meanwhile, as an
+            edited manifest does: whoever did so sends that.
+    """
+    if (planned.fingerprint, planned.credits) != (now.fingerprint, now.credits):
+        raise InvalidRequestError.because(
+            "key", now.key, "was used for another request meanwhile", "use a key per request"
+        )
 
 
 class _Outage:

@@ -213,6 +213,31 @@ async def test_a_key_that_names_two_requests_of_one_call_is_refused(tmp_path: Pa
         assert made.task.metadata["prompt"] == made.request.input["prompt"] == "Boat 0"
 
 
+async def test_a_request_that_another_process_replaces_meanwhile_is_not_sent_for_the_first(
+    tmp_path: Path,
+) -> None:
+    def name(*_: object) -> str:
+        return "boat"
+
+    dearer = Sora2("Another", duration=12, aspect_ratio="16:9")
+    path = tmp_path / "jobs.db"
+    async with serve(scenario(latency=5.0)) as sim:
+        async with (
+            session_of(sim, path, max_running_jobs=1, max_credits=200) as one,
+            session_of(sim, path) as two,
+        ):
+            await one.submit(BOAT)  # the next of its jobs waits
+            first = asyncio.create_task(collect(one, [BOAT], key=name))
+            await asyncio.sleep(1)
+            two.stop_submits()
+            assert kinds(await collect(two, [dearer], key=name)) == ["SessionClosedError"]
+            assert kinds(await first) == ["InvalidRequestError"]
+            assert one.statistics().credits == CreditTotals(charged=100)
+            two.resume_submits()
+            assert kinds(await collect(two, [dearer], key=name)) == ["Succeeded"]
+        assert [task.prompt for task in sim.truth.tasks.values()] == ["Boat 0", "Another"]
+
+
 async def test_without_a_batch_each_call_is_new_work(tmp_path: Path) -> None:
     async with serve(scenario()) as sim:
         for _ in range(2):
