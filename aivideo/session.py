@@ -19,6 +19,7 @@ from aivideo.errors import (
     InvalidRequestError,
     QueueFullError,
     SessionClosedError,
+    scrub,
 )
 from aivideo.job import Job
 from aivideo.ledger import Ledger
@@ -132,10 +133,8 @@ class Session:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        if callback_base_url is not None and not catalog.is_web_url(callback_base_url):
-            raise ConfigurationError(
-                f"callback_base_url={callback_base_url!r} must be an http:// or https:// URL"
-            )
+        if callback_base_url is not None:
+            _check_callback_base(callback_base_url)
         self._ledger, self._owns_ledger = _opened(ledger)
         self._window = max_requests_in_flight
         self._closing: asyncio.Task[None] | None = None
@@ -459,6 +458,14 @@ def _opened(ledger: Ledger | str | os.PathLike[str] | None) -> tuple[Ledger, boo
 
         return SqliteLedger(ledger), True
     return ledger, False
+
+
+def _check_callback_base(url: str) -> None:
+    if not catalog.is_web_url(url) or "?" in url or "#" in url:
+        raise ConfigurationError(
+            f"callback_base_url={scrub(repr(url))} must be an http:// or https:// URL without a "
+            "query: a token is added to its path"
+        )
 
 
 def _check_settings(**settings: object) -> None:

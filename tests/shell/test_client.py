@@ -219,3 +219,12 @@ def test_an_answer_that_breaks_the_contract_does_not_show_its_signed_url() -> No
     with pytest.raises(ResponseError, match="completed_at") as caught:
         wire.read_task(Answer(200, body))
     assert "0123456789" not in shown_by_our_frames(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base", ["https://me.example/x?tenant=0123456789", "https://me.example/#x"]
+)
+def test_a_callback_base_that_no_token_can_be_added_to_is_refused_and_not_shown(base: str) -> None:
+    with pytest.raises(ConfigurationError, match="without a query") as caught:
+        Session("sk-test", callback_base_url=base)
+    assert "0123456789" not in str(caught.value)
