@@ -156,6 +156,12 @@ class Engine:
         await self.books.keep_balance(account)
         return account
 
+    def resume_submits(self) -> None:
+        """Let creates go, and watch again what a bad key has ended the watching of."""
+        self.limiter.open_creates()
+        for task_id, job in self._by_task.items():
+            self.watch(task_id, job.request)
+
     async def drain(self, *, downloads: bool) -> None:
         """Wait for each POST that is under way, and for the downloads that are open now."""
         open_now = {*self.saving} if downloads else set[asyncio.Task[None]]()

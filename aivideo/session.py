@@ -366,8 +366,11 @@ class Session:
         self._engine.limiter.close_creates(SessionClosedError(f"{reason}; it was not sent"))
 
     def resume_submits(self) -> None:
-        """Let creates go out again: after a top-up, say, or when a spend cap has reset."""
-        self._engine.limiter.open_creates()
+        """Let creates go out again: after a top-up, say, or when a spend cap has reset.
+
+        What runs is watched again too, where a key that was not good had ended that.
+        """
+        self._engine.resume_submits()
 
     async def drain(self, *, downloads: bool = True) -> None:
         """Wait for each POST that is under way and, with ``downloads``, for those open now."""

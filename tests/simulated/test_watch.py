@@ -177,6 +177,20 @@ async def test_a_key_that_is_disabled_ends_all_watching_with_one_line(
         assert len(caplog.records) == 1
 
 
+async def test_what_runs_is_watched_again_when_a_key_is_good_again() -> None:
+    transport = Disabling(service_of(500.0))
+    async with Session("sk-x", transport=transport, max_running_jobs=1) as session:
+        job = await session.submit(BOAT)
+        transport.disabled = True
+        with pytest.raises(AuthenticationError):
+            await job
+        transport.disabled = False
+        waiting = await session.enqueue(BOAT)
+        session.resume_submits()
+        assert (await waiting.result(wait_timeout=3600)).status == "completed"
+        assert job.status == "completed", "nobody waited, and its place was free again"
+
+
 async def test_a_task_that_the_service_has_lost_frees_its_place_under_a_cap() -> None:
     class Forgetting(DirectTransport):
         lost: str | None = None
