@@ -52,7 +52,7 @@ class Books:
         ledger: where jobs are written down.
         max_credits: the ceiling over what this session was charged, has reserved or does not know.
         on_trouble: told of an error of the ledger: to buy nothing more.
-        on_mended: told of the first of them when all is written again, or may be tried again.
+        on_mended: told when all is written again, or may be tried again.
 
     Attributes:
         spent: credits of this session's own POSTs, by what became of them.
@@ -65,7 +65,7 @@ class Books:
         *,
         max_credits: int | None,
         on_trouble: Callable[[LedgerError], None],
-        on_mended: Callable[[LedgerError], None],
+        on_mended: Callable[[], None],
     ) -> None:
         self.ledger = ledger
         self.spent = CreditTotals()
@@ -76,6 +76,7 @@ class Books:
         self._unwritten: deque[tuple[Job, journal.Verdict, int]] = deque()
         self._writing = asyncio.Lock()
         self._mending: asyncio.Task[None] | None = None
+        self._closed = False
 
     def stand(self, job: Job, status: JobStatus) -> None:
         """Let a handle stand somewhere else, and count it there."""
@@ -83,27 +84,25 @@ class Books:
         self.counts[status] += 1
         job.status = status
 
-    async def claim(
-        self, job: Job, record: JobRecord, *, lease: float, ceiling: int | None
-    ) -> JobRecord | None:
+    async def claim(self, job: Job, record: JobRecord, *, lease: float) -> JobRecord | None:
         """Win the right to POST a job once, its credits reserved; see :meth:`Ledger.claim`.
 
         Args:
-            job: the job's handle.
+            job: the job's handle; its batch's ceiling is checked, and the session's own.
             record: what the ledger knew of it.
             lease: seconds until the claim counts as abandoned.
-            ceiling: the batch's ceiling, or None; the session's own is checked too.
 
         Returns:
             The job, ``submitting``; None: somebody else has it.
         """
-        budget.admit(record.request, held=self.spent.held, ceiling=self._max_credits)
+        held = self.spent.held
+        budget.admit(record.request.model, job.credits, held=held, ceiling=self._max_credits)
         # Reserved before the first await: two callers cannot pass the ceiling together.
         job.holding = Holding.NONE
         self._hold(job, Holding.RESERVED)
         claimed: JobRecord | None = None
         try:
-            claimed = await self.ledger.claim(job.id, lease=lease, ceiling=ceiling)
+            claimed = await self.ledger.claim(job.id, lease=lease, ceiling=job.ceiling)
         except LedgerError as error:
             self._trouble(error)
             raise
@@ -180,6 +179,7 @@ class Books:
 
     async def aclose(self) -> None:
         """Try once more to write what could not be; say what is lost to the ledger."""
+        self._closed = True
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
@@ -203,10 +203,10 @@ class Books:
 
     def _trouble(self, error: LedgerError) -> None:
         self._on_trouble(error)
-        if self._mending is None:
-            self._mending = asyncio.create_task(self._mend(error))
+        if self._mending is None and not self._closed:
+            self._mending = asyncio.create_task(self._mend())
 
-    async def _mend(self, trouble: LedgerError) -> None:
+    async def _mend(self) -> None:
         """Write what could not be written, until it is; then buying may go on."""
         began, owed = time.monotonic(), bool(self._unwritten)
         while True:
@@ -220,7 +220,7 @@ class Books:
         self._mending = None
         if owed:
             log.warning("the ledger is whole again after %.0f s", time.monotonic() - began)
-        self._on_mended(trouble)
+        self._on_mended()
 
     async def _write_what_was_not(self) -> None:
         """Write what is remembered, the oldest first.
@@ -236,6 +236,22 @@ class Books:
                 self._unwritten.popleft()
 
     async def _write(self, job: Job, event: journal.Verdict, number: int) -> JobRecord | None:
+        """Write down an event.
+
+        Raises:
+            LedgerError: whatever a ledger, somebody's own perhaps, breaks with: what has happened
+                has happened all the same, and must be kept.
+        """
+        try:
+            return await self._write_as_known(job, event, number)
+        except LedgerError:
+            raise
+        except Exception as error:
+            raise LedgerError(f"the ledger broke with {type(error).__name__}: {error}") from error
+
+    async def _write_as_known(
+        self, job: Job, event: journal.Verdict, number: int
+    ) -> JobRecord | None:
         """Write down an event; where the ledger knows otherwise, it stays with what it knows."""
         try:
             return await self.ledger.record(job.id, event, attempt=number)

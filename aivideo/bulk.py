@@ -8,6 +8,7 @@ and grows with the jobs that run, not with the requests that there are.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from collections import Counter, deque
@@ -18,11 +19,18 @@ from typing import TypeAlias
 from attrs import field, frozen
 
 from aivideo.engine import Engine, closed_under
-from aivideo.errors import AIVideoError, SessionClosedError, TaskFailedError
+from aivideo.errors import (
+    AIVideoError,
+    InvalidRequestError,
+    SessionClosedError,
+    TaskFailedError,
+)
 from aivideo.job import Job
 from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
 from aivideo.sansio import wire
 from aivideo.sansio.journal import JobRecord, JobStatus
+
+log = logging.getLogger("aivideo.session")
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Callable[[int, Request], str | os.PathLike[str]]
 """A folder, or a function from a request's place and itself to the file it should become."""
@@ -80,6 +88,7 @@ class Bulk:
         if self._batch is None and naming.max_credits is not None:
             self._batch = f"call-{secrets.token_hex(8)}"  # a ceiling counts what has a name
         self._seen: Counter[str] = Counter()
+        self._named: dict[str, str] = {}
         self._ready: deque[Outcome] = deque()
         self._changed = asyncio.Event()
         self._submitting: dict[asyncio.Task[None], Job] = {}
@@ -87,9 +96,10 @@ class Bulk:
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
         self._left = False
+        self._broken: BaseException | None = None
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
-        """Yield how each ended, as they end; then raise what the caller's iterable raised."""
+        """Yield how each ended, as they end; then raise what the caller's own code raised."""
         producer = self._producer = asyncio.create_task(self._produce())
         producer.add_done_callback(lambda _: self._changed.set())
         while True:
@@ -103,6 +113,8 @@ class Bulk:
             self._changed.clear()
             await self._changed.wait()
         await producer  # raises what the caller's iterable raised, after all else has ended
+        if self._broken is not None:
+            raise self._broken
 
     async def leave(self) -> None:
         """Stop: nothing more is submitted; what was taken stays watched by the session."""
@@ -145,13 +157,23 @@ class Bulk:
             index += 1
 
     def _key(self, index: int, request: Request) -> str | None:
-        """Name the job of a request: the same request again, in another run, is the same job."""
+        """Name the job of a request: the same request again, in another run, is the same job.
+
+        Raises:
+            InvalidRequestError: this call has named another request so. (The ledger would let the
+                one replace the other while it waits, as it does from one run to the next.)
+        """
         naming = self._naming
         if naming.batch is None:
             return None
-        if naming.key is not None:
-            return naming.key(index, request)
         content = wire.fingerprint(request)
+        if naming.key is not None:
+            key = naming.key(index, request)
+            if self._named.setdefault(key, content) != content:
+                raise InvalidRequestError.because(
+                    "key", key, "was used for another request", "use a key per request"
+                )
+            return key
         self._seen[content] += 1
         return f"{content}-{self._seen[content]}"
 
@@ -197,7 +219,13 @@ class Bulk:
         self._submitting.pop(submitting, None)
         self._changed.set()
         if not submitting.cancelled():
-            submitting.result()  # a defect of ours must be seen, not lost
+            self._saw(submitting.exception())
+
+    def _saw(self, defect: BaseException | None) -> None:
+        """Keep what is no outcome, a ``save_to`` of the caller's that raises say: it is raised."""
+        if defect is not None:
+            log.error("a job of generate_many has no outcome: %r", defect)
+            self._broken = self._broken or defect
 
     @property
     def left(self) -> bool:
@@ -240,7 +268,7 @@ class Bulk:
         self._engine.saving.discard(fetching)
         self._changed.set()
         if not fetching.cancelled():
-            fetching.result()  # as in _submitted
+            self._saw(fetching.exception())
         elif not self._left:  # the session closed under it: that is an outcome too
             self._ended(Failed(request, closed_under(job), task_id=job.task_id, index=index))
 

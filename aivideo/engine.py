@@ -28,7 +28,6 @@ from aivideo.errors import (
     APIStatusError,
     ConfigurationError,
     InvalidRequestError,
-    LedgerError,
     RateLimitError,
     ResponseError,
     SessionClosedError,
@@ -101,13 +100,14 @@ class Engine:
             self._admit_poll,
             poll_interval=poll_interval,
             on_ended=self._heard_the_end,
+            on_lost=self._heard_no_more,
             contended=lambda: limiter.creates_wait,
         )
         self.books = Books(
             ledger,
             max_credits=max_credits,
             on_trouble=lambda error: self._purchase.close_gate(error),  # noqa: PLW0108  made below
-            on_mended=lambda error: self._purchase.reopen_gate(error),  # noqa: PLW0108  likewise
+            on_mended=lambda: self._purchase.reopen_gate(),  # noqa: PLW0108  likewise
         )
         self._purchase = Purchase(
             client,
@@ -123,6 +123,7 @@ class Engine:
         self.saving: set[asyncio.Task[None]] = set()
         self._callback_urls = callback_urls
         self._by_task: dict[TaskId, Job] = {}
+        self._lost: set[TaskId] = set()
         self._in_doubt: dict[str, Job] = {}
         self._submissions: dict[str, asyncio.Task[TaskId]] = {}
         self._writing: set[asyncio.Task[Any]] = set()
@@ -156,6 +157,12 @@ class Engine:
         account = await self.ask(self.client.credits)
         await self.books.keep_balance(account)
         return account
+
+    def resume_submits(self) -> None:
+        """Let creates go, and watch again what a bad key has ended the watching of."""
+        self.limiter.open_creates()
+        for task_id, job in self._by_task.items():
+            self.watch(task_id, job.request)
 
     async def drain(self, *, downloads: bool) -> None:
         """Wait for each POST that is under way, and for the downloads that are open now."""
@@ -232,7 +239,11 @@ class Engine:
         )
         record = await self.ledger.plan(record, replace=replace)
         if retry_failed and record.status in (JobStatus.FAILED, JobStatus.REFUSED):
-            record = await self.ledger.record(record.id, journal.Retried())
+            try:
+                record = await self.ledger.record(record.id, journal.Retried())
+            except journal.ContradictionError:
+                # Somebody else was asked for the same, and was faster: it is as they left it.
+                record = await self.ledger.find(record.id) or record
         if self.closed:  # while it was written down
             raise SessionClosedError("the session closed; the job is planned, and was not sent")
         job = self.adopt(record, index=index, ceiling=ceiling)
@@ -249,16 +260,19 @@ class Engine:
         stale = record.status is JobStatus.PLANNED and record.id not in self._submissions
         if job is not None and not stale:
             job.index = job.index if index is None else index
+            # Who took it up first, resume() say, knew of no ceiling; its next POST does.
+            job.ceiling = job.ceiling if ceiling is None else ceiling
             return job
         doubtful = self._in_doubt.get(record.id)
         if doubtful is not None and doubtful.status is record.status:
             return doubtful
         job = Job(record.id, record.request, owner=self, key=record.key, index=index)
+        job.ceiling = ceiling
         self.books.counts[job.status] += 1
         self._note(job, record)
         if record.status in _MAY_BE_SENT:
             self.jobs[job.id] = job
-            submission = asyncio.create_task(self._purchase.submit(job, record, ceiling))
+            submission = asyncio.create_task(self._purchase.submit(job, record))
             self._submissions[job.id] = submission
             submission.add_done_callback(lambda done: self._submitted(job, done))
         elif record.status is JobStatus.RUNNING:
@@ -295,6 +309,9 @@ class Engine:
                 # A POST of ours has just ended; else it was taken long ago.
                 age = 0.0 if job.id in self._purchase.posting else None
                 self.watch(task_id, record.request, callback=called, age=age)
+                end = self.tracker.end_of(task_id)
+                if end is not None:  # heard before it was known whose it is
+                    self._heard_the_end(task_id, end)
 
     def _left(self, job: Job, why: AIVideoError | None) -> None:
         """Leave a job alone; one of unknown fate may yet be settled by a callback."""
@@ -308,8 +325,8 @@ class Engine:
         error = None if done.cancelled() else done.exception()  # also marks it as seen
         if job.task_id is not None:
             return  # perhaps by a callback that told what the answer did not
-        ours_in_doubt = job.holding in (Holding.RESERVED, Holding.UNKNOWN)
-        if ours_in_doubt and not isinstance(error, SubmitUnknownError | APIStatusError):
+        may_be_bought = job.holding in (Holding.RESERVED, Holding.UNKNOWN, Holding.CHARGED)
+        if may_be_bought and not isinstance(error, SubmitUnknownError | APIStatusError):
             # A defect after the POST, say: whoever reads the error must not send it again.
             what = f"no verdict was written down: {error or 'it was interrupted'}"
             log.error("job %s: %s", job.id, what)
@@ -356,13 +373,22 @@ class Engine:
         job = self._by_task.pop(task_id, None)
         if job is None:
             return
-        self.limiter.job_ended()
+        if task_id in self._lost:
+            self._lost.discard(task_id)
+        else:
+            self.limiter.job_ended()
         if task_id == job.task_id:
             failed = isinstance(task, FailedTask)
             self.books.stand(job, JobStatus.FAILED if failed else JobStatus.COMPLETED)
         writing = self._spawn(self._write_end(job, task))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
+
+    def _heard_no_more(self, task_id: TaskId) -> None:
+        """Free the place of a task that the service does not know: it may never end."""
+        if task_id in self._by_task and task_id not in self._lost:
+            self._lost.add(task_id)
+            self.limiter.job_ended()
 
     async def _write_end(self, job: Job, task: Task) -> None:
         await self.books.keep_end(job, task)
@@ -388,19 +414,23 @@ class Engine:
     async def receive_callback(self, token: str, body: bytes) -> Job | None:
         """Take in a callback; see :meth:`aivideo.Session.receive_callback`."""
         named = callbacks.read_token(self._callback_urls.secret, token)
-        if named is not None and named.job_id in self._purchase.posting:
-            # The answer to our own POST comes first: what it says decides what there is to ask.
-            await asyncio.wait([self._submissions[named.job_id]])
-        record = None if named is None else await self.ledger.find(named.job_id)
-        if named is None or record is None:
+        if named is None:
             log.debug("a callback whose token is not ours was dropped")
             return None
         try:
-            attempt = record.attempt(named.attempt)
             said = wire.read_callback(body)
-        except (LedgerError, ResponseError) as error:
-            log.info("a callback for job %s was dropped: %s", record.id, error)
+        except ResponseError as error:
+            log.info("a callback for job %s was dropped: %s", named.job_id, error)
             return None
+        del token, body  # a signed URL may be in it: no traceback with locals is to show it
+        if named.job_id in self._purchase.posting:
+            # The answer to our own POST comes first: what it says decides what there is to ask.
+            await asyncio.wait([self._submissions[named.job_id]])
+        record = await self.ledger.find(named.job_id)
+        if record is None or named.attempt > record.latest:
+            log.debug("a callback for job %s, which this ledger does not know", named.job_id)
+            return None
+        attempt = record.attempt(named.attempt)
         if attempt.task_id not in (None, said.id):
             log.warning("a callback for task %s names another task", attempt.task_id)
             return None
@@ -456,8 +486,6 @@ class Engine:
             job.error = None
             self._note(job, record)
         self.tracker.deliver(task)
-        if task.id in self._by_task:  # it was watched to its end before it was known whose it is
-            self._heard_the_end(task.id, task)
         return job
 
     def _told(self, record: JobRecord) -> Job:

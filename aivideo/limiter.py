@@ -109,6 +109,7 @@ class Limiter:
         self._accepted = 0
         self._rejected = 0
         self._closed_by: AIVideoError | None = None
+        self._held = False
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -166,6 +167,15 @@ class Limiter:
     def open_creates(self) -> None:
         """Let creates go again."""
         self._closed_by = None
+
+    def hold_creates(self) -> None:
+        """Let creates wait, however long; one that is closed meanwhile waits no more."""
+        self._held = True
+
+    def release_creates(self) -> None:
+        """Let creates that were held go on."""
+        self._held = False
+        self._pump()
 
     @property
     def creates_closed_by(self) -> AIVideoError | None:
@@ -262,6 +272,8 @@ class Limiter:
 
     def _create_ready_at(self, now: float) -> float:
         """When a create may go, as far as the pace is not asked; ``inf``: not by time alone."""
+        if self._held:
+            return float("inf")
         limit, most = self._create_limit, self._max_running_jobs
         if most is None and limit.kind is CreateLimitKind.NONE:
             return now

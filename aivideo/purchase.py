@@ -25,6 +25,7 @@ from aivideo.client import Client
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
+    InvalidRequestError,
     LedgerError,
     PermissionDeniedError,
     SubmitUnknownError,
@@ -108,14 +109,13 @@ class Purchase:
         self._probing: asyncio.Task[None] | None = None
 
     async def submit(  # noqa: C901  a turn and an arm a verdict: a table
-        self, job: Job, record: JobRecord, ceiling: int | None
+        self, job: Job, record: JobRecord
     ) -> TaskId:
         """Send a job's create until it has a verdict that ends it.
 
         Args:
             job: its handle.
             record: what the ledger knows of it: ``planned``, or ``submitting`` by somebody else.
-            ceiling: credits its batch may not pass, or None.
 
         Raises:
             AIVideoError: why it was not taken, or may not have been.
@@ -125,14 +125,14 @@ class Purchase:
         retry_after: float | None = None
         while True:
             if not ours:
-                task_id = await self._follow(job)
+                task_id = await self._follow(job, record)
                 if task_id is not None:
                     return task_id
             slot = await self._slot(retry_after)
             # From here to the verdict nobody may cancel this task.
             self.posting.add(job.id)
             try:
-                heard = await self._post(job, record, slot, ceiling)
+                heard = await self._post(job, record, slot)
             finally:
                 self.posting.discard(job.id)
             ours = heard is not None
@@ -171,19 +171,23 @@ class Purchase:
                 case _:
                     assert_never(heard)
 
-    async def _post(
-        self, job: Job, record: JobRecord, slot: Slot, ceiling: int | None
-    ) -> verdict.Verdict | None:
+    async def _post(self, job: Job, record: JobRecord, slot: Slot) -> verdict.Verdict | None:
         """Claim, POST once, and write the verdict down; None: somebody else has the job."""
         claimed: JobRecord | None = None
         try:
             lease = self._client.request_timeout + LEASE_MARGIN
-            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)
+            claimed = await self._books.claim(job, record, lease=lease)
         finally:
             if claimed is None:
                 slot.unused()
         if claimed is None:
             return None
+        try:
+            _refuse_another(record, claimed)
+        except InvalidRequestError:
+            slot.unused()
+            await self._keep(job, claimed, journal.Released())
+            raise
         url = self._urls.of(claimed, claimed.latest)
         try:
             heard = await self._client.submit(claimed.request, callback_url=url)
@@ -207,7 +211,7 @@ class Purchase:
             # Not on disk, and bought all the same: this process goes on with it.
             self._note(job, journal.apply(claimed, event))
 
-    async def _follow(self, job: Job) -> TaskId | None:
+    async def _follow(self, job: Job, planned: JobRecord) -> TaskId | None:
         """Wait for the verdict of a POST that another process has under way.
 
         Returns:
@@ -219,6 +223,7 @@ class Purchase:
             record = await ledger.find(job.id)
             if record is None:
                 raise LedgerError(f"job {job.id} has gone from the ledger")
+            _refuse_another(planned, record)
             self._note(job, record)
             if record.task_id is not None:
                 return record.task_id
@@ -230,7 +235,6 @@ class Purchase:
 
     async def _slot(self, retry_after: float | None) -> Slot:
         while True:
-            await self._outage.passed()
             try:
                 slot = await self._limiter.acquire(RequestKind.CREATE, retry_after=retry_after)
             except GateClosed as closed:
@@ -238,7 +242,7 @@ class Purchase:
                 raise copy.copy(closed.error) from None
             if not self._outage.on:
                 return slot
-            slot.unused()
+            slot.unused()  # granted just before the outage was seen
 
     # --- the gate -------------------------------------------------------------------------
 
@@ -254,9 +258,9 @@ class Purchase:
             log.warning("no further creates: %s", error)
             self._limiter.close_creates(error)
 
-    def reopen_gate(self, error: AIVideoError) -> None:
-        """Let creates go again, if ``error`` is what has closed the gate."""
-        if self._limiter.creates_closed_by is error:
+    def reopen_gate(self) -> None:
+        """Let creates go again, if it was the ledger that has closed the gate."""
+        if isinstance(self._limiter.creates_closed_by, LedgerError):
             self._limiter.open_creates()
 
     async def aclose(self) -> None:
@@ -292,6 +296,8 @@ class Purchase:
                         "%d creates in a row of unknown fate: no more until the service answers",
                         UNKNOWNS_IN_A_ROW,
                     )
+                    # Held, not closed: and whatever closes them lets those go that wait here.
+                    self._limiter.hold_creates()
                     self._probing = asyncio.create_task(self._probe())
             case _:
                 assert_never(heard)
@@ -302,11 +308,25 @@ class Purchase:
             await asyncio.sleep(self._outage.pause)
             try:
                 await self._answers()
-            except AIVideoError as error:
+            except Exception as error:  # a transport of one's own may break in its own way
                 log.info("the service does not answer yet: %s", error)
                 self._outage.relapse()
             else:
                 self._outage.over()
+                self._limiter.release_creates()
+
+
+def _refuse_another(planned: JobRecord, now: JobRecord) -> None:
+    """See that a job still is what was to be sent, at the price that was admitted.
+
+    Raises:
+        InvalidRequestError: somebody else has let its key ask for something else meanwhile, as an
+            edited manifest does: whoever did so sends that.
+    """
+    if (planned.fingerprint, planned.credits) != (now.fingerprint, now.credits):
+        raise InvalidRequestError.because(
+            "key", now.key, "was used for another request meanwhile", "use a key per request"
+        )
 
 
 class _Outage:
@@ -318,8 +338,6 @@ class _Outage:
         self.on = False
         self.pause = self.FIRST_PAUSE
         self._in_a_row = 0
-        self._passed = asyncio.Event()
-        self._passed.set()
 
     def unknown(self) -> bool:
         """Note an unknown; True if it was the one that closes the gate."""
@@ -327,7 +345,6 @@ class _Outage:
         if self.on or self._in_a_row < UNKNOWNS_IN_A_ROW:
             return False
         self.on = True
-        self._passed.clear()
         return True
 
     def answered(self) -> None:
@@ -343,8 +360,3 @@ class _Outage:
         self.on = False
         self._in_a_row = UNKNOWNS_IN_A_ROW - 1
         self.relapse()
-        self._passed.set()
-
-    async def passed(self) -> None:
-        """Wait until creates may go."""
-        await self._passed.wait()

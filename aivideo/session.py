@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
@@ -18,6 +19,7 @@ from aivideo.errors import (
     InvalidRequestError,
     QueueFullError,
     SessionClosedError,
+    scrub,
 )
 from aivideo.job import Job
 from aivideo.ledger import Ledger
@@ -131,12 +133,11 @@ class Session:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        if callback_base_url is not None and not catalog.is_web_url(callback_base_url):
-            raise ConfigurationError(
-                f"callback_base_url={callback_base_url!r} must be an http:// or https:// URL"
-            )
+        if callback_base_url is not None:
+            _check_callback_base(callback_base_url)
         self._ledger, self._owns_ledger = _opened(ledger)
         self._window = max_requests_in_flight
+        self._closing: asyncio.Task[None] | None = None
         self._engine = Engine(
             self._client,
             Limiter(
@@ -198,8 +199,11 @@ class Session:
                 used for another request.
             BudgetExceededError: it would pass ``max_credits``; nothing was sent.
             SubmitUnknownError: nobody can tell whether it was taken; it is not sent again.
-            APIStatusError: the service refused it.
+            APIStatusError: the service refused it. After a 500 or 503 nobody can tell either.
             APIConnectionError: the service could not be reached; nothing was sent.
+            QueueFullError: too many jobs wait to be sent.
+            SessionClosedError: the session closed, or submits were stopped; it was not sent.
+            LedgerError: it could not be written down; nothing was sent.
         """
         job = await self.enqueue(request, callback_url=callback_url, key=key, on_update=on_update)
         await job.submitted()
@@ -219,6 +223,8 @@ class Session:
 
         Raises:
             QueueFullError: too many jobs wait to be sent.
+            SessionClosedError: the session is closed.
+            LedgerError: it could not be written down.
             InvalidRequestError: as in :meth:`submit`. All else is raised by ``await job``.
         """
         if self._engine.queued >= MAX_QUEUED:
@@ -288,7 +294,8 @@ class Session:
                 sent: whoever leaves early can tell from it what was taken.
 
         Yields:
-            :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`.
+            :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`. What ``requests``, ``key``,
+            ``save_to`` or ``on_job`` raise comes after the last of them.
         """
         _check_settings(max_credits=max_credits)
         if batch is not None and not batch.strip():
@@ -342,8 +349,12 @@ class Session:
         Raises:
             APIStatusError: the service refused to confirm it; answer 5xx, and it is tried again.
             APIConnectionError: the service could not be reached; likewise.
+            ResponseError: it did not answer with a task; likewise.
+            SessionClosedError: the session closed before the task it names had ended; likewise.
         """
-        return await self._engine.receive_callback(token, body)
+        hearing = self._engine.receive_callback(token, body)
+        del token, body  # as there
+        return await hearing
 
     def stop_submits(self, reason: str = "submits were stopped") -> None:
         """Send no further create: whatever still waits ends with a SessionClosedError, unsent.
@@ -353,8 +364,11 @@ class Session:
         self._engine.limiter.close_creates(SessionClosedError(f"{reason}; it was not sent"))
 
     def resume_submits(self) -> None:
-        """Let creates go out again: after a top-up, say, or when a spend cap has reset."""
-        self._engine.limiter.open_creates()
+        """Let creates go out again: after a top-up, say, or when a spend cap has reset.
+
+        What runs is watched again too, where a key that was not good had ended that.
+        """
+        self._engine.resume_submits()
 
     async def drain(self, *, downloads: bool = True) -> None:
         """Wait for each POST that is under way and, with ``downloads``, for those open now."""
@@ -419,11 +433,15 @@ class Session:
     async def aclose(self) -> None:
         """Close: send nothing more, wait for POSTs under way, and let every waiter go.
 
-        A POST under way is waited for up to ``request_timeout``: its verdict is money. Waiters
+        A POST under way is waited for up to ``request_timeout``: its verdict is money. So whoever
+        is cancelled here leaves alone: the closing goes on, and may be waited for again. Waiters
         get a :class:`~aivideo.SessionClosedError` that carries their job.
         """
-        if self._engine.closed:
-            return
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         try:
             await self._engine.aclose()
         finally:
@@ -441,6 +459,14 @@ def _opened(ledger: Ledger | str | os.PathLike[str] | None) -> tuple[Ledger, boo
 
         return SqliteLedger(ledger), True
     return ledger, False
+
+
+def _check_callback_base(url: str) -> None:
+    if not catalog.is_web_url(url) or "?" in url or "#" in url:
+        raise ConfigurationError(
+            f"callback_base_url={scrub(repr(url))} must be an http:// or https:// URL without a "
+            "query: a token is added to its path"
+        )
 
 
 def _check_settings(**settings: object) -> None:

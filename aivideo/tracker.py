@@ -185,6 +185,7 @@ class TaskTracker:
         poll_interval: seconds between two looks at a task; None: as the agenda thinks best.
         max_polls_in_flight: looks under way at once.
         on_ended: told once of each task's end.
+        on_lost: told of each task that the service does not know any more.
         contended: says whether creates wait for the same requests as looks do.
     """
 
@@ -195,12 +196,14 @@ class TaskTracker:
         poll_interval: float | None = None,
         max_polls_in_flight: int = 32,
         on_ended: Callable[[TaskId, Task], None] | None = None,
+        on_lost: Callable[[TaskId], None] | None = None,
         contended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._admit = admit
         self._agenda = Agenda(poll_interval)
         self._max_polls = max_polls_in_flight
         self._on_ended = on_ended
+        self._on_lost = on_lost
         self._contended = contended
         self._watched: dict[TaskId, _Watched] = {}
         self._ends: dict[TaskId, Task] = {}
@@ -254,6 +257,10 @@ class TaskTracker:
         """Say what was last heard of a task."""
         watched = self._watched.get(task_id)
         return self._ends.get(task_id) if watched is None else watched.known
+
+    def end_of(self, task_id: TaskId) -> Task | None:
+        """Give a task's end, if it was heard (and not too many others since)."""
+        return self._ends.get(task_id)
 
     def wait(self, task_id: TaskId) -> asyncio.Future[Task]:
         """Return a future of the caller's own that brings the task's end.
@@ -441,6 +448,8 @@ class TaskTracker:
                 error.message, status=error.status, code=error.code, type=error.type
             )
         self._give_up(error, [watched])
+        if self._on_lost is not None:
+            self._on_lost(watched.task_id)
 
     def _hear(self, task_id: TaskId, task: Task, *, by_callback: bool = False) -> None:
         watched = self._watched.get(task_id)

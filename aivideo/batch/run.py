@@ -232,6 +232,8 @@ class Batch:
             left = again
             if left:
                 await asyncio.sleep(SPEND_LIMIT_PAUSE)
+                if self.stopped:
+                    return  # who stops it meanwhile closes the gate for good
                 self._session.resume_submits()
 
     def _had_ended(self, each: Match) -> bool:

@@ -22,10 +22,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
+from attrs import evolve
+
 from aivideo.errors import InvalidRequestError, LedgerError
 from aivideo.models import Credits, TaskId
+from aivideo.sansio import journal
 from aivideo.sansio.audit import Reading
-from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.sansio.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
 
 
 class Ledger(Protocol):
@@ -45,8 +48,9 @@ class Ledger(Protocol):
 
         Returns:
             ``job``; or, where a job of the same ``batch`` and ``key`` is written down already,
-            that one; or, where it is itself, what it is by now: whoever does not know whether
-            an earlier call came through may say it again.
+            that one (at the price that ``job`` states, if nothing is counted at another yet); or,
+            where it is itself, what it is by now: whoever does not know whether an earlier call
+            came through may say it again.
 
         Raises:
             InvalidRequestError: that key was used for another request.
@@ -139,16 +143,22 @@ class Ledger(Protocol):
         ...
 
 
-def same_request(earlier: JobRecord, job: JobRecord, *, replace: bool) -> bool:
-    """Say whether ``earlier`` stands for ``job`` as it is; False: it is to be replaced by it.
+def planned_again(earlier: JobRecord, job: JobRecord, *, replace: bool) -> JobRecord:
+    """Say what ``earlier`` is when ``job`` is planned under its key: itself where nothing changes.
+
+    A price that was not known, or was another, is the one that is stated now, as long as nothing
+    is counted at the old one.
 
     Raises:
         InvalidRequestError: the key was used for another request, which is not to be replaced.
     """
     if earlier.fingerprint == job.fingerprint:
-        return True
+        held = {journal.holding(attempt.status) for attempt in earlier.attempts}
+        if job.credits in (None, earlier.credits) or not held <= {Holding.NONE, Holding.REFUNDED}:
+            return earlier
+        return evolve(earlier, request=job.request, credits=job.credits)
     if replace and is_untaken(earlier):
-        return False
+        return evolve(job, id=earlier.id, attempts=earlier.attempts)
     raise InvalidRequestError.because(
         "key", job.key, "was used for another request", "use a key per request"
     )

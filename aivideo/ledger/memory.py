@@ -6,10 +6,8 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
-from attrs import evolve
-
 from aivideo.errors import LedgerError
-from aivideo.ledger import same_job, same_request
+from aivideo.ledger import planned_again, same_job
 from aivideo.models import Credits, TaskId
 from aivideo.sansio import budget, journal
 from aivideo.sansio.audit import Reading
@@ -66,10 +64,7 @@ class MemoryLedger:
         if key is not None:
             known = self._by_key.get((job.batch, key))
             if known is not None:
-                earlier = self._jobs[known]
-                if same_request(earlier, job, replace=replace):
-                    return earlier
-                job = evolve(job, id=earlier.id, attempts=earlier.attempts)
+                job = planned_again(self._jobs[known], job, replace=replace)
             self._by_key[job.batch, key] = job.id
         self._jobs[job.id] = job
         return job
@@ -82,7 +77,7 @@ class MemoryLedger:
         if job.status is not JobStatus.PLANNED:
             return None
         held = self._totals.get(job.batch, _NOTHING).held
-        budget.admit(job.request, held=held, ceiling=ceiling)
+        budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
         now = self._now()
         claimed = journal.Claimed(owner=self._owner, lease_until=now + lease, at=now)
         return self._write(job, journal.apply(job, claimed))

@@ -7,14 +7,14 @@ all that may turn out to be spent. What came back, or was proved not taken, is f
 from __future__ import annotations
 
 from aivideo.errors import BudgetExceededError
-from aivideo.models import Request
 
 
-def admit(request: Request, *, held: int, ceiling: int | None) -> None:
-    """Check that ``request`` fits under a ceiling.
+def admit(model: str, needed: int | None, *, held: int, ceiling: int | None) -> None:
+    """Check that one create more fits under a ceiling.
 
     Args:
-        request: what is to be POSTed.
+        model: what is to be POSTed.
+        needed: its credits, as they will be counted once it is; None: not known.
         held: credits charged, reserved or unknown so far.
         ceiling: credits, or None: there is none.
 
@@ -23,10 +23,9 @@ def admit(request: Request, *, held: int, ceiling: int | None) -> None:
     """
     if ceiling is None:
         return
-    needed = request.credits
     if needed is None:
         raise BudgetExceededError(
-            f"max_credits={ceiling}, and the price of a {request.model} request is not known; "
+            f"max_credits={ceiling}, and the price of a {model} request is not known; "
             "state it: Generation(..., credits=N)",
             needed=None,
             held=held,

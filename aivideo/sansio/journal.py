@@ -33,7 +33,7 @@ from typing import TypeAlias, assert_never
 
 from attrs import evolve, field, frozen
 
-from aivideo.errors import LedgerError
+from aivideo.errors import LedgerError, scrub
 from aivideo.models import CompletedTask, FailedTask, Request, TaskFailure, TaskId
 
 
@@ -136,11 +136,11 @@ class JobRecord:
     credits: int | None = None
     batch: str | None = None
     key: str | None = None
-    callback_url: str | None = None
+    callback_url: str | None = field(default=None, repr=lambda url: scrub(repr(url)))
     status: JobStatus = JobStatus.PLANNED
     waiting: bool = True
     attempts: tuple[Attempt, ...] = ()
-    path: str | None = field(default=None)
+    path: str | None = None
     size: int | None = None
     planned_at: float = 0.0
 

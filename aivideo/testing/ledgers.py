@@ -57,7 +57,8 @@ async def check_ledger(open_ledger: OpenLedger, *, durable: bool = True) -> None
     moving the clock that it hands out. Checked is, each with a message that names the promise:
 
     * planning: a job comes back as it was written; a key is one job; another request under it is
-      refused, and replaces only what cannot have been taken; the same job planned twice is one;
+      refused, and replaces only what cannot have been taken; the same job planned twice is one,
+      at the price stated last while nothing is counted at another;
     * claims: a compare-and-set, between handles and under concurrency; the attempt's number, owner,
       lease and time; none but ``planned`` jobs;
     * ceilings: exact under concurrency, per batch, freed by refusal, release and refund, not freed
@@ -436,6 +437,26 @@ async def _a_ceiling_counts_its_batch_alone(bench: _Bench) -> None:
     assert await bench.one.claim(unknown.id, lease=LEASE) is not None, promise
 
 
+async def _a_price_is_the_one_stated_last_while_nothing_is_counted_at_another(
+    bench: _Bench,
+) -> None:
+    batch = bench.batch()
+    promise = "plan() with another price is the price, where nothing is counted at the first"
+    unpriced, priced = (
+        Generation("nobody-knows-1", {"prompt": "boat"}, credits=price) for price in (None, 70)
+    )
+    job = await bench.one.plan(bench.job(batch=batch, key="k", request=unpriced))
+    refusal = bench.one.claim(job.id, lease=LEASE, ceiling=1_000)
+    await refused(refusal, BudgetExceededError, "a price that is not known fits no ceiling")
+    now = await bench.two.plan(bench.job(batch=batch, key="k", request=priced))
+    assert now == evolve(job, request=priced, credits=70), f"{promise}: it became {now!r}"
+    assert await bench.one.find(job.id) == now, promise
+    assert await bench.one.claim(job.id, lease=LEASE, ceiling=70) is not None, promise
+    dearer = Generation("nobody-knows-1", {"prompt": "boat"}, credits=90)
+    again = await bench.two.plan(bench.job(batch=batch, key="k", request=dearer))
+    assert again.credits == 70, f"{promise}; what is reserved stays what it was"
+
+
 # --- verdicts ---------------------------------------------------------------------------------
 
 
@@ -788,6 +809,7 @@ _CHECKS: tuple[Callable[[_Bench], Coroutine[Any, Any, None]], ...] = (
     _a_ceiling_is_exact_under_concurrency,
     _a_ceiling_is_freed_by_proof_alone,
     _a_ceiling_counts_its_batch_alone,
+    _a_price_is_the_one_stated_last_while_nothing_is_counted_at_another,
     _every_verdict_lands,
     _what_contradicts_is_refused_and_changes_nothing,
     _a_task_belongs_to_one_attempt,

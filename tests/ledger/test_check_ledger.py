@@ -54,7 +54,7 @@ class ClaimsWithoutCompareAndSet(MemoryLedger):
         if job.status is not JobStatus.PLANNED:
             return None
         held = self._totals.get(job.batch, CreditTotals()).held
-        budget.admit(job.request, held=held, ceiling=ceiling)
+        budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
         await asyncio.sleep(0)  # as a SELECT and an UPDATE without a transaction have it
         now = self._now()
         claimed = journal.Claimed(owner=self._owner, lease_until=now + lease, at=now)
@@ -88,7 +88,9 @@ class CountsAllBatchesTogether(MemoryLedger):
     ) -> JobRecord | None:
         job = self._job(job_id)
         if job.status is JobStatus.PLANNED:
-            budget.admit(job.request, held=(await self.totals()).held, ceiling=ceiling)
+            budget.admit(
+                job.request.model, job.credits, held=(await self.totals()).held, ceiling=ceiling
+            )
         return await super().claim(job_id, lease=lease, ceiling=ceiling)
 
 
@@ -170,6 +172,14 @@ class ReplacesWhatWasTaken(MemoryLedger):
         if known is not None and replace and known.status is JobStatus.UNKNOWN:
             self._jobs[known.id] = job = evolve(job, id=known.id)
             return job
+        return await super().plan(job, replace=replace)
+
+
+class KeepsThePriceItKnewFirst(MemoryLedger):
+    async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
+        known = None if job.key is None else await self.find_key(job.batch, job.key)
+        if known is not None and known.fingerprint == job.fingerprint:
+            return known
         return await super().plan(job, replace=replace)
 
 
@@ -257,6 +267,7 @@ class ClosesOnce(MemoryLedger):
         (HasOneKeyForAllBatches, "a key names a job within its batch alone"),
         (TakesAKeyForWhateverComes, "another request under a known key is refused"),
         (ReplacesWhatWasTaken, "after Doubted is refused"),
+        (KeepsThePriceItKnewFirst, "with another price is the price"),
         (LosesTheCallbackURL, "as it is"),
         (ReadsOnePage, "of 1100 came 500"),
         (ReadsPagesByOffset, "may be walked while they change"),

@@ -383,6 +383,23 @@ async def test_one_that_is_refused_takes_nobody_with_it(tmp_path: Path) -> None:
         assert len([each async for each in ledger.jobs()]) == 3
 
 
+@pytest.mark.parametrize("key", ["caf\udce9", "\ud800"])  # a file's name on Linux, half a pair
+async def test_what_no_file_can_hold_takes_nobody_with_it(tmp_path: Path, key: str) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        sent = job("boat")
+        await ledger.plan(sent)
+        await ledger.claim(sent.id, lease=100.0)
+        bad, verdict = await asyncio.gather(
+            ledger.plan(job("kite", key=key)),
+            ledger.record(sent.id, journal.Taken("task-1")),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, LedgerError)
+        assert "cannot hold" in str(bad)
+        found = await ledger.find_task("task-1")
+        assert found == verdict, "a verdict is money: it is written, whoever waits beside it"
+
+
 async def test_a_caller_that_is_cancelled_cancels_nobody_elses_step(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         jobs = [job() for _ in range(20)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -238,3 +239,9 @@ def test_a_job_that_waits_to_be_sent_again_has_neither_a_task_nor_an_end() -> No
     assert job.task_id is None
     assert job.ended_task() is None
     assert replay(*FAILED, AGAIN, CLAIM).task_id is None
+
+
+def test_a_record_shows_no_secret_of_a_users_own_callback_url() -> None:
+    shown = repr(evolve(JOB, callback_url="https://me.example/done?token=0123456789"))
+    assert "me.example/done" in shown
+    assert "0123456789" not in shown

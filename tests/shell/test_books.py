@@ -88,6 +88,25 @@ async def test_a_ledger_that_fails_after_the_post_loses_nothing_and_buys_nothing
     assert sold.truth.creates_taken == 2
 
 
+async def test_a_ledger_that_breaks_in_a_way_of_its_own_loses_nothing_either() -> None:
+    class Broken(Disk):
+        def _need(self, what: str) -> None:
+            if what in self.full:
+                raise ConnectionError("the database went away")
+
+    ledger, sold = Broken(), service()
+    async with session_on(ledger, sold) as session:
+        job = await session.enqueue(boat())
+        await asyncio.sleep(0.5)
+        ledger.full = RECORD  # the POST is under way
+        task_id = await job.submitted()
+        ledger.full = frozenset()
+        await asyncio.sleep(2 * REWRITE_EVERY)
+        assert await ledger.find_task(task_id) is not None
+        assert (await job).status == "completed"
+    assert sold.truth.creates_seen == 1
+
+
 async def test_what_happens_meanwhile_is_written_in_the_order_it_happened() -> None:
     ledger, sold = Disk(), service()
     async with session_on(ledger, sold, poll_interval=1.0) as session:
@@ -175,6 +194,22 @@ async def test_whatever_broke_first_the_gate_opens_when_all_is_written() -> None
         assert ledger.written == ["Taken"]
         await session.submit(boat(3))
     assert sold.truth.creates_seen == 2
+
+
+async def test_a_gate_that_was_opened_too_early_opens_when_all_is_written() -> None:
+    ledger, sold = Disk(), service()
+    async with session_on(ledger, sold) as session:
+        ledger.full = CLAIM
+        for number in range(2):
+            with pytest.raises(LedgerError):
+                await session.submit(boat(number))
+            session.resume_submits()
+        with pytest.raises(LedgerError):
+            await session.submit(boat(2))
+        ledger.full = frozenset()
+        await asyncio.sleep(REWRITE_EVERY + 0.5)
+        await session.submit(boat(3))
+    assert sold.truth.creates_seen == 1
 
 
 async def test_a_gate_that_something_else_closed_is_not_opened_by_a_mended_ledger() -> None:

@@ -16,13 +16,14 @@ from aivideo import (
     Client,
     ConfigurationError,
     DownloadError,
+    ResponseError,
     Session,
     Sora2,
     SubmitUnknownError,
     download,
     transport,
 )
-from aivideo.sansio import verdict
+from aivideo.sansio import verdict, wire
 from aivideo.sansio.wire import Answer
 from aivideo.simulator import Fault, Scenario, serve
 from aivideo.transport import Incoming
@@ -211,3 +212,20 @@ async def test_a_transport_that_breaks_in_a_way_of_its_own_leaves_it_unknown(
     with pytest.raises(SubmitUnknownError, match="a defect"):
         await job.submitted()
     assert job.status == "unknown"
+
+
+def test_an_answer_that_breaks_the_contract_does_not_show_its_signed_url() -> None:
+    body = b'{"id":"t","status":"completed","model":"m","created_at":1,"output":{"urls":["'
+    body += b'https://results.example/a.mp4?X-Signature=0123456789"]}}'
+    with pytest.raises(ResponseError, match="completed_at") as caught:
+        wire.read_task(Answer(200, body))
+    assert "0123456789" not in shown_by_our_frames(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base", ["https://me.example/x?tenant=0123456789", "https://me.example/#x"]
+)
+def test_a_callback_base_that_no_token_can_be_added_to_is_refused_and_not_shown(base: str) -> None:
+    with pytest.raises(ConfigurationError, match="without a query") as caught:
+        Session("sk-test", callback_base_url=base)
+    assert "0123456789" not in str(caught.value)

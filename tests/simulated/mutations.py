@@ -56,13 +56,13 @@ MUTATIONS = (
             (
                 "aivideo/purchase.py",
                 "            slot = await self._slot(retry_after)\n",
-                "            early = await self._books.claim(job, record, lease=90.0, ceiling=ceiling)\n"
+                "            early = await self._books.claim(job, record, lease=90.0)\n"
                 "            self._urls.early[job.id] = early\n"
                 "            slot = await self._slot(retry_after)\n",
             ),
             (
                 "aivideo/purchase.py",
-                "            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)\n",
+                "            claimed = await self._books.claim(job, record, lease=lease)\n",
                 "            claimed = self._urls.early.pop(job.id) if lease else None\n",
             ),
             (
@@ -79,9 +79,9 @@ MUTATIONS = (
         (
             (
                 "aivideo/purchase.py",
-                "            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)\n",
+                "            claimed = await self._books.claim(job, record, lease=lease)\n",
                 "            heard = await self._client.submit(record.request)\n"
-                "            claimed = await self._books.claim(job, record, lease=lease, ceiling=ceiling)\n",
+                "            claimed = await self._books.claim(job, record, lease=lease)\n",
             ),
             (
                 "aivideo/purchase.py",
@@ -348,7 +348,9 @@ MUTATIONS = (
             (
                 "aivideo/purchase.py",
                 "                self._outage.relapse()\n            else:\n",
-                "                self._outage.over()\n            else:\n",
+                "                self._outage.over()\n"
+                "                self._limiter.release_creates()\n"
+                "            else:\n",
             ),
         ),
     ),

@@ -448,6 +448,24 @@ async def test_a_spend_cap_can_be_waited_for(tmp_path: Path) -> None:
     assert asyncio.get_running_loop().time() - began > 1200
 
 
+async def test_a_batch_that_is_stopped_while_it_waits_for_a_spend_cap_sends_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aivideo.batch.run.SPEND_LIMIT_PAUSE", 0.1)
+    house = make_house(tmp_path, spend_limit=200, spend_window=6000.0)
+    seen: list[int] = []
+
+    def waits(run: Batch) -> bool:
+        if len(run.results) < 2:
+            return False
+        seen.append(house.creates)
+        return True
+
+    report = await house.run("a", "b", "c", stop_when=waits, wait_for_spend_limit=True)
+    assert sorted(statuses(report)) == ["saved", "saved", "unsent"]
+    assert house.creates == seen[0]
+
+
 async def test_a_spend_cap_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     house = make_house(tmp_path, spend_limit=200, spend_window=600.0)
     first = await house.run("a", "b", "c", session={"max_requests_in_flight": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -342,6 +343,22 @@ async def test_a_body_that_is_no_task_costs_no_request(body: bytes) -> None:
         assert await here.session.receive_callback(here.token(job), body) is None
         assert here.sim.truth.polls == 0
         assert (await here.record(job)).status is JobStatus.RUNNING
+
+
+async def test_a_callback_that_cannot_be_confirmed_shows_no_signed_url() -> None:
+    url = "https://results.example/a.mp4?X-Signature=0123456789"
+    body = {"id": "t", "status": "completed", "model": "sora-2", "created_at": 1}
+    body |= {"completed_at": 2, "output": {"urls": [url]}}
+    async with app() as web:
+        job = await web.session.submit(BOAT)
+        told = orjson.dumps(body | {"id": job.task_id})
+        await web.session.aclose()
+        with pytest.raises(Exception, match="closed") as caught:
+            await web.session.receive_callback(web.token(job), told)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    ours = [str(frame.locals) for frame in shown.stack if "/aivideo/" in frame.filename]
+    assert ours
+    assert "0123456789" not in "".join(ours)
 
 
 async def test_a_task_the_service_does_not_know_settles_nothing() -> None:

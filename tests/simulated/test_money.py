@@ -12,6 +12,7 @@ import pytest
 from attrs import evolve
 
 from aivideo import (
+    APIConnectionError,
     BudgetExceededError,
     ConfigurationError,
     Failed,
@@ -31,6 +32,7 @@ from aivideo import (
     UpstreamError,
     WaitTimeoutError,
 )
+from aivideo.sansio.wire import Answer
 from aivideo.simulator import (
     Endpoint,
     Faults,
@@ -146,6 +148,21 @@ async def test_closing_waits_for_the_verdict_of_a_post_under_way() -> None:
         assert caught.value.job is job
 
 
+async def test_closing_goes_on_when_its_caller_is_cancelled() -> None:
+    async with serve(scenario(latency=10.0)) as sim:
+        before = asyncio.all_tasks()
+        session = Session("sk-test", base_url=sim.url)
+        job = await session.enqueue(BOAT)
+        await asyncio.sleep(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.aclose(), 2)
+        await session.aclose()  # whoever asks again waits for the same
+        assert job.task_id in sim.truth.tasks
+        assert not {
+            task for task in asyncio.all_tasks() - before if "aivideo/sim" not in repr(task)
+        }
+
+
 async def test_no_money_closes_the_gate_and_the_rest_is_not_sent() -> None:
     async with serve(scenario(keys={"sk-test": 250})) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=1) as session:
@@ -182,7 +199,7 @@ async def test_a_spend_cap_outlasts_a_ledger_that_could_not_be_written_meanwhile
         spent = SpendLimitError("reached", status=429, code="spend_limit_exceeded")
         purchase.close_gate(full)
         purchase.close_gate(spent)
-        purchase.reopen_gate(full)
+        purchase.reopen_gate()
         with pytest.raises(SpendLimitError):
             await session.submit(BOAT)
         session.resume_submits()
@@ -207,6 +224,46 @@ async def test_five_unknowns_in_a_row_hold_the_creates_until_the_service_answers
         assert len(outcomes) == 50
         assert sim.truth.requests[Endpoint.CREDITS] >= 1
         assert sim.truth.creates_seen == 50, "each was sent once"
+
+
+class Dead(DirectTransport):
+    """A network that dies: five creates are never answered, the next ones cannot connect."""
+
+    creates = 0
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,
+    ) -> Answer:
+        self.creates += method == "POST"
+        if method == "POST" and self.creates <= 5:
+            await asyncio.sleep(5)
+            raise APIConnectionError("reset", written=True)
+        await asyncio.sleep(10)
+        raise APIConnectionError("no route", written=False)
+
+
+async def test_closing_waits_for_no_service_that_is_out() -> None:
+    async with asyncio.timeout(60):
+        async with Session("sk-test", transport=Dead(Service(scenario()))) as session:
+            jobs = [await session.enqueue(boat) for boat in boats(8)]
+            await asyncio.sleep(1)
+        statuses = [job.status for job in jobs]
+    assert statuses == [JobStatus.UNKNOWN] * 5 + [JobStatus.PLANNED] * 3
+
+
+async def test_what_waits_for_the_end_of_an_outage_ends_when_submits_are_stopped() -> None:
+    async with Session("sk-test", transport=Dead(Service(scenario()))) as session:
+        jobs = [await session.enqueue(boat) for boat in boats(8)]
+        await asyncio.sleep(60)
+        session.stop_submits("enough")
+        for job in jobs[5:]:
+            with pytest.raises(SessionClosedError, match="enough"):
+                await asyncio.wait_for(job.submitted(), 60)
 
 
 async def test_a_ceiling_is_exact_under_concurrency_and_freed_by_refunds() -> None:
@@ -356,6 +413,24 @@ async def test_an_iterable_that_breaks_loses_nothing_that_was_submitted() -> Non
             await hear()
         assert len(heard) == 3
         assert sim.truth.creates_taken == 3
+
+
+async def test_a_save_to_that_raises_is_raised_when_the_others_have_ended(tmp_path: Path) -> None:
+    def place(index: int, _: object) -> Path:
+        if index == 1:
+            raise KeyError("no place for it")
+        return tmp_path / f"{index}.mp4"
+
+    outcomes: list[Outcome] = []
+    async with Session("sk-test", transport=DirectTransport(Service(scenario()))) as session:
+
+        async def collect() -> None:
+            async for outcome in session.generate_many(boats(3), save_to=place):
+                outcomes.append(outcome)  # noqa: PERF401  what came before it raised
+
+        with pytest.raises(KeyError, match="no place for it"):
+            await collect()
+    assert {outcome.index for outcome in outcomes} == {0, 2}
 
 
 async def test_files_are_whole_and_the_key_stays_with_the_api(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,11 +12,13 @@ import pytest
 from aivideo import (
     BudgetExceededError,
     Failed,
+    Generation,
     InvalidRequestError,
     Job,
     JobStatus,
     LedgerError,
     Outcome,
+    Request,
     Session,
     Sora2,
     SubmitUnknownError,
@@ -24,7 +27,7 @@ from aivideo import (
 )
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.sansio import journal
-from aivideo.sansio.journal import CreditTotals
+from aivideo.sansio.journal import CreditTotals, JobRecord
 from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +161,9 @@ async def test_whoever_waits_for_a_dead_ones_post_is_told_that_nobody_knows(tmp_
         assert sim.truth.creates_seen == 1
 
 
-async def collect(session: Session, requests: list[Sora2], **settings: object) -> list[Outcome]:
+async def collect(
+    session: Session, requests: Sequence[Request], **settings: object
+) -> list[Outcome]:
     outcomes = session.generate_many(requests, batch="boats", **settings)  # type: ignore[arg-type]
     return [outcome async for outcome in outcomes]
 
@@ -198,6 +203,41 @@ async def test_the_same_request_twice_in_a_batch_is_two_jobs_in_every_run(tmp_pa
         assert sim.truth.creates_seen == 3
 
 
+async def test_a_key_that_names_two_requests_of_one_call_is_refused(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim:
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            outcomes = await collect(session, boats(2), key=lambda *_: "boat")
+        assert sorted(kinds(outcomes)) == ["InvalidRequestError", "Succeeded"]
+        assert sim.truth.creates_taken == 1
+        (made,) = (each for each in outcomes if isinstance(each, Succeeded))
+        assert made.task.metadata["prompt"] == made.request.input["prompt"] == "Boat 0"
+
+
+async def test_a_request_that_another_process_replaces_meanwhile_is_not_sent_for_the_first(
+    tmp_path: Path,
+) -> None:
+    def name(*_: object) -> str:
+        return "boat"
+
+    dearer = Sora2("Another", duration=12, aspect_ratio="16:9")
+    path = tmp_path / "jobs.db"
+    async with serve(scenario(latency=5.0)) as sim:
+        async with (
+            session_of(sim, path, max_running_jobs=1, max_credits=200) as one,
+            session_of(sim, path) as two,
+        ):
+            await one.submit(BOAT)  # the next of its jobs waits
+            first = asyncio.create_task(collect(one, [BOAT], key=name))
+            await asyncio.sleep(1)
+            two.stop_submits()
+            assert kinds(await collect(two, [dearer], key=name)) == ["SessionClosedError"]
+            assert kinds(await first) == ["InvalidRequestError"]
+            assert one.statistics().credits == CreditTotals(charged=100)
+            two.resume_submits()
+            assert kinds(await collect(two, [dearer], key=name)) == ["Succeeded"]
+        assert [task.prompt for task in sim.truth.tasks.values()] == ["Boat 0", "Another"]
+
+
 async def test_without_a_batch_each_call_is_new_work(tmp_path: Path) -> None:
     async with serve(scenario()) as sim:
         for _ in range(2):
@@ -228,6 +268,34 @@ async def test_what_failed_is_sent_again_only_when_asked_and_told_of_its_new_tas
             assert await session.ledger.totals(batch="boats") == CreditTotals(refunded=200)
 
 
+async def test_two_that_retry_the_same_failed_job_at_once_send_it_once(tmp_path: Path) -> None:
+    class Late(SqliteLedger):
+        """Between what it read and what it tells of it, another was faster."""
+
+        async def record(
+            self, job_id: str, event: journal.Event, *, attempt: int | None = None
+        ) -> JobRecord:
+            if isinstance(event, journal.Retried):
+                await asyncio.sleep(5)
+            return await super().record(job_id, event, attempt=attempt)
+
+    path = tmp_path / "jobs.db"
+    async with serve(scenario(failure_rate=1.0)) as sim:
+        async with session_of(sim, path) as session:
+            assert kinds(await collect(session, [BOAT])) == ["TaskFailedError"]
+        late = Late(path)
+        async with (
+            session_of(sim, path) as one,
+            Session("sk-test", base_url=sim.url, ledger=late) as other,
+        ):
+            outcomes = await asyncio.gather(
+                *(collect(each, [BOAT], retry_failed=True) for each in (one, other))
+            )
+        await late.aclose()
+        assert [kinds(each) for each in outcomes] == [["TaskFailedError"]] * 2
+        assert sim.truth.creates_taken == 2, "once, and once again"
+
+
 async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
     async with serve(scenario()) as sim:
         for run, taken in ((1, 3), (2, 3)):
@@ -240,6 +308,32 @@ async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
             await session.submit(BOAT)
             with pytest.raises(BudgetExceededError):
                 await session.submit(BOAT)
+
+
+async def test_a_batchs_ceiling_binds_jobs_that_were_taken_up_before_it_was_said(
+    tmp_path: Path,
+) -> None:
+    async with serve(scenario()) as sim:
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            session.stop_submits()
+            await collect(session, boats(8))  # planned, none sent
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            async for record in session.ledger.jobs():
+                session.take_up(record)
+            outcomes = await collect(session, boats(8), max_credits=300)
+        assert kinds(outcomes).count("BudgetExceededError") == 5
+        assert sim.truth.creates_taken == 3
+
+
+async def test_a_price_stated_later_lets_the_same_job_go(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim, session_of(sim, tmp_path / "jobs.db") as session:
+        unpriced = Generation("veo-3", {"prompt": "boat"})
+        assert kinds(await collect(session, [unpriced], max_credits=500)) == ["BudgetExceededError"]
+        priced = Generation("veo-3", {"prompt": "boat"}, credits=400)
+        assert kinds(await collect(session, [priced], max_credits=500)) == ["Succeeded"]
+        assert (await session.ledger.totals(batch="boats")).charged == 400
+        other = Generation("veo-3", {"prompt": "kite"}, credits=400)
+        assert kinds(await collect(session, [other], max_credits=500)) == ["BudgetExceededError"]
 
 
 async def test_a_persons_word_that_it_was_not_taken_sends_it_again(tmp_path: Path) -> None:
@@ -267,6 +361,24 @@ async def test_a_session_on_a_file_that_cannot_be_used_is_refused_before_anythin
     (tmp_path / "notes.txt").write_text("not a ledger\n" * 100)
     with pytest.raises(LedgerError, match="no ledger"):
         Session("sk-test", ledger=tmp_path / "notes.txt")
+
+
+async def test_an_end_heard_by_its_task_alone_is_written_when_its_job_is_taken_up(
+    tmp_path: Path,
+) -> None:
+    async with serve(scenario()) as sim:
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            job = await session.submit(BOAT)
+        assert job.task_id is not None
+        async with session_of(sim, tmp_path / "jobs.db") as session:
+            await session.job(job.task_id)
+            await session.resume()
+            await asyncio.sleep(1)
+            assert session.jobs() == []
+            assert session.statistics().limiter.running_jobs == 0
+            found = await session.ledger.find(job.id)
+            assert found is not None
+            assert found.status is JobStatus.COMPLETED
 
 
 async def test_a_session_closes_the_ledger_it_opened_and_no_other(tmp_path: Path) -> None:

@@ -177,6 +177,52 @@ async def test_a_key_that_is_disabled_ends_all_watching_with_one_line(
         assert len(caplog.records) == 1
 
 
+async def test_what_runs_is_watched_again_when_a_key_is_good_again() -> None:
+    transport = Disabling(service_of(500.0))
+    async with Session("sk-x", transport=transport, max_running_jobs=1) as session:
+        job = await session.submit(BOAT)
+        transport.disabled = True
+        with pytest.raises(AuthenticationError):
+            await job
+        transport.disabled = False
+        waiting = await session.enqueue(BOAT)
+        session.resume_submits()
+        assert (await waiting.result(wait_timeout=3600)).status == "completed"
+        assert job.status == "completed", "nobody waited, and its place was free again"
+
+
+async def test_a_task_that_the_service_has_lost_frees_its_place_under_a_cap() -> None:
+    class Forgetting(DirectTransport):
+        lost: str | None = None
+
+        async def send(
+            self,
+            method: str,
+            url: str,
+            headers: Mapping[str, str],
+            body: bytes | None,
+            timeout: float,
+        ) -> wire.Answer:
+            if self.lost is not None and url.endswith(self.lost):
+                missing = {"code": "task_not_found", "message": "no", "type": "x"}
+                return wire.Answer(404, json.dumps({"error": missing}).encode(), {})
+            return await super().send(method, url, headers, body, timeout)
+
+    transport = Forgetting(service_of())
+    async with Session("sk-x", transport=transport, max_running_jobs=1) as session:
+        job = await session.submit(BOAT)
+        transport.lost = job.task_id
+        other = await session.enqueue(BOAT)
+        with pytest.raises(TaskNotFoundError):
+            await job
+        assert (await other.result(wait_timeout=3600)).status == "completed"
+        transport.lost = None
+        assert (await job).status == "completed", "who waits again, watches again"
+        assert session.statistics().limiter.running_jobs == 0
+        await session.submit(BOAT)
+        assert session.statistics().limiter.running_jobs == 1, "and it was counted once"
+
+
 async def test_a_task_that_is_not_found_at_first_is_found_and_one_that_never_was_is_told() -> None:
     async with session_of(service_of(100.0, not_found_for=60.0)) as session:
         assert (await session.generate(BOAT)).status == "completed"

@@ -11,10 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve
-
 from aivideo.errors import AIVideoError, LedgerError
-from aivideo.ledger import same_job, same_request
+from aivideo.ledger import planned_again, same_job
 from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.owner import Owner
 from aivideo.ledger.sqlite.rows import (
@@ -87,11 +85,29 @@ class LedgerFile:
     def group(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
         """Take all steps in one transaction; return each one's result, or the error it raised.
 
-        A step that raises an error of ours has written nothing: it checks before it writes.
+        A step that raises an error of ours has written nothing: it checks before it writes. One
+        that breaks otherwise (on a text that is no UTF-8, a number too large for SQLite) must not
+        take the others with it, a verdict perhaps: then each has a transaction of its own.
 
         Raises:
             LedgerError: the transaction did not happen.
         """
+        try:
+            return self._in_one(steps)
+        except LedgerError:
+            raise
+        except Exception as error:
+            if len(steps) == 1:
+                return [LedgerError(f"ledger {self.path} cannot hold this: {error}")]
+        results: list[object] = []
+        for step in steps:
+            try:
+                results += self.group([step])
+            except LedgerError as error:
+                results.append(error)
+        return results
+
+    def _in_one(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
         results: list[object] = []
         run = self.connection.execute
         try:
@@ -125,9 +141,9 @@ class LedgerFile:
             found = self._one("batch = ? AND key = ?", (job.batch or "", job.key))
             if found is not None:
                 seq, earlier = found
-                if same_request(earlier, job, replace=replace):
+                job = planned_again(earlier, job, replace=replace)
+                if job is earlier:
                     return earlier
-                job = evolve(job, id=earlier.id, attempts=earlier.attempts)
                 values = job_values(job)
                 names = ", ".join(f"{name} = ?" for name in JOB.split(", ")[1:])
                 self.connection.execute(f"UPDATE jobs SET {names} WHERE seq = ?", (*values, seq))
@@ -147,7 +163,7 @@ class LedgerFile:
             return None
         if ceiling is not None:
             held = self.totals(job.batch or "").held
-            budget.admit(job.request, held=held, ceiling=ceiling)
+            budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
         self._show_life()
         now = self._now()
         claimed = journal.Claimed(owner=self.owner.name, lease_until=now + lease, at=now)
