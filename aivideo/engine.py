@@ -224,7 +224,7 @@ class Engine:
         """
         if self.closed:
             raise SessionClosedError("the session is closed; nothing was sent")
-        _check_request(request, callback_url)
+        check_request(request, callback_url)
         record = JobRecord(
             id=secrets.token_hex(8),
             request=request,
@@ -613,7 +613,12 @@ async def _settling(slot: Slot, request: Coroutine[Any, Any, T]) -> T:
     return answer
 
 
-def _check_request(request: Request, callback_url: str | None) -> None:
+def check_request(request: Request, callback_url: str | None = None) -> None:
+    """See that a request, and the user's own callback URL, are some.
+
+    Raises:
+        InvalidRequestError: they are not.
+    """
     if not isinstance(request, Sora2 | Generation):
         raise InvalidRequestError.because(
             "request", request, "is no request", "give Sora2(...) or Generation(...)"
