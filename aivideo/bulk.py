@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from attrs import field, frozen
 
-from aivideo.engine import Engine, closed_under
+from aivideo.engine import Engine, check_request, closed_under
 from aivideo.errors import (
     AIVideoError,
     InvalidRequestError,
@@ -137,6 +137,7 @@ class Bulk:
         async for request in _each(self._requests):
             await self._room()
             try:
+                check_request(request)  # before it is asked for its name
                 job, record = await self._engine.plan(
                     request,
                     key=self._key(index, request),

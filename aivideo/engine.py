@@ -165,13 +165,13 @@ class Engine:
             self.watch(task_id, job.request)
 
     async def drain(self, *, downloads: bool) -> None:
-        """Wait for each POST that is under way, and for the downloads that are open now."""
-        open_now = {*self.saving} if downloads else set[asyncio.Task[None]]()
-        while waiting := [
-            *(self._submissions[job_id] for job_id in self._purchase.posting),
-            *(saving for saving in open_now if not saving.done()),
-        ]:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        """Wait for the verdicts of POSTs, and for the downloads, that are under way now."""
+        verdicts = [*self._purchase.posting.values()]
+        open_now = [*self.saving] if downloads else []
+        for verdict_in in verdicts:
+            await verdict_in.wait()
+        if open_now:
+            await asyncio.wait(open_now)
 
     async def aclose(self) -> None:
         """Send nothing more, wait for POSTs under way, let every waiter go."""
@@ -226,7 +226,7 @@ class Engine:
         """
         if self.closed:
             raise SessionClosedError("the session is closed; nothing was sent")
-        _check_request(request, callback_url)
+        check_request(request, callback_url)
         record = JobRecord(
             id=secrets.token_hex(8),
             request=request,
@@ -423,9 +423,10 @@ class Engine:
             log.info("a callback for job %s was dropped: %s", named.job_id, error)
             return None
         del token, body  # a signed URL may be in it: no traceback with locals is to show it
-        if named.job_id in self._purchase.posting:
+        verdict_in = self._purchase.posting.get(named.job_id)
+        if verdict_in is not None:
             # The answer to our own POST comes first: what it says decides what there is to ask.
-            await asyncio.wait([self._submissions[named.job_id]])
+            await verdict_in.wait()
         record = await self.ledger.find(named.job_id)
         if record is None or named.attempt > record.latest:
             log.debug("a callback for job %s, which this ledger does not know", named.job_id)
@@ -619,7 +620,12 @@ async def _settling(slot: Slot, request: Coroutine[Any, Any, T]) -> T:
     return answer
 
 
-def _check_request(request: Request, callback_url: str | None) -> None:
+def check_request(request: Request, callback_url: str | None = None) -> None:
+    """See that a request, and the user's own callback URL, are some.
+
+    Raises:
+        InvalidRequestError: they are not.
+    """
     if not isinstance(request, Sora2 | Generation):
         raise InvalidRequestError.because(
             "request", request, "is no request", "give Sora2(...) or Generation(...)"

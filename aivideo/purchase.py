@@ -83,7 +83,8 @@ class Purchase:
         resubmit_server_errors: whether a create answered by 500 or 503 is sent again.
 
     Attributes:
-        posting: ids of the jobs whose POST is under way: nobody may cancel those.
+        posting: ids of the jobs whose POST is under way, each with what is set when its verdict
+            is in: nobody may cancel those.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Purchase:
         answers: Callable[[], Awaitable[object]],
         resubmit_server_errors: bool,
     ) -> None:
-        self.posting: set[str] = set()
+        self.posting: dict[str, asyncio.Event] = {}
         self._client = client
         self._limiter = limiter
         self._books = books
@@ -130,11 +131,12 @@ class Purchase:
                     return task_id
             slot = await self._slot(retry_after)
             # From here to the verdict nobody may cancel this task.
-            self.posting.add(job.id)
+            verdict_in = self.posting[job.id] = asyncio.Event()
             try:
                 heard = await self._post(job, record, slot)
             finally:
-                self.posting.discard(job.id)
+                self.posting.pop(job.id, None)
+                verdict_in.set()
             ours = heard is not None
             retry_after = None
             match heard:

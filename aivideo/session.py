@@ -371,7 +371,10 @@ class Session:
         self._engine.resume_submits()
 
     async def drain(self, *, downloads: bool = True) -> None:
-        """Wait for each POST that is under way and, with ``downloads``, for those open now."""
+        """Wait for the POSTs and, with ``downloads``, the downloads that are under way now.
+
+        A POST that comes back refused by the rate limit is not waited for again.
+        """
         await self._engine.drain(downloads=downloads)
 
     # --- asking ---------------------------------------------------------------------------

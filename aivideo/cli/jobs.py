@@ -485,6 +485,7 @@ async def _retry(
 ) -> int:
     ledger = _open(path, read_only=False)
     try:
+        await ledger.lapse()  # what a dead process sent is of unknown fate, and not on its way
         if names:
             found = [await _find(ledger, name) for name in names]
         else:

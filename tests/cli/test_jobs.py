@@ -404,6 +404,14 @@ def test_without_a_key_a_task_is_believed_only_if_one_insists(book: Book, capsys
     assert book.find(lost).status is JobStatus.RUNNING
 
 
+def test_what_a_dead_process_sent_is_of_unknown_fate_to_retry_too(book: Book, capsys: Said) -> None:
+    dead = book.job("left on its way", CLAIM)
+    assert run(["jobs", "retry", dead.id]) == 1
+    assert "settle it first" in one_line(capsys)
+    assert run(["jobs", "retry", dead.id, "--may-pay-twice"]) == 0
+    assert book.find(dead).status is JobStatus.PLANNED
+
+
 def test_retry_sends_what_failed_and_of_the_unknown_only_what_one_insists_on(
     book: Book, capsys: Said
 ) -> None:

@@ -163,6 +163,26 @@ async def test_closing_goes_on_when_its_caller_is_cancelled() -> None:
         }
 
 
+async def test_draining_waits_for_posts_and_not_for_jobs_that_must_wait() -> None:
+    class Busy(DirectTransport):
+        async def send(
+            self,
+            method: str,
+            url: str,
+            headers: Mapping[str, str],
+            body: bytes | None,
+            timeout: float,
+        ) -> Answer:
+            await asyncio.sleep(5)
+            return Answer(429, b"slow down", {"retry-after": "300"})
+
+    async with Session("sk-test", transport=Busy(Service(scenario()))) as session:
+        await session.enqueue(BOAT)
+        await asyncio.sleep(1)
+        await asyncio.wait_for(session.drain(), 10)
+        assert session.statistics().limiter.rejected == 1
+
+
 async def test_no_money_closes_the_gate_and_the_rest_is_not_sent() -> None:
     async with serve(scenario(keys={"sk-test": 250})) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=1) as session:

@@ -203,6 +203,12 @@ async def test_the_same_request_twice_in_a_batch_is_two_jobs_in_every_run(tmp_pa
         assert sim.truth.creates_seen == 3
 
 
+async def test_what_is_no_request_fails_alone_in_a_batch_too(tmp_path: Path) -> None:
+    async with serve(scenario()) as sim, session_of(sim, tmp_path / "jobs.db") as session:
+        mixed: list[Request] = ["a prompt", BOAT]  # type: ignore[list-item]
+        assert sorted(kinds(await collect(session, mixed))) == ["InvalidRequestError", "Succeeded"]
+
+
 async def test_a_key_that_names_two_requests_of_one_call_is_refused(tmp_path: Path) -> None:
     async with serve(scenario()) as sim:
         async with session_of(sim, tmp_path / "jobs.db") as session:
