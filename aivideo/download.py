@@ -18,12 +18,12 @@ import secrets
 import zlib
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from attrs import define
 
+from aivideo import locks
 from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError, scrub
 from aivideo.models import CompletedTask
 from aivideo.transport import Incoming, Transport
@@ -38,11 +38,6 @@ STALL_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
 
 
-fcntl: Any = None
-with suppress(ImportError):  # on Windows, where what a killed process leaves stays
-    fcntl = import_module("fcntl")
-
-
 def remove_leftovers(folder: Path) -> int:
     """Remove what downloads of processes that were killed have left, and say how many there were.
 
@@ -51,10 +46,10 @@ def remove_leftovers(folder: Path) -> int:
     removed = 0
     for path in folder.glob(".*.part"):
         with suppress(OSError):
-            if fcntl is None or not path.stat().st_size:
+            if not locks.are_known() or not path.stat().st_size:
                 continue  # without a byte it may be about to be locked
             with path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.take(file.fileno())
                 path.unlink()
                 removed += 1
     return removed
@@ -305,8 +300,8 @@ class _Part:
             # Unbuffered: what append() has written is what a resumed download may rely on.
             self._file = self._path.open("xb", buffering=0)
             with suppress(OSError):  # some file systems know no locks
-                if fcntl is not None:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if locks.are_known():
+                    locks.take(self._file.fileno())
         return self._file
 
 

@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compose", ("__main__", "cli", "fastapi", "testing")),
     ("stand-in", ("simulator",)),
     ("use", ("batch", "session", "bulk", "engine", "purchase", "books", "job")),
-    ("shells", ("client", "download", "limiter", "tracker", "ledger", "transport")),
+    ("shells", ("client", "download", "limiter", "tracker", "ledger", "transport", "locks")),
     ("room", ("sansio",)),
     ("words", ("models", "catalog", "errors", "_version")),
 )
@@ -42,7 +42,8 @@ SIDEWAYS = {
     "purchase": {"books", "job"},
     "books": {"job"},
     "client": {"transport"},
-    "download": {"transport"},
+    "download": {"transport", "locks"},
+    "ledger": {"locks"},
     "models": {"catalog", "errors"},
     "catalog": {"errors"},
 }

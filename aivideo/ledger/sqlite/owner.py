@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-fcntl: Any = None
-with suppress(ImportError):  # on Windows, where leases alone decide
-    fcntl = import_module("fcntl")
+from aivideo import locks
 
 
 class Owner:
@@ -32,14 +28,14 @@ class Owner:
         Raises:
             OSError: it cannot be made.
         """
-        if self._lock is None and fcntl is not None:
+        if self._lock is None and locks.are_known():
             handle = os.open(self._path(self.name), os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(handle)
             self._lock = handle
 
     def is_gone(self, name: str) -> bool:
         """Whether another owner is dead for sure: nobody holds its lock any more."""
-        if fcntl is None:
+        if not locks.are_known():  # Windows: there leases alone decide
             return False
         path = self._path(name)
         try:
@@ -49,7 +45,7 @@ class Owner:
         except OSError:
             return False
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(handle)
             path.unlink(missing_ok=True)
         except OSError:
             return False
