@@ -120,7 +120,7 @@ class Engine:
         )
         self.closed = False
         self.jobs: dict[str, Job] = {}
-        self.saving: set[asyncio.Task[None]] = set()
+        self.saving: set[asyncio.Task[Any]] = set()
         self._callback_urls = callback_urls
         self._by_task: dict[TaskId, Job] = {}
         self._lost: set[TaskId] = set()
@@ -565,15 +565,35 @@ class Engine:
         return self.tracker.known(task_id)
 
     async def fetch(self, job: Job, task: CompletedTask, path: str | os.PathLike[str]) -> Path:
-        """Fetch the first result of ``task``, a few at a time, and write down where it lies."""
-        async with self._downloads:
-            saved = await download.save(task, path, self.client.transport)
+        """Fetch the first result of ``task``, a few at a time, and write down where it lies.
+
+        Raises:
+            DownloadError: it could not be fetched or written.
+            SessionClosedError: the session closed first; nothing half is left.
+        """
+        if self.closed:
+            raise closed_under(job)
+        # In a task that the close can end, tries and pauses and all, whoever has asked for it.
+        fetching = asyncio.create_task(self._download(task, path))
+        self.saving.add(fetching)
+        fetching.add_done_callback(self.saving.discard)
+        try:
+            saved = await fetching
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and not caller.cancelling():  # so it was the close
+                raise closed_under(job) from None
+            raise
         record = await self.books.keep_file(job, task, saved)
         if record is not None:
             self._note(job, record)
         else:
             job.status = JobStatus.SAVED
         return saved
+
+    async def _download(self, task: CompletedTask, path: str | os.PathLike[str]) -> Path:
+        async with self._downloads:
+            return await download.save(task, path, self.client.transport)
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)

@@ -483,3 +483,38 @@ async def test_a_batch_without_a_name_is_refused_before_anything_is_read(
     async with Session("sk-test", base_url="http://127.0.0.1:9") as session:
         with pytest.raises(ConfigurationError, match="batch"):
             await anext(session.generate_many(iter([BOAT]), **settings))
+
+
+async def test_a_close_ends_a_download_that_is_tried_again_and_tells_whoever_saves(
+    tmp_path: Path,
+) -> None:
+    faults = Faults(download_html_502=1.0)
+    async with serve(scenario(faults=faults)) as sim:
+        async with Session("sk-test", base_url=sim.url) as session:
+            job = await session.submit(BOAT)
+            await job
+            saving = asyncio.create_task(job.save(tmp_path / "boat.mp4"))
+            await asyncio.sleep(1.0)  # a try has failed, and the next one waits
+        done, _ = await asyncio.wait([saving], timeout=0.5)
+        assert done, "it does not try on for a session that is closed"
+        assert isinstance(saving.exception(), SessionClosedError)
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_who_is_cancelled_while_saving_is_cancelled_and_leaves_no_half_file(
+    tmp_path: Path,
+) -> None:
+    faults = Faults(download_html_502=1.0)
+    async with (
+        serve(scenario(faults=faults)) as sim,
+        Session("sk-test", base_url=sim.url) as session,
+    ):
+        job = await session.submit(BOAT)
+        await job
+        saving = asyncio.create_task(job.save(tmp_path / "boat.mp4"))
+        await asyncio.sleep(1.0)
+        saving.cancel()
+        await asyncio.wait([saving])
+        assert saving.cancelled()
+        assert not session._engine.saving
+        assert list(tmp_path.iterdir()) == []
