@@ -200,7 +200,9 @@ class Laws:
         self, process: Process, path: str, post: Post | None, heard: Answer | APIConnectionError
     ) -> None:
         """An answer, or the lack of one, reaches a process."""
-        if path == CREDITS and process.outage_since is not None:
+        # A 429 says nothing of the outage: the same question goes again, when the pace allows.
+        slowed = isinstance(heard, Answer) and heard.status == 429
+        if path == CREDITS and process.outage_since is not None and not slowed:
             process.pause = min(600.0, 2 * process.pause)
             process.probes_from = asyncio.get_running_loop().time() + process.pause
             if isinstance(heard, Answer) and heard.status == 200:
