@@ -256,18 +256,6 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "4",
-        "callback-unmatched",
-        "a callback settles a job by whatever task it names",
-        (
-            (
-                "aivideo/engine.py",
-                "        why_not = callbacks.mismatch(record.request, task, sent_at=attempt.sent_at)\n",
-                "        why_not = None\n",
-            ),
-        ),
-    ),
-    Mutation(
         "5",
         "sums-forgotten",
         "credits of a second attempt are not added up",
