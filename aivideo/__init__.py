@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING
 from aivideo._version import __version__
 
 if TYPE_CHECKING:
-    from aivideo.client import Client
+    from aivideo._api.client import Client
+    from aivideo._api.transport import AiohttpTransport, Transport
+    from aivideo._pacing.stated import RateLimit
+    from aivideo._session.job import Job
+    from aivideo._session.session import Session, SessionStatistics
     from aivideo.errors import (
         AIVideoError,
         APIConnectionError,
@@ -47,8 +51,8 @@ if TYPE_CHECKING:
         UpstreamError,
         WaitTimeoutError,
     )
-    from aivideo.job import Job
     from aivideo.ledger import Ledger
+    from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
     from aivideo.ledger.memory import MemoryLedger
     from aivideo.ledger.sqlite import SqliteLedger
     from aivideo.models import (
@@ -68,10 +72,6 @@ if TYPE_CHECKING:
         TaskStatus,
         UnrecognizedTask,
     )
-    from aivideo.sansio.journal import CreditTotals, JobRecord, JobStatus
-    from aivideo.sansio.stated import RateLimit
-    from aivideo.session import Session, SessionStatistics
-    from aivideo.transport import AiohttpTransport, Transport
 
 __all__ = [
     "AIVideoError",
@@ -137,19 +137,19 @@ __all__ = [
 # millisecond for it and not what asyncio, attrs and orjson cost. `tests/test_exports.py` holds
 # this, `__all__` and the imports above together.
 _HOMES = {
-    "client": "Client",
-    "job": "Job",
+    "_api.client": "Client",
+    "_api.transport": "AiohttpTransport Transport",
+    "_pacing.stated": "RateLimit",
+    "_session.job": "Job",
+    "_session.session": "Session SessionStatistics",
     "ledger": "Ledger",
+    "ledger.journal": "CreditTotals JobRecord JobStatus",
     "ledger.memory": "MemoryLedger",
     "ledger.sqlite": "SqliteLedger",
     "models": (
         "CompletedTask Credits Failed FailedTask Generation Outcome PendingTask ProcessingTask "
         "Request Sora2 Succeeded Task TaskFailure TaskStatus UnrecognizedTask"
     ),
-    "sansio.journal": "CreditTotals JobRecord JobStatus",
-    "sansio.stated": "RateLimit",
-    "session": "Session SessionStatistics",
-    "transport": "AiohttpTransport Transport",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -43,7 +43,7 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from aivideo.job import Job
+    from aivideo._session.job import Job
     from aivideo.models import CompletedTask, FailedTask, Task
 
 _KEY = re.compile(r"\b(?:sk-|Bearer\s+)[^\s\"'<>,;)\]}]{3,}", re.IGNORECASE)

@@ -34,12 +34,12 @@ from pathlib import Path
 
 import orjson
 
+from aivideo._api import wire
+from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_values
 from aivideo.models import Sora2
-from aivideo.sansio import wire
-from aivideo.sansio.journal import Attempt, AttemptStatus, JobRecord, JobStatus
 
 ROUNDS = 5
 INTENTS = 5_000

@@ -2,7 +2,7 @@
 
     python benchmarks/many.py [JOBS …]
 
-10,000 and 100,000 jobs that last hours are watched on the real clock (a `TaskTracker` with a future
+10,000 and 100,000 jobs that last hours are watched on the real clock (a `Poller` with a future
 per job, as `Session` uses it), and the same with an asyncio task per job that sleeps and polls, as
 peers do it. Each measure is a process of its own.
 
@@ -24,8 +24,8 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from aivideo._polling.poller import Poller
 from aivideo.models import PendingTask, Task
-from aivideo.tracker import TaskTracker
 
 SECONDS = 30.0
 RATE = 200.0
@@ -110,16 +110,16 @@ Way = tuple[Callable[[int], object], Callable[[], Awaitable[object]]]
 
 
 def ours(count: int, gate: Gate | Open, pause: float | None) -> Way:
-    """A tracker, and a future per job."""
-    tracker = TaskTracker(gate, poll_interval=pause)
+    """A poller, and a future per job."""
+    poller = Poller(gate, poll_interval=pause)
     waiters: list[asyncio.Future[Task]] = [None] * count  # type: ignore[list-item]
 
     def add(n: int) -> None:
         task_id = f"{n:08x}-0000-4000-8000-000000000000"
-        tracker.watch(task_id, kind=("sora-2", 4))
-        waiters[n] = tracker.wait(task_id)
+        poller.watch(task_id, kind=("sora-2", 4))
+        waiters[n] = poller.wait(task_id)
 
-    return add, tracker.aclose
+    return add, poller.aclose
 
 
 def by_task(count: int, gate: Gate | Open, pause: float | None) -> Way:

@@ -124,19 +124,19 @@ class Ours:
 
     async def __aenter__(self) -> Post:
         from aivideo import Client, Sora2
-        from aivideo.limiter import Limiter
-        from aivideo.sansio.queue import RequestKind
-        from aivideo.sansio.verdict import Accepted
+        from aivideo._api.verdict import Accepted
+        from aivideo._pacing.limiter import Limiter
+        from aivideo._pacing.turns import RequestKind
 
         self.client = client = Client(KEY, base_url=self.url)
         limiter = Limiter(max_in_flight=IN_FLIGHT)
         request = Sora2(INPUT["prompt"], duration=8, aspect_ratio="16:9")  # type: ignore[arg-type]
 
         async def post() -> object:
-            slot = await limiter.acquire(RequestKind.CREATE)
+            permit = await limiter.acquire(RequestKind.CREATE)
             heard = await client.submit(request)
             assert isinstance(heard, Accepted)
-            slot.accepted(job_taken=True)
+            permit.accepted(job_taken=True)
             return heard.task_id
 
         return post

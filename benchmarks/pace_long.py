@@ -14,9 +14,9 @@ from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from aivideo.sansio.stated import RateLimit, StatedPace
+from aivideo._pacing.stated import RateLimit, StatedPace
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
-from tests.sansio.servers import Both, Drive, Limit, drive, ideal, phase, rate_of
+from tests.pacing.servers import Both, Drive, Limit, drive, ideal, phase, rate_of
 
 FIRST_SEED = 1001
 

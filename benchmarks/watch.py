@@ -25,7 +25,7 @@ from itertools import islice
 from attrs import frozen
 
 from aivideo import Client, Session, Sora2, Succeeded
-from aivideo.sansio.lifecycle import is_ended
+from aivideo._polling.lifecycle import is_ended
 from aivideo.simulator import Lognormal, Mixture, Pareto, Scenario, Seconds, Service, TokenBucket
 from aivideo.testing import DirectTransport, VirtualTimeLoop
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from aivideo import errors
+from aivideo._session.job import Job
 from aivideo.errors import (
     AIVideoError,
     APIConnectionError,
@@ -30,9 +31,8 @@ from aivideo.errors import (
     WaitTimeoutError,
     scrub,
 )
-from aivideo.job import Job
+from aivideo.ledger.journal import JobStatus
 from aivideo.models import FailedTask, Sora2, TaskFailure
-from aivideo.sansio.journal import JobStatus
 
 KEY = "sk-live-abcdef0123456789"
 SIGNED = "https://bucket.example/a.mp4?X-Amz-Signature=1f2e3d&X-Amz-Credential=who"

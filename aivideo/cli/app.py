@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
-from aivideo import batch as batches
 from aivideo import catalog
+from aivideo import manifest as batches
+from aivideo._session.job import Job
+from aivideo._session.session import Session
 from aivideo._version import __version__
 from aivideo.cli import exits, show
 from aivideo.cli.jobs import LEDGER
@@ -28,11 +30,9 @@ from aivideo.errors import (
     SubmitUnknownError,
     TaskFailedError,
 )
-from aivideo.job import Job
+from aivideo.ledger.journal import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import CompletedTask, FailedTask, Sora2, Task
-from aivideo.sansio.journal import JobStatus
-from aivideo.session import Session
 
 BaseURL = Annotated[
     str | None, Parameter(help="The service; by default AIVIDEO_BASE_URL, else the real one.")

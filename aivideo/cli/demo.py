@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from aivideo import batch as batches
+from aivideo import manifest as batches
+from aivideo._session.session import Session
 from aivideo.cli import exits
 from aivideo.cli.run import run_batch
 from aivideo.errors import ConfigurationError
 from aivideo.models import Sora2
-from aivideo.session import Session
 
 CLIPS = (
     ("A paper boat drifts down a rain-soaked street, neon signs in the puddles", 8, "16:9"),

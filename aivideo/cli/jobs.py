@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aivideo import catalog
-from aivideo.batch import text_of
+from aivideo._api import callback_tokens as callbacks
+from aivideo._session.session import Session
 from aivideo.cli import exits, show
 from aivideo.errors import (
     AIVideoError,
@@ -26,13 +27,13 @@ from aivideo.errors import (
     TaskNotFoundError,
     scrub,
 )
+from aivideo.ledger import audit as audits
+from aivideo.ledger import journal
+from aivideo.ledger.audit import Finding, Reading
+from aivideo.ledger.journal import Attempt, CreditTotals, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.manifest import text_of
 from aivideo.models import Sora2, Task, TaskId
-from aivideo.sansio import audit as audits
-from aivideo.sansio import callbacks, journal
-from aivideo.sansio.audit import Finding, Reading
-from aivideo.sansio.journal import Attempt, CreditTotals, JobRecord, JobStatus
-from aivideo.session import Session
 
 LEDGER = "aivideo.db"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from aivideo import batch as batches
+from aivideo import manifest as batches
+from aivideo._session.session import Session
 from aivideo.cli import exits, show
-from aivideo.session import Session
 
 
 async def run_batch(

@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from aivideo import catalog
-from aivideo.batch import BatchReport, Estimate, Result
+from aivideo._session.session import Session, SessionStatistics
 from aivideo.errors import AIVideoError, DownloadError
+from aivideo.ledger.journal import JobStatus
+from aivideo.manifest import BatchReport, Estimate, Result
 from aivideo.models import Sora2
-from aivideo.sansio.journal import JobStatus
-from aivideo.session import Session, SessionStatistics
 
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""

@@ -13,8 +13,8 @@ What every ledger promises:
 * A claim is a lease. One that its owner has not ended by its time, or whose owner is known to be
   dead, may be found by :meth:`Ledger.lapse`, and then is ``unknown``: never ``planned`` again. Its
   owner may write its verdict all the same, whenever it comes.
-* What can follow what is decided by :func:`aivideo.sansio.journal.apply`, and what may be spent by
-  :func:`aivideo.sansio.budget.admit`: the same for all.
+* What can follow what is decided by :func:`aivideo.ledger.journal.apply`, and what may be spent by
+  :func:`aivideo.ledger.budget.admit`: the same for all.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Protocol
 from attrs import evolve
 
 from aivideo.errors import InvalidRequestError, LedgerError
+from aivideo.ledger import journal
+from aivideo.ledger.audit import Reading
+from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
 from aivideo.models import Credits, TaskId
-from aivideo.sansio import journal
-from aivideo.sansio.audit import Reading
-from aivideo.sansio.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
 
 
 class Ledger(Protocol):
@@ -90,7 +90,7 @@ class Ledger(Protocol):
 
         Raises:
             ContradictionError: the event cannot follow what is known, or its task is another's;
-                see :mod:`aivideo.sansio.journal`.
+                see :mod:`aivideo.ledger.journal`.
             LedgerError: no such job, or no such attempt.
         """
         ...

@@ -7,11 +7,10 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from aivideo.errors import LedgerError
-from aivideo.ledger import planned_again, same_job
+from aivideo.ledger import budget, journal, planned_again, same_job
+from aivideo.ledger.audit import Reading
+from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
 from aivideo.models import Credits, TaskId
-from aivideo.sansio import budget, journal
-from aivideo.sansio.audit import Reading
-from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
 
 _OVER = (JobStatus.COMPLETED, JobStatus.SAVED, JobStatus.FAILED, JobStatus.REFUSED)
 _NOTHING = CreditTotals()

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from attrs import define
 
+from aivideo._api.transport import Incoming
+from aivideo._api.wire import Answer
 from aivideo.errors import APIConnectionError, APITimeoutError
-from aivideo.sansio.wire import Answer
-from aivideo.transport import Incoming
 
 if TYPE_CHECKING:
     from aivideo.simulator import Service, SimAnswer

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 
 from attrs import define, evolve, field
 
+from aivideo._api import wire
 from aivideo.errors import AIVideoError, BudgetExceededError, InvalidRequestError, LedgerError
-from aivideo.ledger import Ledger
-from aivideo.models import Credits, Generation, Request, Sora2
-from aivideo.sansio import journal, wire
-from aivideo.sansio.journal import (
+from aivideo.ledger import Ledger, journal
+from aivideo.ledger.journal import (
     ContradictionError,
     CreditTotals,
     Event,
@@ -27,6 +26,7 @@ from aivideo.sansio.journal import (
     JobStatus,
     Reason,
 )
+from aivideo.models import Credits, Generation, Request, Sora2
 
 WHY = Reason(message="because the check says so", status=400, code="invalid_request")
 LEASE = 150.0

@@ -14,11 +14,9 @@ import pytest
 from attrs import define
 from rich.cells import cell_len
 
+from aivideo._api import wire
 from aivideo.cli.app import run
-from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.models import Credits, Sora2
-from aivideo.sansio import wire
-from aivideo.sansio.journal import (
+from aivideo.ledger.journal import (
     ABANDONED,
     Completed,
     Doubted,
@@ -33,6 +31,8 @@ from aivideo.sansio.journal import (
     Saved,
     Taken,
 )
+from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.models import Credits, Sora2
 from aivideo.simulator import Scenario, Simulator, serve
 
 LOST = Doubted(Reason(message="no answer within 60 s"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aivideo import Sora2
-from aivideo.batch import Defaults, Line, ManifestError, read_manifest
+from aivideo.manifest import Defaults, Line, ManifestError, read_manifest
 
 DEFAULTS = Defaults(4, "16:9")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from aivideo.batch import BatchReport, Line, Result
 from aivideo.cli.run import _exit_code
 from aivideo.errors import AIVideoError, BudgetExceededError
+from aivideo.ledger.journal import CreditTotals
+from aivideo.manifest import BatchReport, Line, Result
 from aivideo.models import Sora2
-from aivideo.sansio.journal import CreditTotals
 
 LINE = Line(number=1, id="a", request=Sora2("a", duration=4, aspect_ratio="16:9"))
 SAVED = Result(line=LINE, status="saved", path=Path("a.mp4"))

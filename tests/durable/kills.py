@@ -28,8 +28,8 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.sansio.journal import CreditTotals, JobRecord, JobStatus
 from tests.durable.processes import (
     PATIENCE,
     Said,

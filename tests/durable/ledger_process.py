@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from aivideo.errors import LedgerError
+from aivideo.ledger.journal import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger, opening
-from aivideo.sansio.journal import JobStatus
 from tests.ledger.jobs import job
 
 FILES = 30

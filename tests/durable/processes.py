@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 from attrs import frozen
 
+from aivideo.ledger.journal import JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import Sora2
-from aivideo.sansio.journal import JobRecord
 
 PATIENCE = 120.0
 """Seconds after which a process that has not done what it should counts as hung; never a pace."""
@@ -75,7 +75,10 @@ def small_pieces(*arguments: str | Path) -> list[str]:
     The stand-in's films are smaller than the piece in which a result is gathered before it is
     written: none would ever lie half on the disk.
     """
-    program = "from aivideo import cli, download; download.CHUNK = 1000; cli.main()"
+    program = (
+        "from aivideo import cli; from aivideo.delivery import download; "
+        "download.CHUNK = 1000; cli.main()"
+    )
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 

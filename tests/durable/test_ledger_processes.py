@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from aivideo.ledger.journal import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger, opening
-from aivideo.sansio.journal import JobStatus
 from tests.durable.ledger_process import FILES
 from tests.ledger.jobs import job
 

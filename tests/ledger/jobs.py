@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 
+from aivideo._api import wire
+from aivideo.ledger.journal import JobRecord
 from aivideo.models import Sora2
-from aivideo.sansio import wire
-from aivideo.sansio.journal import JobRecord
 
 
 def job(prompt: str = "boat", *, batch: str | None = None, key: str | None = None) -> JobRecord:

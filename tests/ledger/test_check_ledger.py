@@ -10,13 +10,12 @@ import pytest
 from attrs import evolve
 
 from aivideo.errors import LedgerError
-from aivideo.ledger import Ledger
+from aivideo.ledger import Ledger, budget, journal
+from aivideo.ledger.audit import Reading
+from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import TaskId
-from aivideo.sansio import budget, journal
-from aivideo.sansio.audit import Reading
-from aivideo.sansio.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
 from aivideo.testing import check_ledger
 
 pytestmark = pytest.mark.anyio

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from aivideo.errors import LedgerError
+from aivideo.ledger import journal
+from aivideo.ledger.journal import JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger, opening
-from aivideo.sansio import journal
-from aivideo.sansio.journal import JobStatus, Reason
 from tests.ledger.jobs import job
 
 pytestmark = pytest.mark.anyio

@@ -51,22 +51,22 @@ MUTATIONS = (
     Mutation(
         "1",
         "claimed-early",
-        "the claim is written before the limiter has granted a slot",
+        "the claim is written before the limiter has granted a permit",
         (
             (
-                "aivideo/purchase.py",
-                "            slot = await self._slot(retry_after)\n",
+                "aivideo/_session/purchase.py",
+                "            permit = await self._permit(retry_after)\n",
                 "            early = await self._books.claim(job, record, lease=90.0)\n"
                 "            self._urls.early[job.id] = early\n"
-                "            slot = await self._slot(retry_after)\n",
+                "            permit = await self._permit(retry_after)\n",
             ),
             (
-                "aivideo/purchase.py",
+                "aivideo/_session/purchase.py",
                 "            claimed = await self._books.claim(job, record, lease=lease)\n",
                 "            claimed = self._urls.early.pop(job.id) if lease else None\n",
             ),
             (
-                "aivideo/purchase.py",
+                "aivideo/_session/purchase.py",
                 "    secret: bytes = field(repr=False)\n",
                 "    secret: bytes = field(repr=False)\n    early = {}\n",
             ),
@@ -78,13 +78,13 @@ MUTATIONS = (
         "the POST leaves, and only then is the attempt written down",
         (
             (
-                "aivideo/purchase.py",
+                "aivideo/_session/purchase.py",
                 "            claimed = await self._books.claim(job, record, lease=lease)\n",
                 "            heard = await self._client.submit(record.request)\n"
                 "            claimed = await self._books.claim(job, record, lease=lease)\n",
             ),
             (
-                "aivideo/purchase.py",
+                "aivideo/_session/purchase.py",
                 "            heard = await self._client.submit(claimed.request, callback_url=url)\n",
                 "            pass\n",
             ),
@@ -101,7 +101,7 @@ MUTATIONS = (
                 "",
             ),
             (
-                "aivideo/sansio/journal.py",
+                "aivideo/ledger/journal.py",
                 "    if job.status is not JobStatus.PLANNED:\n        raise ContradictionError",
                 "    if job.id == '':\n        raise ContradictionError",
             ),
@@ -113,7 +113,7 @@ MUTATIONS = (
         "a POST whose connection broke is sent again by the client",
         (
             (
-                "aivideo/client.py",
+                "aivideo/_api/client.py",
                 "            except APIConnectionError as error:\n                heard = error\n",
                 "            except APIConnectionError:\n"
                 "                try:\n"
@@ -129,7 +129,7 @@ MUTATIONS = (
         "a caller that is cancelled cancels the POST",
         (
             (
-                "aivideo/engine.py",
+                "aivideo/_session/engine.py",
                 "            await asyncio.wait([submission])\n",
                 "            await submission\n",
             ),
@@ -141,7 +141,7 @@ MUTATIONS = (
         "closing does not wait for POSTs under way",
         (
             (
-                "aivideo/engine.py",
+                "aivideo/_session/engine.py",
                 "            while self._submissions:\n",
                 "            for each in self._submissions.values():\n"
                 "                each.cancel()\n"
@@ -153,7 +153,7 @@ MUTATIONS = (
         "2",
         "withdrawn-under-way",
         "leaving a batch takes back a POST that is under way",
-        (("aivideo/engine.py", " and job.id not in self._purchase.posting", ""),),
+        (("aivideo/_session/engine.py", " and job.id not in self._purchase.posting", ""),),
     ),
     Mutation(
         "3",
@@ -161,7 +161,7 @@ MUTATIONS = (
         "a POST that got no answer counts as not taken",
         (
             (
-                "aivideo/books.py",
+                "aivideo/_session/books.py",
                 "            return journal.Doubted(_reason(error))\n",
                 "            return journal.Released()\n",
             ),
@@ -173,7 +173,7 @@ MUTATIONS = (
         "a connection that broke counts as if not a byte had been written",
         (
             (
-                "aivideo/sansio/verdict.py",
+                "aivideo/_api/verdict.py",
                 "return Unknown(heard) if heard.written else Unsent(heard)",
                 "return Unsent(heard)",
             ),
@@ -185,7 +185,7 @@ MUTATIONS = (
         "a 500 frees the credits, as if nothing had been charged",
         (
             (
-                "aivideo/books.py",
+                "aivideo/_session/books.py",
                 "            return journal.Faulted(_reason(error))\n",
                 "            return journal.Refused(_reason(error))\n",
             ),
@@ -197,7 +197,7 @@ MUTATIONS = (
         "that a POST was taken is kept in memory alone",
         (
             (
-                "aivideo/books.py",
+                "aivideo/_session/books.py",
                 "        try:\n            return await self.ledger.record(job.id, event, attempt=number)\n",
                 "        try:\n"
                 "            if isinstance(event, journal.Taken):\n"
@@ -212,7 +212,7 @@ MUTATIONS = (
         "a claim whose owner died is planned again",
         (
             (
-                "aivideo/sansio/journal.py",
+                "aivideo/ledger/journal.py",
                 'ABANDONED = Doubted(\n    Reason(message="its process died, or its lease ran out, '
                 'before an answer was written down")\n)\n',
                 "ABANDONED = Released()\n",
@@ -237,7 +237,7 @@ MUTATIONS = (
         "an attempt that is unknown cannot turn out to have been taken",
         (
             (
-                "aivideo/sansio/journal.py",
+                "aivideo/ledger/journal.py",
                 "            if attempt.task_id is None and status in _NOT_TAKEN_YET:\n",
                 "            if attempt.task_id is None and status is AttemptStatus.SUBMITTING:\n",
             ),
@@ -249,7 +249,7 @@ MUTATIONS = (
         "what a callback says is taken for true, unasked",
         (
             (
-                "aivideo/engine.py",
+                "aivideo/_session/engine.py",
                 "        task = await self.ask(lambda: self.client.retrieve(said.id))\n",
                 "        task = said\n",
             ),
@@ -273,7 +273,7 @@ MUTATIONS = (
         "a ceiling counts what was charged, and not what is reserved or unknown",
         (
             (
-                "aivideo/sansio/journal.py",
+                "aivideo/ledger/journal.py",
                 "        return self.charged + self.reserved + self.unknown\n",
                 "        return self.charged\n",
             ),
@@ -285,12 +285,12 @@ MUTATIONS = (
         "a session reserves only after it has claimed: two callers pass its ceiling together",
         (
             (
-                "aivideo/books.py",
+                "aivideo/_session/books.py",
                 "        self._hold(job, Holding.RESERVED)\n        claimed: JobRecord | None = None\n",
                 "        claimed: JobRecord | None = None\n",
             ),
             (
-                "aivideo/books.py",
+                "aivideo/_session/books.py",
                 "        if claimed is not None:\n            job.attempt = claimed.latest\n",
                 "        if claimed is not None:\n"
                 "            self._hold(job, Holding.RESERVED)\n"
@@ -304,7 +304,7 @@ MUTATIONS = (
         "spend_limit_exceeded is taken for a rate limit, and tried again",
         (
             (
-                "aivideo/sansio/verdict.py",
+                "aivideo/_api/verdict.py",
                 "isinstance(error, SpendLimitError | InsufficientCreditsError)",
                 "isinstance(error, InsufficientCreditsError)",
             ),
@@ -316,9 +316,9 @@ MUTATIONS = (
         "no money, and the next create goes out all the same",
         (
             (
-                "aivideo/purchase.py",
-                "                slot.accepted()\n                self.close_gate(error)\n",
-                "                slot.accepted()\n",
+                "aivideo/_session/purchase.py",
+                "                permit.accepted()\n                self.close_gate(error)\n",
+                "                permit.accepted()\n",
             ),
         ),
     ),
@@ -326,7 +326,7 @@ MUTATIONS = (
         "7",
         "outage-unseen",
         "five unknowns in a row close nothing",
-        (("aivideo/purchase.py", "UNKNOWNS_IN_A_ROW = 5\n", "UNKNOWNS_IN_A_ROW = 500\n"),),
+        (("aivideo/_session/purchase.py", "UNKNOWNS_IN_A_ROW = 5\n", "UNKNOWNS_IN_A_ROW = 500\n"),),
     ),
     Mutation(
         "7",
@@ -334,7 +334,7 @@ MUTATIONS = (
         "creates go on after a pause, whether the service has answered or not",
         (
             (
-                "aivideo/purchase.py",
+                "aivideo/_session/purchase.py",
                 "                self._outage.relapse()\n            else:\n",
                 "                self._outage.over()\n"
                 "                self._limiter.release_creates()\n"
@@ -348,7 +348,7 @@ MUTATIONS = (
         "each relapse waits no longer than the one before",
         (
             (
-                "aivideo/purchase.py",
+                "aivideo/_session/purchase.py",
                 "        self.pause = min(600.0, self.pause * 2)\n",
                 "        self.pause = self.FIRST_PAUSE\n",
             ),
@@ -360,7 +360,7 @@ MUTATIONS = (
         "a batch that is run again sends what failed again, though nobody asked",
         (
             (
-                "aivideo/engine.py",
+                "aivideo/_session/engine.py",
                 "        if retry_failed and record.status in",
                 "        if record.status in",
             ),
@@ -372,7 +372,7 @@ MUTATIONS = (
         "the same line of a batch is another job in another run",
         (
             (
-                "aivideo/bulk.py",
+                "aivideo/_session/bulk.py",
                 '        return f"{content}-{self._seen[content]}"\n',
                 '        return f"{content}-{self._seen[content]}-{secrets.token_hex(4)}"\n',
             ),
@@ -382,7 +382,7 @@ MUTATIONS = (
         "8",
         "file-not-synced",
         "a file counts as saved before it is on disk",
-        (("aivideo/download.py", "        os.fsync(file.fileno())\n", ""),),
+        (("aivideo/delivery/download.py", "        os.fsync(file.fileno())\n", ""),),
     ),
     Mutation(
         "pace",
@@ -390,7 +390,7 @@ MUTATIONS = (
         "a stated window lets one more through",
         (
             (
-                "aivideo/sansio/stated.py",
+                "aivideo/_pacing/stated.py",
                 "        over = len(self._arrivals) + len(counted) - self.count\n",
                 "        over = len(self._arrivals) + len(counted) - self.count - 1\n",
             ),
@@ -402,7 +402,7 @@ MUTATIONS = (
         "the URL of a result is logged as it is",
         (
             (
-                "aivideo/engine.py",
+                "aivideo/_session/engine.py",
                 "        async with self._downloads:\n",
                 '        log.debug("fetching %s", task.urls[:1])\n        async with self._downloads:\n',
             ),

@@ -19,7 +19,7 @@ from typing import Any
 from attrs import frozen
 
 from aivideo import Session, Sora2, TaskFailedError
-from aivideo.sansio import wire
+from aivideo._api import wire
 from aivideo.simulator import Faults, Lognormal, Mixture, Scenario, Service, TokenBucket
 from aivideo.testing import DirectTransport, VirtualTimeLoop
 
@@ -73,13 +73,13 @@ async def soak(count: int, seed: int = 7) -> Soaked:
     wrong = twice = 0
     told: Counter[str] = Counter()
     async with Session("sk-x", transport=transport) as session:
-        tracker = session._engine.tracker
+        poller = session._engine.poller
 
         async def callbacks() -> None:
             while True:
                 await asyncio.sleep(1.0)
                 for callback in service.due_callbacks(transport.now()):
-                    tracker.deliver(wire.read_callback(callback.body))
+                    poller.deliver(wire.read_callback(callback.body))
                     service.callback_answered(callback, 200, transport.now())
 
         async def one() -> None:
@@ -106,9 +106,9 @@ async def soak(count: int, seed: int = 7) -> Soaked:
             task.add_done_callback(running.discard)
             await asyncio.sleep(ARRIVALS / count)
         await asyncio.sleep(max(0.0, HOURS * 3600 - transport.now()))
-        pending = len(running) + tracker.statistics().watching
+        pending = len(running) + poller.statistics().watching
         delivering.cancel()
-        statistics = tracker.statistics()
+        statistics = poller.statistics()
     return Soaked(
         jobs=count,
         ends=ends,

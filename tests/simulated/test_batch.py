@@ -24,9 +24,12 @@ from aivideo import (
     Session,
     Sora2,
     Succeeded,
-    download,
 )
-from aivideo.batch import (
+from aivideo._api.transport import Transport
+from aivideo.delivery import download
+from aivideo.ledger.journal import JobRecord, Reason, Refused, Released, Retried, Taken
+from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.manifest import (
     Batch,
     BatchReport,
     Defaults,
@@ -37,12 +40,9 @@ from aivideo.batch import (
     prepare,
     read_manifest,
 )
-from aivideo.batch import report as reports
-from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.sansio.journal import JobRecord, Reason, Refused, Released, Retried, Taken
+from aivideo.manifest import results as reports
 from aivideo.simulator import Endpoint, Faults, Nth, Scenario, Service, TokenBucket
 from aivideo.testing import DirectTransport
-from aivideo.transport import Transport
 
 pytestmark = pytest.mark.anyio
 
@@ -451,7 +451,7 @@ async def test_a_spend_cap_can_be_waited_for(tmp_path: Path) -> None:
 async def test_a_batch_that_is_stopped_while_it_waits_for_a_spend_cap_sends_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aivideo.batch.run.SPEND_LIMIT_PAUSE", 0.1)
+    monkeypatch.setattr("aivideo.manifest.run.SPEND_LIMIT_PAUSE", 0.1)
     house = make_house(tmp_path, spend_limit=200, spend_window=6000.0)
     seen: list[int] = []
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from aivideo import JobStatus, Session, Sora2
-from aivideo.batch import Batch, Defaults, Line, Result, Settings, prepare, read_manifest, report
+from aivideo.manifest import Batch, Defaults, Line, Result, Settings, prepare, read_manifest
+from aivideo.manifest import results as report
 from aivideo.simulator import Scenario, serve
 
 pytestmark = pytest.mark.anyio

@@ -26,9 +26,9 @@ from aivideo import (
     TaskFailedError,
     TaskNotFoundError,
 )
+from aivideo._api import callback_tokens as callbacks
 from aivideo.ledger import Ledger
-from aivideo.sansio import callbacks
-from aivideo.sansio.journal import CreditTotals, JobRecord
+from aivideo.ledger.journal import CreditTotals, JobRecord
 from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
 
 pytestmark = pytest.mark.anyio

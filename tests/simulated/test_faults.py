@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from aivideo.sansio import journal
+from aivideo.ledger import journal
 from tests.simulated.faults.__main__ import command, main, run
 from tests.simulated.faults.disk import SECTOR, Picture, torn
 

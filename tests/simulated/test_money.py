@@ -32,7 +32,8 @@ from aivideo import (
     UpstreamError,
     WaitTimeoutError,
 )
-from aivideo.sansio.wire import Answer
+from aivideo._api.transport import Incoming
+from aivideo._api.wire import Answer
 from aivideo.simulator import (
     Endpoint,
     Faults,
@@ -44,7 +45,6 @@ from aivideo.simulator import (
     serve,
 )
 from aivideo.testing import DirectTransport
-from aivideo.transport import Incoming
 
 pytestmark = pytest.mark.anyio
 

@@ -25,9 +25,9 @@ from aivideo import (
     Succeeded,
     TaskFailedError,
 )
+from aivideo.ledger import journal
+from aivideo.ledger.journal import CreditTotals, JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.sansio import journal
-from aivideo.sansio.journal import CreditTotals, JobRecord
 from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
 
 pytestmark = pytest.mark.anyio

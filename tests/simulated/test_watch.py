@@ -1,4 +1,4 @@
-"""Watching, by the whole stack on virtual time: session, limiter, tracker, the simulator's core."""
+"""Watching, by the whole stack on virtual time: session, limiter, poller, the simulator's core."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aivideo import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
-from aivideo.sansio import wire
+from aivideo._api import wire
 from aivideo.simulator import Faults, Lognormal, Scenario, Seconds, Service, TokenBucket
 from aivideo.testing import DirectTransport
 
@@ -254,7 +254,7 @@ async def test_with_callbacks_polls_are_rare_and_what_is_lost_is_found(lost: flo
             while True:
                 await asyncio.sleep(0.5)
                 for callback in service.due_callbacks(transport.now()):
-                    session._engine.tracker.deliver(wire.read_callback(callback.body))
+                    session._engine.poller.deliver(wire.read_callback(callback.body))
                     service.callback_answered(callback, 200, transport.now())
 
         delivering = asyncio.create_task(callbacks())
@@ -272,7 +272,7 @@ async def test_with_callbacks_polls_are_rare_and_what_is_lost_is_found(lost: flo
 async def test_whoever_closes_on_many_that_wait_lets_the_loop_breathe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aivideo.tracker.BREATH", 20)
+    monkeypatch.setattr("aivideo._polling.poller.BREATH", 20)
     session = session_of(service_of(1e6))
 
     async def consume() -> None:
@@ -281,7 +281,7 @@ async def test_whoever_closes_on_many_that_wait_lets_the_loop_breathe(
 
     consuming = asyncio.create_task(consume())
     await asyncio.sleep(60)
-    assert session.statistics().tracker.waiting == 300
+    assert session.statistics().poller.waiting == 300
     most = 0
 
     async def count() -> None:
@@ -289,7 +289,7 @@ async def test_whoever_closes_on_many_that_wait_lets_the_loop_breathe(
         before = 300
         while before:
             await asyncio.sleep(0)
-            waiting = session.statistics().tracker.waiting
+            waiting = session.statistics().poller.waiting
             before, most = waiting, max(most, before - waiting)
 
     counting = asyncio.create_task(count())
@@ -305,16 +305,16 @@ async def test_who_leaves_generate_many_waits_for_nothing_any_more() -> None:
         outcomes = session.generate_many(BOAT for _ in range(300))
         waiting = asyncio.ensure_future(anext(outcomes))
         await asyncio.sleep(60)
-        assert session.statistics().tracker.waiting == 300
+        assert session.statistics().poller.waiting == 300
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await outcomes.aclose()
-        seen = session.statistics().tracker
+        seen = session.statistics().poller
         assert (seen.waiting, seen.watching) == (0, 300), "what was taken stays watched"
 
 
 async def test_a_waiting_job_of_generate_many_is_small() -> None:
-    """What session, engine and tracker hold of it; its request and the ledger are not counted."""
+    """What session, engine and poller hold of it; its request and the ledger are not counted."""
     async with session_of(service_of(1e6)) as session:
 
         async def consume(count: int) -> None:
@@ -330,11 +330,11 @@ async def test_a_waiting_job_of_generate_many_is_small() -> None:
             snapshot = tracemalloc.take_snapshot()
         finally:
             tracemalloc.stop()
-        assert session.statistics().tracker.waiting == 1700
+        assert session.statistics().poller.waiting == 1700
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
-    files = ["tracker.py", "agenda.py", "bulk.py", "engine.py", "job.py"]
+    files = ["poller.py", "agenda.py", "bulk.py", "engine.py", "job.py"]
     held = dict.fromkeys(files, 0.0)
     for stat in snapshot.statistics("filename"):
         name = stat.traceback[0].filename.rpartition("/")[2]

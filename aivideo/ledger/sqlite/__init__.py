@@ -34,10 +34,10 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from aivideo.errors import LedgerError
+from aivideo.ledger.audit import Reading
+from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
 from aivideo.ledger.sqlite.file import PAGE, LedgerFile
 from aivideo.models import Credits, TaskId
-from aivideo.sansio.audit import Reading
-from aivideo.sansio.journal import CreditTotals, Event, JobRecord, JobStatus
 
 T = TypeVar("T")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from aivideo.errors import AIVideoError, LedgerError
-from aivideo.ledger import planned_again, same_job
+from aivideo.ledger import budget, journal, planned_again, same_job
+from aivideo.ledger.audit import Reading
+from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
 from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.owner import Owner
 from aivideo.ledger.sqlite.rows import (
@@ -25,9 +27,6 @@ from aivideo.ledger.sqlite.rows import (
     job_values,
 )
 from aivideo.models import Credits, TaskId
-from aivideo.sansio import budget, journal
-from aivideo.sansio.audit import Reading
-from aivideo.sansio.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
 
 _WRITE_ATTEMPT = (
     f"INSERT INTO attempts (job, {ATTEMPT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "

@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from aivideo import locks
+from aivideo import _file_locks
 
 
 class Owner:
@@ -28,14 +28,14 @@ class Owner:
         Raises:
             OSError: it cannot be made.
         """
-        if self._lock is None and locks.are_known():
+        if self._lock is None and _file_locks.are_known():
             handle = os.open(self._path(self.name), os.O_RDWR | os.O_CREAT, 0o600)
-            locks.take(handle)
+            _file_locks.take(handle)
             self._lock = handle
 
     def is_gone(self, name: str) -> bool:
         """Whether another owner is dead for sure: nobody holds its lock any more."""
-        if not locks.are_known():  # Windows: there leases alone decide
+        if not _file_locks.are_known():  # Windows: there leases alone decide
             return False
         path = self._path(name)
         try:
@@ -45,7 +45,7 @@ class Owner:
         except OSError:
             return False
         try:
-            locks.take(handle)
+            _file_locks.take(handle)
             path.unlink(missing_ok=True)
         except OSError:
             return False

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from aivideo.sansio import wire
-from aivideo.sansio.journal import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
+from aivideo._api import wire
+from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
 
 JOB = (
     "seq, id, batch, key, model, input, stated_credits, fingerprint, credits, callback_url, "

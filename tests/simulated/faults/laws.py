@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from aivideo import APIConnectionError, Outcome, Succeeded, TaskFailedError
-from aivideo.sansio import journal
-from aivideo.sansio.journal import Event, JobRecord
-from aivideo.sansio.wire import Answer
+from aivideo._api.wire import Answer
+from aivideo.ledger import journal
+from aivideo.ledger.journal import Event, JobRecord
 from aivideo.simulator import TaskRecord
 from tests.simulated.faults.plan import KEY
 from tests.simulated.faults.process import Claim, Post, Process, prompt_of
@@ -124,7 +124,7 @@ class Laws:
         if now > claim.at + MOMENT:
             self.fail(
                 "law 1",
-                f"{prompt!r} was claimed {now - claim.at:.2f} s before its slot was granted",
+                f"{prompt!r} was claimed {now - claim.at:.2f} s before its permit was granted",
             )
         assert process.ledger is not None
         row = process.ledger.file.connection.execute(
@@ -146,7 +146,7 @@ class Laws:
         limit = self.world.plan.stated
         if not process.plan.states_limit or limit is None:
             return
-        # A create leaves once its claim is on disk, which is that much later than its slot.
+        # A create leaves once its claim is on disk, which is that much later than its permit.
         late = self.world.plan.ledger_delay + MOMENT
         if limit.burst is None:
             earlier = len(sends) - 1 - int(limit.count)

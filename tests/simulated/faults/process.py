@@ -22,11 +22,12 @@ from urllib.parse import urlsplit
 import orjson
 from attrs import define, field
 
-from aivideo import APIConnectionError, APITimeoutError, LedgerError, download
+from aivideo import APIConnectionError, APITimeoutError, LedgerError
+from aivideo._api.wire import Answer
+from aivideo.delivery import download
+from aivideo.ledger import journal
+from aivideo.ledger.journal import Event, JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.sansio import journal
-from aivideo.sansio.journal import Event, JobRecord
-from aivideo.sansio.wire import Answer
 from aivideo.simulator import SimAnswer, SimRequest
 from aivideo.testing import VirtualTimeLoop
 from tests.simulated.faults.disk import Picture, torn
@@ -356,7 +357,7 @@ class Part(download._Part):
         self._process = PROCESS.get(None)
 
     def discard(self) -> None:
-        """See :class:`aivideo.download._Part`."""
+        """See :class:`aivideo.delivery.download._Part`."""
         process = self._process
         if process is None or process.alive:
             super().discard()

@@ -30,11 +30,11 @@ from aivideo import (
     Session,
     Sora2,
     TaskFailedError,
-    download,
 )
+from aivideo.delivery import download
+from aivideo.ledger import journal
+from aivideo.ledger.journal import AttemptStatus, JobStatus
 from aivideo.ledger.sqlite.file import LedgerFile
-from aivideo.sansio import journal
-from aivideo.sansio.journal import AttemptStatus, JobStatus
 from aivideo.simulator import Callback, Endpoint, Fault, Occasion, Service
 from tests.simulated.faults.disk import Picture, wal_of
 from tests.simulated.faults.laws import Laws

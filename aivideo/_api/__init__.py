@@ -1,0 +1,1 @@
+"""The service itself: bytes to values and back, verdicts, the HTTP client, callback tokens."""

@@ -1,0 +1,1 @@
+"""Session and Job, and everything a session runs: submits, polls, downloads, callbacks."""

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aivideo._api import verdict
+from aivideo._api.verdict import (
+    Accepted,
+    Exhausted,
+    Faulted,
+    Refused,
+    Throttled,
+    Unknown,
+    Unsent,
+    Verdict,
+)
+from aivideo._api.wire import Answer
+from aivideo.errors import APIConnectionError, APITimeoutError, SpendLimitError
+
+
+def judge(status: int, body: object = None, **headers: str) -> Verdict:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return verdict.of_create(Answer(status, raw, headers), wall_now=0.0)
+
+
+def told(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "said so", "type": "t"}}
+
+
+TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, TAKEN, Accepted),
+        (200, {"data": {"taskId": "t-1"}}, Accepted),
+        (201, TAKEN, Accepted),
+        (202, TAKEN, Accepted),
+        (500, {**TAKEN, **told("internal_error")}, Accepted),
+        (200, {"code": 402, "data": {"taskId": "t-1"}}, Accepted),
+        (429, told("rate_limit_exceeded"), Throttled),
+        (429, b"", Throttled),
+        (429, b"<html>Too Many Requests</html>", Throttled),
+        (429, told("something_else"), Throttled),
+        (429, told("spend_limit_exceeded"), Exhausted),
+        (402, told("insufficient_credits"), Exhausted),
+        (400, told("invalid_request"), Refused),
+        (401, told("invalid_api_key"), Refused),
+        (403, told("ip_not_allowed"), Refused),
+        (404, told("model_not_found"), Refused),
+        (422, told("unheard_of"), Refused),
+        (500, told("internal_error"), Faulted),
+        (503, told("upstream_error"), Faulted),
+        (500, b"<html>", Unknown),
+        (502, b"<html>Bad Gateway</html>", Unknown),
+        (502, told("internal_error"), Unknown),
+        (503, b"Service Unavailable", Unknown),
+        (504, b"", Unknown),
+        (301, b"", Unknown),
+        (307, TAKEN["data"], Unknown),
+        (308, b"", Unknown),
+        (400, b"<html>", Unknown),
+        (404, b"not found", Unknown),
+        (402, b"", Unknown),
+        (200, b"", Unknown),
+        (200, b"{", Unknown),
+        (200, {"code": 402, "msg": "no money", "data": None}, Unknown),
+        (200, {"code": 200, "data": {}}, Unknown),
+        (200, {"code": 200, "data": {"taskId": ""}}, Unknown),
+        (200, {"code": 200, "data": {"taskId": None}}, Unknown),
+        (200, told("rate_limit_exceeded"), Unknown),
+        (204, b"", Unknown),
+        # An id elsewhere than documented: taken, if the answer says yes; never sent again anyhow.
+        (200, {"taskId": "t-1"}, Accepted),
+        (200, {"code": 200, "data": [{"taskId": "t-1"}]}, Accepted),
+        (200, {"code": 200, "data": {"task_id": "t-1"}}, Accepted),
+        (200, {"code": 200, "data": {"taskId": 7}}, Accepted),
+        (200, [{"taskId": "t-1"}], Unknown),
+        (200, json.dumps(TAKEN).encode()[:-2], Unknown),
+        (200, {"code": 200, "data": {"taskId": {"id": "t-1"}}}, Unknown),
+        (429, {"taskId": "t-1"}, Unknown),
+        (429, [{"taskId": "t-1"}], Unknown),
+        (429, {**told("rate_limit_exceeded"), "result": {"task_id": 7}}, Unknown),
+        (429, {**told("spend_limit_exceeded"), "taskId": "t-1"}, Unknown),
+        (429, json.dumps(TAKEN).encode()[:-2], Unknown),
+        (400, {**told("invalid_request"), "taskId": "t-1"}, Unknown),
+        (503, {**told("upstream_error"), "taskId": "t-1"}, Unknown),
+        # The word alone is no id.
+        (400, {"error": {"code": "invalid_request", "message": 'no "taskId": x'}}, Refused),
+        (429, {**told("rate_limit_exceeded"), "taskId": None}, Throttled),
+    ],
+)
+def test_what_an_answer_means_for_the_money(status: int, body: object, kind: type) -> None:
+    assert type(judge(status, body)) is kind
+
+
+def test_not_a_byte_written_is_unsent_and_anything_else_unknown() -> None:
+    for cls in (APIConnectionError, APITimeoutError):
+        unsent = verdict.of_create(cls("refused", written=False), wall_now=0.0)
+        assert type(unsent) is Unsent
+        unknown = verdict.of_create(cls("reset", written=True), wall_now=0.0)
+        assert type(unknown) is Unknown
+
+
+def test_the_id_of_what_was_taken_is_kept() -> None:
+    accepted = judge(200, TAKEN)
+    assert accepted == Accepted("t-1")
+
+
+def test_a_throttled_create_says_how_long_it_was_asked_to_wait() -> None:
+    throttled = judge(429, told("rate_limit_exceeded"), **{"retry-after": "7"})
+    assert isinstance(throttled, Throttled)
+    assert throttled.retry_after == 7.0
+    assert throttled.error.retry_after == 7.0
+
+
+def test_a_spend_cap_with_retry_after_is_still_exhausted() -> None:
+    exhausted = judge(429, told("spend_limit_exceeded"), **{"retry-after": "1"})
+    assert isinstance(exhausted, Exhausted)
+    assert isinstance(exhausted.error, SpendLimitError)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["data", "taskId", "code", "error", "msg", "message", "type"]), inner
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.integers(100, 599), JSON, st.text(min_size=1).filter(str.strip))
+def test_an_answer_that_carries_a_task_id_was_taken_whatever_else_it_says(
+    status: int, noise: Any, task_id: str
+) -> None:
+    body = {**(noise if isinstance(noise, dict) else {}), "data": {"taskId": task_id}}
+    assert judge(status, body) == Accepted(task_id)
+
+
+@given(st.text() | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ (GMT|[+-]\d+)", fullmatch=True))
+def test_no_retry_after_breaks_the_verdict_on_a_429(value: str) -> None:
+    throttled = judge(429, told("rate_limit_exceeded"), **{"retry-after": value, "date": value})
+    assert isinstance(throttled, Throttled)
+    assert throttled.retry_after is None or 0 <= throttled.retry_after < float("inf")
+
+
+@given(st.integers(100, 599), JSON.map(lambda body: json.dumps(body).encode()) | st.binary())
+def test_only_a_429_is_ever_sent_again_by_itself(status: int, body: bytes) -> None:
+    heard = judge(status, body)
+    assert not isinstance(heard, Unsent)  # an answer came, so something had been sent
+    if isinstance(heard, Throttled):
+        assert status == 429
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 429])
+def test_a_spend_cap_is_known_by_its_code_whatever_4xx_it_comes_with(status: int) -> None:
+    assert isinstance(judge(status, told("spend_limit_exceeded")), Exhausted)

@@ -1,0 +1,257 @@
+"""Which line is which job: what a person means who edits a manifest between two runs."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from attrs import evolve
+
+from aivideo._api import wire
+from aivideo.ledger.journal import (
+    Claimed,
+    Completed,
+    Doubted,
+    Event,
+    Failed,
+    Faulted,
+    JobRecord,
+    JobStatus,
+    Reason,
+    Refused,
+    Retried,
+    Saved,
+    Taken,
+    apply,
+)
+from aivideo.manifest import Defaults, Line, ManifestError, Match, Plan, match, read_manifest
+from aivideo.models import Generation, Request, Sora2
+
+WHY = Reason(message="why")
+
+
+def boat(prompt: str) -> Sora2:
+    return Sora2(prompt, duration=4, aspect_ratio="16:9")
+
+
+def line(number: int, prompt: str, id: str | None = None) -> Line:  # noqa: A002  as in a manifest
+    return Line(
+        number=number,
+        id=id or f"{number:04d}-{prompt}",
+        request=boat(prompt),
+        named=id is not None,
+    )
+
+
+def record(key: str, request: Request, *events: Event) -> JobRecord:
+    job = JobRecord(
+        id=f"job-of-{key}",
+        request=request,
+        fingerprint=wire.fingerprint(request),
+        credits=100,
+        batch="b",
+        key=key,
+    )
+    for event in events:
+        job = apply(job, event)
+    return job
+
+
+def planned(key: str, prompt: str) -> JobRecord:
+    return record(key, boat(prompt))
+
+
+def running(key: str, prompt: str) -> JobRecord:
+    return record(key, boat(prompt), Claimed(), Taken(f"task-of-{key}"))
+
+
+def saved(key: str, prompt: str) -> JobRecord:
+    return apply(apply(running(key, prompt), Completed()), Saved(f"{key}.mp4", 1))
+
+
+def unknown(key: str, prompt: str) -> JobRecord:
+    return record(key, boat(prompt), Claimed(), Doubted(WHY))
+
+
+def as_pairs(plan: Plan) -> list[tuple[str, str | None]]:
+    """Say of each line under which name it goes, and which job it is."""
+    return [
+        (each.line.id, None if each.record is None else each.record.key) for each in plan.matches
+    ]
+
+
+def test_the_same_manifest_is_the_same_jobs() -> None:
+    records = [saved("0001-a", "a"), running("0002-b", "b"), planned("0003-c", "c")]
+    plan = match([line(1, "a"), line(2, "b"), line(3, "c")], records)
+    assert as_pairs(plan) == [(key, key) for key in ("0001-a", "0002-b", "0003-c")]
+    assert plan.orphans == ()
+
+
+def test_the_same_prompt_twice_is_two_jobs_in_their_order() -> None:
+    lines = [line(1, "a"), line(2, "a")]
+    assert as_pairs(match(lines, [])) == [("0001-a", None), ("0002-a", None)]
+    records = [saved("0001-a", "a"), planned("0002-a", "a")]
+    assert as_pairs(match(lines, records)) == [("0001-a", "0001-a"), ("0002-a", "0002-a")]
+
+
+def test_a_line_that_comes_once_more_is_one_new_job() -> None:
+    plan = match([line(1, "a"), line(2, "a"), line(3, "a")], [saved("0001-a", "a")])
+    assert as_pairs(plan) == [("0001-a", "0001-a"), ("0002-a", None), ("0003-a", None)]
+
+
+def test_lines_that_moved_are_known_by_their_content() -> None:
+    records = [saved("0001-a", "a"), running("0002-b", "b")]
+    lines = [line(1, "new"), line(2, "b"), line(3, "a")]
+    assert as_pairs(match(lines, records)) == [
+        ("0001-new", None),
+        ("0002-b", "0002-b"),
+        ("0001-a", "0001-a"),
+    ]
+
+
+def test_a_new_line_never_takes_the_name_of_another_job() -> None:
+    # Line 2 was "b" once; now it is a second "a", which would be called as line 1 of today was.
+    records = [saved("0001-b", "b"), saved("0002-a", "a")]
+    plan = match([line(1, "a"), line(2, "a")], records)
+    assert as_pairs(plan) == [("0002-a", "0002-a"), ("0002-a+", None)]
+    # Nor the name of a job whose line is gone: its file lies there.
+    plan = match([line(1, "x", id="Boat")], [saved("boat", "y")])
+    assert as_pairs(plan) == [("Boat+", None)]
+
+
+def test_an_id_that_is_added_or_taken_away_changes_nothing() -> None:
+    assert as_pairs(match([line(1, "a", id="boat")], [saved("0001-a", "a")])) == [
+        ("0001-a", "0001-a")
+    ]
+    assert as_pairs(match([line(1, "a")], [saved("boat", "a")])) == [("boat", "boat")]
+
+
+def test_an_id_goes_before_content() -> None:
+    # Two takes of one prompt: each keeps its own, wherever its line stands now.
+    records = [saved("first", "a"), running("second", "a")]
+    plan = match([line(1, "a", id="second"), line(2, "a", id="first")], records)
+    assert as_pairs(plan) == [("second", "second"), ("first", "first")]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        running("boat", "a"),
+        saved("boat", "a"),
+        unknown("boat", "a"),
+        record("boat", boat("a"), Claimed()),
+        record("boat", boat("a"), Claimed(), Faulted(WHY)),
+        record("boat", boat("a"), Claimed(), Taken("t"), Failed(WHY)),
+        record("boat", boat("a"), Claimed(), Doubted(WHY), Retried(may_pay_twice=True)),
+    ],
+    ids=lambda job: str(job.status),
+)
+def test_an_id_that_asks_for_something_else_than_was_bought_is_refused(job: JobRecord) -> None:
+    with pytest.raises(ManifestError, match=r"line 7: id 'boat' .* id of its own") as caught:
+        match([line(7, "another", id="boat")], [job])
+    assert job.id in str(caught.value)
+
+
+@pytest.mark.parametrize("events", [(), (Claimed(), Refused(WHY))])
+def test_an_id_that_was_never_taken_may_ask_for_something_else(events: tuple[Event, ...]) -> None:
+    plan = match([line(1, "another", id="boat")], [record("boat", boat("a"), *events)])
+    assert as_pairs(plan) == [("boat", "boat")]
+    assert plan.matches[0].would_be_sent(), "it is another request now: an old refusal says nothing"
+
+
+def test_ids_that_change_places_are_refused_once_one_was_taken() -> None:
+    lines = [line(1, "b", id="one"), line(2, "a", id="two")]
+    assert len(match(lines, [planned("one", "a"), planned("two", "b")]).matches) == 2
+    with pytest.raises(ManifestError, match="id 'two'"):
+        match(lines, [planned("one", "a"), running("two", "b")])
+
+
+@pytest.mark.parametrize(
+    ("job", "is_orphan"),
+    [
+        (running("x", "gone"), True),
+        (apply(running("x", "gone"), Completed()), True),
+        (unknown("x", "gone"), True),
+        (record("x", boat("gone"), Claimed()), True),
+        (record("x", boat("gone"), Claimed(), Faulted(WHY)), True),
+        (planned("x", "gone"), False),
+        (saved("x", "gone"), False),
+        (apply(running("x", "gone"), Failed(WHY)), False),
+        (record("x", boat("gone"), Claimed(), Refused(WHY)), False),
+    ],
+    ids=lambda each: str(getattr(each, "status", "")),
+)
+def test_what_was_bought_is_seen_to_its_end_without_its_line(
+    job: JobRecord, is_orphan: bool
+) -> None:
+    plan = match([line(1, "a")], [job])
+    assert [each.record for each in plan.orphans] == ([job] if is_orphan else [])
+
+
+def test_a_file_that_is_saved_is_no_orphan_whatever_an_older_post_became() -> None:
+    job = unknown("x", "gone")
+    for event in (Retried(may_pay_twice=True), Claimed(), Taken("t"), Completed(), Saved("x", 1)):
+        job = apply(job, event)
+    assert job.status is JobStatus.SAVED
+    assert job.doubts == 1
+    assert match([line(1, "a")], [job]).orphans == ()
+
+
+def test_what_would_be_sent_is_what_was_never_taken() -> None:
+    failed = apply(running("x", "a"), Failed(WHY))
+    refused = record("x", boat("a"), Claimed(), Refused(WHY))
+    for job, sent, retried in (
+        (None, True, True),
+        (planned("x", "a"), True, True),
+        (record("x", boat("a"), Claimed()), False, False),
+        (running("x", "a"), False, False),
+        (saved("x", "a"), False, False),
+        (unknown("x", "a"), False, False),
+        (failed, False, True),
+        (refused, False, True),
+    ):
+        each = Match(line(1, "a"), job)
+        assert (each.would_be_sent(), each.would_be_sent(retry_failed=True)) == (sent, retried), job
+    for known in ({"task_id": "t"}, {"unknown": True}):
+        assert not Match(evolve(line(1, "a"), **known)).would_be_sent()
+
+
+def test_other_models_are_matched_by_their_input_too() -> None:
+    def request(prompt: str) -> Generation:
+        return Generation("veo-3", {"prompt": prompt}, credits=10)
+
+    lines = [Line(number=1, id="0001-veo-3", request=request("a"))]
+    assert match(lines, [record("0004-veo-3", request("a"))]).matches[0].record is not None
+    assert match(lines, [record("0004-veo-3", request("b"))]).matches[0].record is None
+
+
+def test_a_name_that_was_given_is_read_back_as_it_is(tmp_path: object) -> None:
+    from pathlib import Path
+
+    # unfinished.jsonl names lines as their jobs are called, a "+" and all.
+    path = Path(str(tmp_path)) / "unfinished.jsonl"
+    row = {"id": "0002-a+", "prompt": "a", "duration": 4, "aspect_ratio": "16:9"}
+    path.write_bytes(orjson.dumps(row))
+    (again,) = read_manifest(path, Defaults())
+    assert again.id == "0002-a+"
+    records = [saved("0002-a", "a"), planned("0002-a+", "a")]
+    assert as_pairs(match([again], records)) == [("0002-a+", "0002-a+")]
+
+
+def test_the_key_of_another_program_makes_no_file_outside_the_folder() -> None:
+    # generate_many(batch=…, key=…) may have called it anything.
+    plan = match([line(1, "a")], [planned("../../a", "a")])
+    assert "/" not in plan.matches[0].line.file_name
+
+
+def test_a_line_that_says_its_task_is_not_sent_whatever_the_ledger_has_missed() -> None:
+    # A ledger whose disk was full knows the POST and not its task; unfinished.jsonl knows both.
+    told = evolve(line(1, "a"), task_id="t")
+    for job in (planned("x", "a"), unknown("x", "a")):
+        each = Match(told, job)
+        assert each.task_to_take_up == "t"
+        assert not each.would_be_sent(retry_failed=True)
+    # What the ledger knows better stands: that task has failed, and is to be sent again.
+    failed = apply(running("x", "a"), Failed(WHY))
+    again = Match(evolve(told, task_id="task-of-x"), apply(failed, Retried()))
+    assert again.task_to_take_up is None
+    assert again.would_be_sent()
