@@ -30,6 +30,7 @@
     ├── DownloadError               a result could not be fetched or written
     │   └── ResultExpiredError      its URL has expired
     └── LedgerError                 the ledger cannot be read, written or trusted
+        └── ContradictionError      an event that cannot follow what the ledger knows
 
 Each carries the facts to act on as attributes, says in one line what happened and what to do
 next, and pickles (a job inside comes back detached: its id, task id and request). None ever
@@ -380,3 +381,7 @@ class ResultExpiredError(DownloadError):
 
 class LedgerError(AIVideoError):
     """The ledger cannot be opened, read, written or trusted."""
+
+
+class ContradictionError(LedgerError):
+    """An event that cannot follow what the ledger knows; to record it again changes nothing."""

@@ -6,6 +6,7 @@ near the network. A task is what the service last said of it; the raw JSON stays
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -174,6 +175,36 @@ class Generation:
 
 Request: TypeAlias = Sora2 | Generation
 """What a user wants made."""
+
+
+def fingerprint(request: Request) -> str:
+    """Return a hash of a request's content, as 32 hex digits.
+
+    It is equal for requests that send the same bytes: two lines of a manifest, or two uses of a
+    key, are the same request if their fingerprints are equal.
+    """
+    content = orjson.dumps([request.model, request.input], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def kept_request(
+    model: str, model_input: Mapping[str, Any], *, stated_credits: int | None = None
+) -> Request:
+    """Rebuild a request from a ledger's row, without checking it against today's rules."""
+    if model == Sora2.model and stated_credits is None and model_input.keys() >= _SORA_2_NEEDS:
+        try:
+            return Sora2(
+                model_input["prompt"],
+                duration=model_input["duration"],
+                aspect_ratio=model_input["aspect_ratio"],
+                image=next(iter(model_input.get("image_urls", ())), None),
+            )
+        except InvalidRequestError:
+            pass  # the catalogue has other rules by now
+    return Generation.kept(model, model_input, stated_credits)
+
+
+_SORA_2_NEEDS = {"prompt", "duration", "aspect_ratio"}
 
 
 class TaskStatus(StrEnum):

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import orjson
 
-from aivideo._api import wire
+from aivideo import models
 from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.ledger.sqlite.file import LedgerFile
@@ -55,7 +55,7 @@ def a_job(number: int) -> JobRecord:
     return JobRecord(
         id=secrets.token_hex(8),
         request=request,
-        fingerprint=wire.fingerprint(request),
+        fingerprint=models.fingerprint(request),
         credits=request.credits,
         batch="boats",
         key=f"line-{number}",

@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("shells", ("ledger.memory", "ledger.sqlite", "delivery")),
     ("service", ("_pacing", "_polling", "_api")),
     ("values", ("ledger", "models", "catalog")),
-    ("words", ("errors", "_file_locks", "_version")),
+    ("words", ("errors", "_amounts", "_file_locks", "_version")),
 )
 """A module imports from rows below its own. A part is a module, or a package with all in it;
 where two parts fit, the longer name counts."""
@@ -65,6 +65,7 @@ SIMULATOR_KNOWS = {"aiohttp", "yarl", "attrs", "orjson", "av", "PIL"}
 """Besides the standard library. (A parser of JSON is no reading of the provider's pages.)"""
 
 PURE = {
+    "aivideo._amounts",
     "aivideo._api.wire",
     "aivideo._api.verdict",
     "aivideo._api.callback_tokens",

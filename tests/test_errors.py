@@ -16,6 +16,7 @@ from aivideo.errors import (
     BadRequestError,
     BudgetExceededError,
     ConfigurationError,
+    ContradictionError,
     DownloadError,
     InsufficientCreditsError,
     InvalidRequestError,
@@ -77,6 +78,7 @@ def every_error() -> list[AIVideoError]:
         DownloadError(said, task=failed, status=500),
         ResultExpiredError(said, task=failed, status=403),
         LedgerError("something"),
+        ContradictionError("something"),
     ]
     made.extend(
         cls(said, status=418, code="a_code", type="a_type", request_id="r1")

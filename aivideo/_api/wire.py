@@ -8,7 +8,6 @@ names its path (``$.output.urls[0]``), never a ``KeyError``.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -27,7 +26,6 @@ from aivideo.errors import (
     BadRequestError,
     InsufficientCreditsError,
     InternalServerError,
-    InvalidRequestError,
     ModelNotFoundError,
     NotFoundError,
     PermissionDeniedError,
@@ -41,11 +39,9 @@ from aivideo.models import (
     CompletedTask,
     Credits,
     FailedTask,
-    Generation,
     PendingTask,
     ProcessingTask,
     Request,
-    Sora2,
     Task,
     TaskFailure,
     TaskId,
@@ -97,35 +93,6 @@ def retrieve(task_id: TaskId) -> Message:
 def balance() -> Message:
     """``GET`` the balance (named under "insufficient_credits (402)")."""
     return Message("GET", CREDITS)
-
-
-def fingerprint(request: Request) -> str:
-    """Content of a request as 32 hex digits: equal for requests that would send the same bytes.
-
-    Two manifest lines, or a key used twice, are the same request if this is the same.
-    """
-    content = orjson.dumps([request.model, request.input], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(content).hexdigest()[:32]
-
-
-def request_of(
-    model: str, model_input: Mapping[str, Any], *, stated_credits: int | None = None
-) -> Request:
-    """Make a request again of what was kept of it; what was accepted once is not checked again."""
-    if model == Sora2.model and stated_credits is None and model_input.keys() >= _SORA_2_NEEDS:
-        try:
-            return Sora2(
-                model_input["prompt"],
-                duration=model_input["duration"],
-                aspect_ratio=model_input["aspect_ratio"],
-                image=next(iter(model_input.get("image_urls", ())), None),
-            )
-        except InvalidRequestError:
-            pass  # the catalogue has other rules by now
-    return Generation.kept(model, model_input, stated_credits)
-
-
-_SORA_2_NEEDS = {"prompt", "duration", "aspect_ratio"}
 
 
 # --- answers ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from aivideo.errors import (
     AIVideoError,
     APIStatusError,
     AuthenticationError,
+    ContradictionError,
     LedgerError,
     PermissionDeniedError,
     SubmitUnknownError,
@@ -255,7 +256,7 @@ class Books:
         """Write down an event; where the ledger knows otherwise, it stays with what it knows."""
         try:
             return await self.ledger.record(job.id, event, attempt=number)
-        except journal.ContradictionError as error:
+        except ContradictionError as error:
             log.error("what happened is not written down, and never will be: %s", error)  # noqa: TRY400
             if not isinstance(event, journal.Taken):
                 return await self.ledger.find(job.id)

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from attrs import field, frozen
 
-from aivideo._api import wire
+from aivideo import models
 from aivideo._session.engine import Engine, check_request, closed_under
 from aivideo._session.job import Job
 from aivideo.errors import (
@@ -167,7 +167,7 @@ class Bulk:
         naming = self._naming
         if naming.batch is None:
             return None
-        content = wire.fingerprint(request)
+        content = models.fingerprint(request)
         if naming.key is not None:
             key = naming.key(index, request)
             if self._named.setdefault(key, content) != content:

@@ -20,7 +20,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from aivideo import catalog
+from aivideo import catalog, models
 from aivideo._api import callback_tokens as callbacks
 from aivideo._api import wire
 from aivideo._api.client import Client
@@ -37,6 +37,7 @@ from aivideo.errors import (
     APIConnectionError,
     APIStatusError,
     ConfigurationError,
+    ContradictionError,
     InvalidRequestError,
     RateLimitError,
     ResponseError,
@@ -234,7 +235,7 @@ class Engine:
         record = JobRecord(
             id=secrets.token_hex(8),
             request=request,
-            fingerprint=wire.fingerprint(request),
+            fingerprint=models.fingerprint(request),
             credits=request.credits,
             batch=batch,
             key=key,
@@ -245,7 +246,7 @@ class Engine:
         if retry_failed and record.status in (JobStatus.FAILED, JobStatus.REFUSED):
             try:
                 record = await self.ledger.record(record.id, journal.Retried())
-            except journal.ContradictionError:
+            except ContradictionError:
                 # Somebody else was asked for the same, and was faster: it is as they left it.
                 record = await self.ledger.find(record.id) or record
         if self.closed:  # while it was written down
@@ -473,7 +474,7 @@ class Engine:
         taken = journal.Taken(task.id)
         try:
             record = await self.ledger.record(record.id, taken, attempt=attempt.number)
-        except journal.ContradictionError as error:  # told meanwhile, and otherwise
+        except ContradictionError as error:  # told meanwhile, and otherwise
             log.warning("a callback named task %s: %s", task.id, error)
             return None
         log.info("a callback told that job %s became task %s", record.id, task.id)

@@ -33,12 +33,8 @@ from typing import TypeAlias, assert_never
 
 from attrs import evolve, field, frozen
 
-from aivideo.errors import LedgerError, scrub
+from aivideo.errors import ContradictionError, LedgerError, scrub
 from aivideo.models import CompletedTask, FailedTask, Request, TaskFailure, TaskId
-
-
-class ContradictionError(LedgerError):
-    """What is to be written cannot follow what is known; to say it again changes nothing."""
 
 
 class JobStatus(StrEnum):
@@ -117,7 +113,7 @@ class JobRecord:
     Attributes:
         id: our own name of the job.
         request: what is to be made.
-        fingerprint: the request's content (:func:`aivideo._api.wire.fingerprint`).
+        fingerprint: the request's content (:func:`aivideo.models.fingerprint`).
         credits: what it costs, or None where the price is not known.
         batch: the batch it belongs to, or None.
         key: the user's name for it within its batch, or None.

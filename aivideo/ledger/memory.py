@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
-from aivideo.errors import LedgerError
+from aivideo.errors import ContradictionError, LedgerError
 from aivideo.ledger import budget, journal, planned_again, same_job
 from aivideo.ledger.audit import Reading
 from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
@@ -87,9 +87,7 @@ class MemoryLedger:
         if isinstance(event, journal.Taken):
             other = self._by_task.get(event.task_id, job_id)
             if other != job_id:
-                raise journal.ContradictionError(
-                    f"task {event.task_id} is that of job {other} already"
-                )
+                raise ContradictionError(f"task {event.task_id} is that of job {other} already")
         return self._write(job, journal.apply(job, event, attempt))
 
     async def lapse(self) -> Sequence[JobRecord]:

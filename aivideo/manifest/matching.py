@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from attrs import evolve, frozen
 
-from aivideo._api import wire
+from aivideo import models
 from aivideo.ledger import is_untaken
 from aivideo.ledger.journal import JobRecord, JobStatus
 from aivideo.manifest.reading import Line, ManifestError, same_file
@@ -81,7 +81,7 @@ def match(lines: Iterable[Line], records: Iterable[JobRecord]) -> Plan:
         if record is None:
             continue
         del left[line.id]
-        if wire.fingerprint(line.request) != record.fingerprint:
+        if models.fingerprint(line.request) != record.fingerprint:
             if not is_untaken(record):
                 problems.append(
                     f"line {line.number}: id {line.id!r} was made of another request "
@@ -96,7 +96,7 @@ def match(lines: Iterable[Line], records: Iterable[JobRecord]) -> Plan:
     for record in left.values():
         by_content[record.fingerprint].append(record)
     for line in lines:
-        alike = by_content.get(wire.fingerprint(line.request))
+        alike = by_content.get(models.fingerprint(line.request))
         if line.number not in found and alike:
             found[line.number] = record = alike.popleft()
             left.pop(record.key or "", None)

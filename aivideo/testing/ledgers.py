@@ -15,11 +15,16 @@ from typing import Any, Protocol
 
 from attrs import define, evolve, field
 
-from aivideo._api import wire
-from aivideo.errors import AIVideoError, BudgetExceededError, InvalidRequestError, LedgerError
+from aivideo import models
+from aivideo.errors import (
+    AIVideoError,
+    BudgetExceededError,
+    ContradictionError,
+    InvalidRequestError,
+    LedgerError,
+)
 from aivideo.ledger import Ledger, journal
 from aivideo.ledger.journal import (
-    ContradictionError,
     CreditTotals,
     Event,
     JobRecord,
@@ -136,7 +141,7 @@ class _Bench:
         return JobRecord(
             id=secrets.token_hex(8),
             request=asked,
-            fingerprint=wire.fingerprint(asked),
+            fingerprint=models.fingerprint(asked),
             credits=asked.credits,
             batch=batch,
             key=key,

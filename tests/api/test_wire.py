@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivideo import errors
+from aivideo import errors, models
 from aivideo._api import wire
 from aivideo._api.wire import Answer
 from aivideo.errors import AIVideoError, APIStatusError, RateLimitError, ResponseError
@@ -89,8 +89,8 @@ def test_a_task_id_cannot_leave_its_place_in_the_path() -> None:
 
 
 def test_a_fingerprint_is_of_the_content() -> None:
-    assert wire.fingerprint(BOAT) == wire.fingerprint(Generation("sora-2", dict(BOAT.input)))
-    assert wire.fingerprint(BOAT) != wire.fingerprint(
+    assert models.fingerprint(BOAT) == models.fingerprint(Generation("sora-2", dict(BOAT.input)))
+    assert models.fingerprint(BOAT) != models.fingerprint(
         Sora2("一只纸船", duration=8, aspect_ratio="16:9")
     )
 

@@ -14,7 +14,7 @@ import pytest
 from attrs import define
 from rich.cells import cell_len
 
-from aivideo._api import wire
+from aivideo import models
 from aivideo.cli.app import run
 from aivideo.ledger.journal import (
     ABANDONED,
@@ -72,7 +72,7 @@ class Book:
         record = JobRecord(
             id=f"{abs(hash(prompt)):016x}"[:16],
             request=request,
-            fingerprint=wire.fingerprint(request),
+            fingerprint=models.fingerprint(request),
             credits=request.credits,
             batch=batch,
             key=prompt,

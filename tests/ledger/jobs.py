@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from aivideo._api import wire
+from aivideo import models
 from aivideo.ledger.journal import JobRecord
 from aivideo.models import Sora2
 
@@ -15,7 +15,7 @@ def job(prompt: str = "boat", *, batch: str | None = None, key: str | None = Non
     return JobRecord(
         id=secrets.token_hex(8),
         request=request,
-        fingerprint=wire.fingerprint(request),
+        fingerprint=models.fingerprint(request),
         credits=100,
         batch=batch,
         key=key,

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from attrs import evolve
 
-from aivideo._api import wire
+from aivideo import models
 from aivideo.ledger.journal import (
     Claimed,
     Completed,
@@ -46,7 +46,7 @@ def record(key: str, request: Request, *events: Event) -> JobRecord:
     job = JobRecord(
         id=f"job-of-{key}",
         request=request,
-        fingerprint=wire.fingerprint(request),
+        fingerprint=models.fingerprint(request),
         credits=100,
         batch="b",
         key=key,

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from aivideo.errors import AIVideoError, LedgerError
+from aivideo.errors import AIVideoError, ContradictionError, LedgerError
 from aivideo.ledger import budget, journal, planned_again, same_job
 from aivideo.ledger.audit import Reading
 from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
@@ -174,7 +174,7 @@ class LedgerFile:
         if isinstance(event, journal.Taken):
             other = self._of_task(event.task_id)
             if other is not None and other[1].id != job_id:
-                raise journal.ContradictionError(
+                raise ContradictionError(
                     f"task {event.task_id} is that of job {other[1].id} already"
                 )
         return self._write(seq, job, journal.apply(job, event, attempt))

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from aivideo._api import wire
+from aivideo import models
 from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
 
 JOB = (
@@ -44,7 +44,7 @@ def job_of(row: tuple[Any, ...], attempts: tuple[Attempt, ...]) -> JobRecord:
         id=row[1],
         batch=row[2] or None,
         key=row[3],
-        request=wire.request_of(row[4], orjson.loads(row[5]), stated_credits=row[6]),
+        request=models.kept_request(row[4], orjson.loads(row[5]), stated_credits=row[6]),
         fingerprint=row[7],
         credits=row[8],
         callback_url=row[9],
