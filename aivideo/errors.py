@@ -3,10 +3,10 @@
 ::
 
     AIVideoError
-    ├── ConfigurationError          no key, a key without "sk-", a base URL that cannot be right
-    ├── InvalidRequestError         the request breaks a rule: found here, before the network …
+    ├── ConfigurationError          a setting is invalid: no API key, a malformed base URL …
+    ├── InvalidRequestError         the request breaks a rule: detected before it is sent …
     │   └── BadRequestError         … or by the service (HTTP 400); also an APIStatusError
-    ├── APIStatusError              the service said no
+    ├── APIStatusError              the service answered with an error
     │   ├── BadRequestError         400 invalid_request
     │   ├── AuthenticationError     401 invalid_api_key
     │   ├── InsufficientCreditsError 402 insufficient_credits
@@ -14,57 +14,141 @@
     │   ├── NotFoundError           404
     │   │   ├── ModelNotFoundError  404 model_not_found
     │   │   └── TaskNotFoundError   404 task_not_found
-    │   ├── RateLimitError          429 rate_limit_exceeded: slow down, then it passes
-    │   ├── SpendLimitError         429 spend_limit_exceeded: slowing down does not help
+    │   ├── RateLimitError          429 rate_limit_exceeded: temporary; send more slowly
+    │   ├── SpendLimitError         429 spend_limit_exceeded: sending more slowly does not help
     │   ├── InternalServerError     500 internal_error
     │   └── UpstreamError           503 upstream_error
-    ├── APIConnectionError          no answer: no connection, or one that broke
-    │   └── APITimeoutError         no answer in time
-    ├── ResponseError               an answer, but not one that this API documents
-    ├── SubmitUnknownError          a paid POST whose fate is not known; never sent again by itself
-    ├── TaskFailedError             the task ended as failed (its credits come back by themselves)
-    ├── WaitTimeoutError            we stopped waiting; the job goes on
-    ├── SessionClosedError          the session closed while somebody waited; the job goes on
-    ├── BudgetExceededError         the next POST would pass ``max_credits``
-    ├── QueueFullError              more work is queued than was allowed
-    ├── DownloadError               a result could not be fetched or written
+    ├── APIConnectionError          no response: connecting failed, or the connection broke
+    │   └── APITimeoutError         no response in time
+    ├── ResponseError               a response that this API does not document
+    ├── SubmitUnknownError          a paid POST with an unknown outcome; never re-sent
+    ├── TaskFailedError             the task failed (its credits are refunded automatically)
+    ├── WaitTimeoutError            ``wait_timeout`` expired; the job continues
+    ├── SessionClosedError          the session closed during the call; the job continues
+    ├── BudgetExceededError         the next POST would exceed ``max_credits``
+    ├── QueueFullError              more jobs are queued than allowed
+    ├── DownloadError               a result could not be downloaded or written
     │   └── ResultExpiredError      its URL has expired
     └── LedgerError                 the ledger cannot be read, written or trusted
-        └── ContradictionError      an event that cannot follow what the ledger knows
+        └── ContradictionError      an event that cannot follow the recorded state
 
-Each carries the facts to act on as attributes, says in one line what happened and what to do
-next, and pickles (a job inside comes back detached: its id, task id and request). None ever
-shows an API key or the query of a signed URL: what the service or a library wrote goes through
-:func:`scrub` first. The table of the service's own errors is the provider's page, "错误码一览".
+Each error has the facts to act on as attributes, says in one line what happened and what to do
+next, and can be pickled (a job inside comes back detached: with its id, task id and request). No
+message contains an API key or the query of a signed URL: text from the service or from a library
+is scrubbed first. The table of the service's own errors is the provider's page, "错误码一览".
+
+This module imports only values that stand below it, even for type checkers. So the job of an
+error is typed by a Protocol, :class:`JobHandle`, which :class:`aivideo.Job` satisfies. (The file
+is long because it lists every error; each class is short.)
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, ClassVar
+import os
+from collections.abc import AsyncIterator, Generator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from aivideo._session.job import Job
-    from aivideo.models import CompletedTask, FailedTask, Task
-
-_KEY = re.compile(r"\b(?:sk-|Bearer\s+)[^\s\"'<>,;)\]}]{3,}", re.IGNORECASE)
-_QUERY = re.compile(r"(https?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE)
-_USERINFO = re.compile(r"(https?://)[^\s\"'<>/@]+@", re.IGNORECASE)
+from aivideo._amounts import exact
+from aivideo._redaction import one_line, shown
+from aivideo.tasks import CompletedTask, FailedTask, Task, TaskId
 
 
-def scrub(text: str) -> str:
-    """Take out of ``text`` what must not be shown: API keys, URL queries, URL passwords.
+class RequestLike(Protocol):
+    """The part of a request that every model's has: model, input and price."""
 
-    >>> scrub("key sk-abcdef refused for https://bucket.example/a.mp4?X-Signature=1f")
-    'key sk-… refused for https://bucket.example/a.mp4?…'
+    @property
+    def model(self) -> str:
+        """The service's name of the model."""
+        ...
+
+    @property
+    def input(self) -> Mapping[str, Any]:
+        """The model's ``input`` object."""
+        ...
+
+    @property
+    def credits(self) -> Decimal | None:
+        """The price in credits, or None if it is not known."""
+        ...
+
+
+class JobHandle(Protocol):
+    """The job that an error carries: an :class:`aivideo.Job`, described without importing it.
+
+    ``task = await error.job`` waits for the result again.
     """
-    text = _KEY.sub(lambda found: "sk-…" if found[0][:3].lower() == "sk-" else "Bearer …", text)
-    return _USERINFO.sub(r"\1…@", _QUERY.sub(r"\1?…", text))
 
+    @property
+    def id(self) -> str:
+        """This package's id of the job."""
+        ...
 
-def _one_line(text: str, limit: int = 400) -> str:
-    line = " ".join(scrub(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    @property
+    def task_id(self) -> TaskId | None:
+        """The service's id of the task, or None while the service has not accepted the job."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """The job's status: an :class:`aivideo.JobStatus`, which is a str."""
+        ...
+
+    @property
+    def key(self) -> str | None:
+        """The key given by the caller, or None."""
+        ...
+
+    @property
+    def index(self) -> int | None:
+        """The request's position in the input of ``generate_many``, or None."""
+        ...
+
+    @property
+    def request(self) -> RequestLike | None:
+        """The request, or None for a task that this session did not submit."""
+        ...
+
+    @property
+    def credits(self) -> Decimal | None:
+        """The price in credits, or None if it is not known."""
+        ...
+
+    @property
+    def dollars(self) -> Decimal | None:
+        """The price in US dollars, or None if it is not known."""
+        ...
+
+    @property
+    def task(self) -> Task | None:
+        """The latest known state of the task; sends no request."""
+        ...
+
+    @property
+    def error(self) -> AIVideoError | None:
+        """Why the job was not accepted, or None."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, CompletedTask]:
+        """Wait for the result without a time limit."""
+        ...
+
+    async def result(self, *, wait_timeout: float | None = None) -> CompletedTask:
+        """Wait for the result, at most ``wait_timeout`` seconds; None: without a time limit."""
+        ...
+
+    async def submitted(self) -> TaskId:
+        """Wait until the service has accepted the job, and return the task's id."""
+        ...
+
+    def updates(self) -> AsyncIterator[Task]:
+        """Yield the task each time its status or progress changes, up to its end."""
+        ...
+
+    async def save(self, path: str | os.PathLike[str]) -> Path:
+        """Wait for the result and download it to ``path``."""
+        ...
 
 
 def _restore(cls: type[AIVideoError], args: tuple[Any, ...], facts: dict[str, Any]) -> AIVideoError:
@@ -81,24 +165,50 @@ class AIVideoError(Exception):
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by facts, not by constructor: subclasses have keyword-only ones."""
+        """Pickle the attributes; the constructors of subclasses have keyword-only arguments."""
         return _restore, (type(self), self.args, dict(self.__dict__))
 
 
 class ConfigurationError(AIVideoError, ValueError):
-    """A setting that cannot work: no key, a key of another shape, a base URL without a scheme."""
+    """A setting is invalid: no API key, a key in another format, a base URL without a scheme.
+
+    Attributes:
+        field: the setting's name (``max_credits``), or the environment variable's, or None.
+        value: the invalid value as given, or None; None too for a secret.
+        rule: the rule it breaks, or None.
+        cure: what is accepted instead, or None.
+    """
+
+    field: str | None = None
+    value: object = None
+    rule: str | None = None
+    cure: str | None = None
+
+    @classmethod
+    def because(cls, field: str, value: object, rule: str, cure: str) -> ConfigurationError:
+        """Make the error for one setting, whose value may be shown after scrubbing."""
+        error = cls(one_line(f"{field}={shown(value)}: {rule}; {cure}"))
+        error.field, error.value, error.rule, error.cure = field, value, rule, cure
+        return error
+
+    @classmethod
+    def of_secret(cls, field: str, rule: str, cure: str) -> ConfigurationError:
+        """Make the error for one setting, whose value must not be shown."""
+        error = cls(one_line(f"{field}: {rule}; {cure}"))
+        error.field, error.rule, error.cure = field, rule, cure
+        return error
 
 
 class InvalidRequestError(AIVideoError, ValueError):
-    """A request that breaks a rule of its model.
+    """A request breaks a rule of its model.
 
     Raised before anything is sent; a 400 of the service is the subclass :class:`BadRequestError`.
 
     Attributes:
-        field: the field at fault, by the name its user wrote (``duration``), or None.
+        field: the invalid field, by the name that the caller wrote (``duration``), or None.
         value: its value as given.
         rule: the rule it breaks.
-        cure: what would be accepted.
+        cure: what is accepted instead.
     """
 
     field: str | None = None
@@ -108,12 +218,8 @@ class InvalidRequestError(AIVideoError, ValueError):
 
     @classmethod
     def because(cls, field: str, value: object, rule: str, cure: str) -> InvalidRequestError:
-        """Make the error for ``field``: its value, the rule it breaks and the cure, in one line."""
-        shown = repr(value)
-        if len(shown) > 80:
-            length = len(value) if isinstance(value, str) else len(shown)
-            shown = f"{shown[:60]}… ({length} characters)"
-        error = cls(_one_line(f"{field}={shown}: {rule}; {cure}"))
+        """Make the error for one field: its value, the rule it breaks and the cure, in one line."""
+        error = cls(one_line(f"{field}={shown(value)}: {rule}; {cure}"))
         error.field, error.value, error.rule, error.cure = field, value, rule, cure
         return error
 
@@ -123,11 +229,11 @@ class APIStatusError(AIVideoError):
 
     Attributes:
         status: the HTTP status.
-        code: the service's code (``rate_limit_exceeded``), or None where the body had none.
+        code: the service's code (``rate_limit_exceeded``), or None if the body has none.
         type: the service's type (``rate_limit_error``), or None.
-        message: the service's own words, scrubbed.
-        request_id: what the service calls this request, if it said so.
-        retry_after: seconds it asked us to wait, if it said so.
+        message: the service's message, scrubbed.
+        request_id: the service's id of this request, or None if it sent none.
+        retry_after: seconds to wait, as the service asked, or None.
     """
 
     cure: str | None = None
@@ -139,11 +245,11 @@ class APIStatusError(AIVideoError):
         *,
         status: int,
         code: str | None = None,
-        type: str | None = None,  # noqa: A002  the service's own name for it
+        type: str | None = None,  # noqa: A002  the service's own name
         request_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        self.message = _one_line(message)
+        self.message = one_line(message)
         self.status = status
         self.code = code
         self.type = type
@@ -157,14 +263,15 @@ class APIStatusError(AIVideoError):
 class BadRequestError(InvalidRequestError, APIStatusError):
     """HTTP 400 ``invalid_request``: a parameter is missing or invalid."""
 
-    _cure = "Nothing was charged; correct the request."
+    _cure = "Nothing was charged. Correct the request."
 
 
 class AuthenticationError(APIStatusError):
     """HTTP 401 ``invalid_api_key``: the key is invalid, disabled or deleted; account blocked."""
 
     _cure = (
-        "Check AIVIDEO_API_KEY: it must start with 'sk-', be enabled, and its account not blocked."
+        "Check AIVIDEO_API_KEY: it must start with 'sk-', the key must be enabled, and the "
+        "account must not be blocked."
     )
 
 
@@ -186,41 +293,42 @@ class PermissionDeniedError(APIStatusError):
 class NotFoundError(APIStatusError):
     """HTTP 404."""
 
-    _cure = "Check the base URL and what was asked for."
+    _cure = "Check the base URL and the path."
 
 
 class ModelNotFoundError(NotFoundError):
-    """HTTP 404 ``model_not_found``: no such model, or withdrawn. Final."""
+    """HTTP 404 ``model_not_found``: the model does not exist or was withdrawn. Final."""
 
-    _cure = "The model does not exist or was withdrawn; name another one."
+    _cure = "The model does not exist or was withdrawn. Use another model."
 
 
 class TaskNotFoundError(NotFoundError):
     """HTTP 404 ``task_not_found``: no such task."""
 
-    _cure = "Check the task id, and that the key belongs to the account that made the task."
+    _cure = "Check the task id, and that the key belongs to the account that created the task."
 
 
 class RateLimitError(APIStatusError):
     """HTTP 429 ``rate_limit_exceeded``: too many requests. Nothing was charged."""
 
-    _cure = "Send more slowly; a Session does so by itself."
+    _cure = "Send requests more slowly. A Session does so automatically."
 
 
 class SpendLimitError(APIStatusError):
-    """HTTP 429 ``spend_limit_exceeded``: the key's hourly, daily or total spend cap.
+    """HTTP 429 ``spend_limit_exceeded``: the key reached its hourly, daily or total spend cap.
 
-    Not a :class:`RateLimitError`: slowing down does not help.
+    Not a :class:`RateLimitError`: sending more slowly does not help.
     """
 
     _cure = "Raise the key's spend cap or wait until it resets, then call session.resume_submits()."
 
 
 class InternalServerError(APIStatusError):
-    """HTTP 500 ``internal_error``: the service's fault. Whether a task was made is undocumented."""
+    """HTTP 500 ``internal_error``: the service failed. It may or may not have created a task."""
 
     _cure = (
-        "Of a create, it is not documented whether it was charged: it is not sent again by itself."
+        "If this was a create request, the service may have charged it, so it is not sent again "
+        "automatically."
     )
 
 
@@ -228,89 +336,94 @@ class UpstreamError(APIStatusError):
     """HTTP 503 ``upstream_error``: the AI provider failed, or refused the content."""
 
     _cure = (
-        "The prompt or image may be refused, or the provider be down. Of a create, it is not "
-        "documented whether it was charged: it is not sent again by itself."
+        "The provider is down, or it refuses the prompt or the image. If this was a create "
+        "request, the service may have charged it, so it is not sent again automatically."
     )
 
 
 class APIConnectionError(AIVideoError):
-    """No answer came.
+    """No response was received.
 
     Attributes:
-        written: whether a byte of the request may have been handed to the network. Where it is
-            False, nothing was asked of the service, and sending again is safe.
+        written: whether any byte of the request may have left this machine. If False, the service
+            received nothing, and sending the request again is safe.
     """
 
     def __init__(self, message: str, *, written: bool) -> None:
-        super().__init__(_one_line(message))
+        super().__init__(one_line(message))
         self.written = written
 
 
 class APITimeoutError(APIConnectionError):
-    """No answer came within ``request_timeout``."""
+    """No response was received within ``request_timeout``."""
 
 
 class ResponseError(AIVideoError):
-    """An answer came that this API does not document: HTML, broken JSON, a missing field.
+    """A response that this API does not document: HTML, invalid JSON, a missing field.
 
     Attributes:
         status: the HTTP status.
-        body: the answer's body as bytes, unscrubbed: do not log it.
+        body: the response's body in bytes. It is not scrubbed: do not log it.
     """
 
     def __init__(self, message: str, *, status: int, body: bytes = b"") -> None:
-        excerpt = _one_line(body[:2000].decode("utf-8", "replace"), 120)
-        shown = f": {excerpt}" if excerpt else " (empty body)"
-        super().__init__(_one_line(f"HTTP {status}, {message}{shown}", 600))
+        excerpt = one_line(body[:2000].decode("utf-8", "replace"), 120)
+        quoted = f": {excerpt}" if excerpt else " (empty body)"
+        super().__init__(one_line(f"HTTP {status}, {message}{quoted}", 600))
         self.status = status
         self.body = body
 
 
 class JobError(AIVideoError):
-    """An error about one job; ``job`` is its live handle (detached after unpickling)."""
+    """An error about one job.
 
-    def __init__(self, message: str, *, job: Job) -> None:
-        super().__init__(_one_line(message))
+    Attributes:
+        job: the job's handle. After unpickling it is detached: it has its id, task id and request,
+            and waiting for it is an error.
+    """
+
+    def __init__(self, message: str, *, job: JobHandle) -> None:
+        super().__init__(one_line(message))
         self.job = job
 
 
 class SubmitUnknownError(JobError):
-    """A paid POST may or may not have been taken by the service. It is never sent again by itself.
+    """The service may or may not have accepted a paid POST. It is never re-sent automatically.
 
     Attributes:
         job: the job, whose status is ``unknown``.
         reason: what happened to the POST.
     """
 
-    def __init__(self, reason: str, *, job: Job) -> None:
+    def __init__(self, reason: str, *, job: JobHandle) -> None:
         super().__init__(
-            f"job {job.id}: the POST may or may not have been taken ({_one_line(reason, 200)}). "
-            "It is not sent again by itself: compare the dashboard or `aivideo credits`, then "
-            "settle it by hand.",
+            f"job {job.id}: the service may or may not have accepted the POST "
+            f"({one_line(reason, 200)}). It is not sent again automatically. Compare the dashboard "
+            "or `aivideo credits`, then settle the job (`aivideo jobs settle`).",
             job=job,
         )
-        self.reason = _one_line(reason)
+        self.reason = one_line(reason)
 
 
 class WaitTimeoutError(JobError):
-    """``wait_timeout`` passed. The job goes on: wait again with ``await error.job``."""
+    """``wait_timeout`` expired. The job continues: wait again with ``await error.job``."""
 
 
 class SessionClosedError(AIVideoError):
-    """The session closed before this was over.
+    """The session closed before the call finished.
 
     Attributes:
-        job: the job somebody waited for, or None. A job that was taken goes on at the service:
-            ``session.job(error.job.task_id)`` of another session finds it again.
+        job: the job that the caller waited for, or None. A job that the service has accepted
+            continues there: get it from another session with ``session.job(error.job.task_id)``.
     """
 
-    def __init__(self, message: str, *, job: Job | None = None) -> None:
-        super().__init__(_one_line(message))
+    def __init__(self, message: str, *, job: JobHandle | None = None) -> None:
+        super().__init__(one_line(message))
         self.job = job
 
 
 class TaskFailedError(AIVideoError):
-    """The task ended as failed. Its credits come back by themselves.
+    """The task failed. The service refunds its credits automatically.
 
     Attributes:
         task: the :class:`~aivideo.FailedTask`, with ``error.code`` and ``error.message``.
@@ -318,47 +431,59 @@ class TaskFailedError(AIVideoError):
 
     def __init__(self, task: FailedTask) -> None:
         super().__init__(
-            _one_line(
+            one_line(
                 f"task {task.id} failed: {task.error.code}: {task.error.message.rstrip('.')}. "
-                "Its credits are refunded; change the prompt or try again."
+                "Its credits are refunded. Change the prompt, or try again."
             )
         )
         self.task = task
 
 
 class BudgetExceededError(AIVideoError):
-    """The next POST would pass ``max_credits``; it was not sent.
+    """The next POST would exceed ``max_credits``; it was not sent.
 
     Attributes:
-        needed: credits of the request.
-        held: credits charged, reserved or of unknown fate so far.
+        needed: the request's price in credits, or None if it is not known.
+        held: credits that are charged, reserved or of unknown outcome.
         ceiling: ``max_credits``.
     """
 
-    def __init__(self, message: str, *, needed: int | None, held: int, ceiling: int) -> None:
-        super().__init__(_one_line(message))
-        self.needed = needed
-        self.held = held
-        self.ceiling = ceiling
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed: Decimal | int | None,
+        held: Decimal | int,
+        ceiling: Decimal | int,
+    ) -> None:
+        super().__init__(one_line(message))
+        self.needed = None if needed is None else exact(needed)
+        self.held = exact(held)
+        self.ceiling = exact(ceiling)
 
 
 class QueueFullError(AIVideoError):
-    """``enqueue`` found its queue full; nothing was written down. Try again later."""
+    """The queue of ``enqueue`` is full; the job was not recorded. Try again later.
+
+    Attributes:
+        limit: the largest number of queued jobs.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} jobs wait to be submitted, which is the limit; try again when some are sent."
+            f"{limit} jobs are waiting to be submitted, which is the limit. Try again later."
         )
         self.limit = limit
 
 
 class DownloadError(AIVideoError):
-    """A result could not be fetched or written. The task is not lost: save it again.
+    """A result could not be downloaded or written. The task is not lost: save it again.
 
     Attributes:
-        task: the completed task, where there was one.
-        status: the HTTP status of the result's origin, or None where none came.
-        errno: what the local disk said (``errno.ENOSPC``, say), or None where it was not the disk.
+        task: the completed task, or None.
+        status: the HTTP status of the server that holds the result, or None.
+        errno: the operating system's error (``errno.ENOSPC``, for example), or None if writing to
+            the disk did not fail.
     """
 
     def __init__(
@@ -369,19 +494,19 @@ class DownloadError(AIVideoError):
         status: int | None = None,
         errno: int | None = None,
     ) -> None:
-        super().__init__(_one_line(message))
+        super().__init__(one_line(message))
         self.task = task
         self.status = status
         self.errno = errno
 
 
 class ResultExpiredError(DownloadError):
-    """The result's URL has expired: it lives 24 hours from completion."""
+    """The result's URL has expired: URLs work for 24 hours after completion."""
 
 
 class LedgerError(AIVideoError):
-    """The ledger cannot be opened, read, written or trusted."""
+    """The ledger cannot be opened, read or written, or its content is inconsistent."""
 
 
 class ContradictionError(LedgerError):
-    """An event that cannot follow what the ledger knows; to record it again changes nothing."""
+    """An event cannot follow the recorded state of its job. Recording it again does not help."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -18,15 +16,43 @@ import orjson
 from attrs import field, frozen
 
 from aivideo import catalog
-from aivideo.errors import AIVideoError, InvalidRequestError, scrub
+from aivideo._redaction import scrub
+from aivideo.errors import AIVideoError, InvalidRequestError
+from aivideo.tasks import (
+    RESULT_LIFETIME,
+    CompletedTask,
+    Credits,
+    FailedTask,
+    PendingTask,
+    ProcessingTask,
+    Task,
+    TaskFailure,
+    TaskId,
+    TaskStatus,
+    UnrecognizedTask,
+)
 
-TaskId: TypeAlias = str
-"""The service's name of a task (a UUID, as far as is documented)."""
-
-RESULT_LIFETIME = timedelta(hours=24)
-"""How long a result's URL lives ("视频 URL 有效期为 24 小时")."""
-
-_EMPTY: Mapping[str, Any] = {}
+__all__ = [
+    "RESULT_LIFETIME",
+    "CompletedTask",
+    "Credits",
+    "Failed",
+    "FailedTask",
+    "Generation",
+    "Outcome",
+    "PendingTask",
+    "ProcessingTask",
+    "Request",
+    "Sora2",
+    "Succeeded",
+    "Task",
+    "TaskFailure",
+    "TaskId",
+    "TaskStatus",
+    "UnrecognizedTask",
+    "fingerprint",
+    "kept_request",
+]
 
 
 @frozen
@@ -205,121 +231,6 @@ def kept_request(
 
 
 _SORA_2_NEEDS = {"prompt", "duration", "aspect_ratio"}
-
-
-class TaskStatus(StrEnum):
-    """The states the service documents: ``pending -> processing -> completed | failed``."""
-
-    PENDING = "pending"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-def _urls_without_queries(urls: tuple[str, ...]) -> str:
-    return repr(tuple(scrub(url) for url in urls))
-
-
-@frozen(kw_only=True)
-class _AnyTask:
-    """What every answer about a task holds.
-
-    Attributes:
-        id: the task's id.
-        model: the model that makes it.
-        created_at: when the service made it (aware, UTC, by the service's clock).
-        raw: the answer as it came, with fields this package does not know.
-    """
-
-    id: TaskId
-    model: str
-    created_at: datetime
-    raw: Mapping[str, Any] = field(default=_EMPTY, repr=False, eq=False)
-
-
-@frozen(kw_only=True)
-class PendingTask(_AnyTask):
-    """Taken, and waiting for its turn. ``progress`` is a number if the service gave one."""
-
-    status: ClassVar[TaskStatus] = TaskStatus.PENDING
-    progress: float | None = None
-
-
-@frozen(kw_only=True)
-class ProcessingTask(_AnyTask):
-    """Being made. ``progress`` is a number if the service gave one (its unit is not documented)."""
-
-    status: ClassVar[TaskStatus] = TaskStatus.PROCESSING
-    progress: float | None = None
-
-
-@frozen(kw_only=True)
-class CompletedTask(_AnyTask):
-    """Made.
-
-    Attributes:
-        completed_at: when (aware, UTC, by the service's clock).
-        urls: where the results lie. Pre-signed: whoever has one can fetch it, so do not log them.
-        metadata: what the service says of the result (for Sora 2 ``duration`` and ``prompt``).
-    """
-
-    status: ClassVar[TaskStatus] = TaskStatus.COMPLETED
-    completed_at: datetime
-    urls: tuple[str, ...] = field(repr=_urls_without_queries)
-    metadata: Mapping[str, Any] = field(default=_EMPTY, eq=False)
-
-    @property
-    def expires_at(self) -> datetime:
-        """When the URLs expire: 24 hours after completion."""
-        return self.completed_at + RESULT_LIFETIME
-
-
-@frozen
-class TaskFailure:
-    """Why a task failed, in the service's words: ``code`` and ``message``."""
-
-    code: str
-    message: str
-
-
-@frozen(kw_only=True)
-class FailedTask(_AnyTask):
-    """Ended without a result; the service refunds its credits by itself."""
-
-    status: ClassVar[TaskStatus] = TaskStatus.FAILED
-    error: TaskFailure
-
-
-@frozen(kw_only=True)
-class UnrecognizedTask(_AnyTask):
-    """In a state that nobody has documented (``status`` says which). It goes on being watched."""
-
-    status: str
-    progress: float | None = None
-
-
-Task: TypeAlias = PendingTask | ProcessingTask | CompletedTask | FailedTask | UnrecognizedTask
-"""What the service last said of a task."""
-
-
-@frozen(kw_only=True)
-class Credits:
-    """The account's credits; 1 credit = $0.005.
-
-    Attributes:
-        balance: credits left.
-        total_purchased: credits ever bought.
-        total_consumed: credits ever spent. Whether a refund lowers it is not documented.
-    """
-
-    balance: int
-    total_purchased: int
-    total_consumed: int
-
-    @property
-    def dollars(self) -> Decimal:
-        """The balance in US dollars, exactly."""
-        return catalog.dollars(self.balance)
 
 
 @frozen

@@ -30,7 +30,9 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("shells", ("ledger.memory", "ledger.sqlite", "delivery")),
     ("service", ("_pacing", "_polling", "_api")),
     ("values", ("ledger", "models", "catalog")),
-    ("words", ("errors", "_amounts", "_file_locks", "_version")),
+    ("errors", ("errors",)),
+    ("tasks", ("tasks",)),
+    ("words", ("_amounts", "_redaction", "_file_locks", "_version")),
 )
 """A module imports from rows below its own. A part is a module, or a package with all in it;
 where two parts fit, the longer name counts."""
@@ -66,6 +68,8 @@ SIMULATOR_KNOWS = {"aiohttp", "yarl", "attrs", "orjson", "av", "PIL"}
 
 PURE = {
     "aivideo._amounts",
+    "aivideo._redaction",
+    "aivideo.tasks",
     "aivideo._api.wire",
     "aivideo._api.verdict",
     "aivideo._api.callback_tokens",
@@ -158,8 +162,17 @@ def read_sources(root: Path = ROOT, package: str = "aivideo") -> dict[str, str]:
 
 def imports_of(module: str, sources: Sources) -> Iterator[Import]:
     """Every import that runs: at the top and in functions, but not for annotations alone."""
+    yield from _imports_among(_import_nodes(sources[module]), module, sources)
+
+
+def imports_for_types_too(module: str, sources: Sources) -> Iterator[Import]:
+    """Every import, including those under ``if TYPE_CHECKING:``."""
+    yield from _imports_among(_import_nodes(sources[module], for_types=True), module, sources)
+
+
+def _imports_among(nodes: list[ast.AST], module: str, sources: Sources) -> Iterator[Import]:
     is_package = any(other.startswith(f"{module}.") for other in sources)
-    for node in _import_nodes(sources[module]):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(module, node.lineno, alias.name)
@@ -182,9 +195,10 @@ def imports_of(module: str, sources: Sources) -> Iterator[Import]:
 
 
 @cache
-def _import_nodes(source: str) -> list[ast.AST]:
+def _import_nodes(source: str, *, for_types: bool = False) -> list[ast.AST]:
     kinds = (ast.Import, ast.ImportFrom, ast.Call)
-    return [node for node in _walk(parsed(source)) if isinstance(node, kinds)]
+    nodes = (ast.walk if for_types else _walk)(parsed(source))
+    return [node for node in nodes if isinstance(node, kinds)]
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -245,8 +259,22 @@ def imports_upwards(sources: Sources) -> list[str]:
 
 def imports_in_a_ring(sources: Sources) -> list[str]:
     """Module A imports B imports A: even where the rows allow it, within one package."""
+    return _cycles(sources, imports_of)
+
+
+def type_imports_in_a_cycle(sources: Sources) -> list[str]:
+    """The same, counting imports that only type checkers execute.
+
+    The package's own ``__init__`` is left out: it names the public names for type checkers, and
+    no module imports a name from it.
+    """
+    sources = {module: source for module, source in sources.items() if module != "aivideo"}
+    return _cycles(sources, imports_for_types_too)
+
+
+def _cycles(sources: Sources, imports: Callable[[str, Sources], Iterator[Import]]) -> list[str]:
     graph = {module: set[str]() for module in sources}
-    for found in all_imports(sources):
+    for found in (found for module in sources for found in imports(module, sources)):
         if found.target in sources and not found.module.startswith(f"{found.target}."):
             graph[found.module].add(found.target)
     while free := [module for module, targets in graph.items() if not targets]:
@@ -340,6 +368,10 @@ def test_no_modules_import_in_a_ring() -> None:
     assert imports_in_a_ring(SOURCES) == []
 
 
+def test_no_modules_import_in_a_cycle_even_for_type_checkers() -> None:
+    assert type_imports_in_a_cycle(SOURCES) == []
+
+
 def test_only_the_command_and_the_fixtures_know_the_simulator() -> None:
     assert imports_of_the_simulator(SOURCES) == []
 
@@ -405,6 +437,7 @@ def test_what_a_statement_imports_is_seen() -> None:
         (imports_upwards, "aivideo._session.job", "importlib.import_module('aivideo.cli')"),
         (imports_upwards, "aivideo", "from aivideo.cli import main"),
         (imports_in_a_ring, "aivideo.errors", "from aivideo.models import Sora2"),
+        (type_imports_in_a_cycle, "aivideo.errors", "if TYPE_CHECKING:\n    import aivideo.models"),
         (imports_of_the_simulator, "aivideo._session.job", "from aivideo.simulator import serve"),
         (imports_of_the_simulator, "aivideo.manifest", "from aivideo import simulator"),
         (imports_by_the_simulator, "aivideo.simulator.rules", "from aivideo._api import wire"),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from aivideo import errors
+from aivideo._redaction import scrub
 from aivideo._session.job import Job
 from aivideo.errors import (
     AIVideoError,
@@ -30,7 +31,6 @@ from aivideo.errors import (
     SubmitUnknownError,
     TaskFailedError,
     WaitTimeoutError,
-    scrub,
 )
 from aivideo.ledger.journal import JobStatus
 from aivideo.models import FailedTask, Sora2, TaskFailure

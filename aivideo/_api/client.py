@@ -16,6 +16,7 @@ from aivideo import catalog
 from aivideo._api import callback_tokens as callbacks
 from aivideo._api import verdict, wire
 from aivideo._api.transport import AiohttpTransport, Transport
+from aivideo._redaction import scrub
 from aivideo._version import __version__
 from aivideo.errors import (
     APIConnectionError,
@@ -23,7 +24,6 @@ from aivideo.errors import (
     ConfigurationError,
     InvalidRequestError,
     ResponseError,
-    scrub,
 )
 from aivideo.models import Credits, Request, Task, TaskId
 

@@ -33,7 +33,8 @@ from urllib.parse import urlsplit
 
 from aivideo import catalog
 from aivideo._api.wire import Answer
-from aivideo.errors import APIConnectionError, APITimeoutError, ConfigurationError, scrub
+from aivideo._redaction import scrub
+from aivideo.errors import APIConnectionError, APITimeoutError, ConfigurationError
 
 if TYPE_CHECKING:
     import ssl as ssl_module

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import assert_never
 
 from aivideo._api import verdict, wire
+from aivideo._redaction import scrub
 from aivideo._session.job import Job
 from aivideo.errors import (
     AIVideoError,
@@ -27,7 +28,6 @@ from aivideo.errors import (
     LedgerError,
     PermissionDeniedError,
     SubmitUnknownError,
-    scrub,
 )
 from aivideo.ledger import Ledger, budget, journal
 from aivideo.ledger.journal import (

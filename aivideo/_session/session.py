@@ -16,6 +16,7 @@ from aivideo._api.transport import Transport
 from aivideo._pacing.limiter import Limiter, LimiterStatistics
 from aivideo._pacing.stated import RateLimit
 from aivideo._polling.poller import PollerStatistics
+from aivideo._redaction import scrub
 from aivideo._session.bulk import Bulk, KeyOf, Naming, SaveTo
 from aivideo._session.engine import Engine, OnUpdate
 from aivideo._session.job import Job
@@ -25,7 +26,6 @@ from aivideo.errors import (
     InvalidRequestError,
     QueueFullError,
     SessionClosedError,
-    scrub,
 )
 from aivideo.ledger import Ledger
 from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus

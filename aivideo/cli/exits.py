@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from aivideo._redaction import scrub
 from aivideo.errors import (
     AIVideoError,
     BudgetExceededError,
@@ -12,7 +13,6 @@ from aivideo.errors import (
     InvalidRequestError,
     SpendLimitError,
     SubmitUnknownError,
-    scrub,
 )
 
 OK = 0

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from aivideo import catalog
 from aivideo._api import callback_tokens as callbacks
+from aivideo._redaction import scrub
 from aivideo._session.session import Session
 from aivideo.cli import exits, show
 from aivideo.errors import (
@@ -25,7 +26,6 @@ from aivideo.errors import (
     ConfigurationError,
     LedgerError,
     TaskNotFoundError,
-    scrub,
 )
 from aivideo.ledger import audit as audits
 from aivideo.ledger import journal

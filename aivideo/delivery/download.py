@@ -25,7 +25,8 @@ from attrs import define
 
 from aivideo import _file_locks
 from aivideo._api.transport import Incoming, Transport
-from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError, scrub
+from aivideo._redaction import scrub
+from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError
 from aivideo.models import CompletedTask
 
 CHUNK = 1 << 20

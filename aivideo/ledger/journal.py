@@ -33,7 +33,8 @@ from typing import TypeAlias, assert_never
 
 from attrs import evolve, field, frozen
 
-from aivideo.errors import ContradictionError, LedgerError, scrub
+from aivideo._redaction import scrub
+from aivideo.errors import ContradictionError, LedgerError
 from aivideo.models import CompletedTask, FailedTask, Request, TaskFailure, TaskId
 
 
