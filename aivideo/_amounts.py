@@ -8,7 +8,8 @@ Ledgers store whole millionths of a credit.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from typing import overload
 
 DOLLARS_PER_CREDIT = Decimal("0.005")
 """1 credit = $0.005: the provider's page prices 25 credits/s as $0.125/s."""
@@ -77,10 +78,19 @@ def as_json(amount: Decimal) -> int | float:
     return int(amount) if amount == amount.to_integral_value() else float(amount)
 
 
-def dollars(amount: Decimal) -> Decimal:
+def dollars(amount: Decimal | int) -> Decimal:
     """Return an amount of credits in US dollars, exactly.
 
     >>> dollars(Decimal(100))
     Decimal('0.500')
     """
     return DOLLARS_PER_CREDIT * amount
+
+
+@overload
+def whole(amount: Decimal) -> int: ...
+@overload
+def whole(amount: Decimal | None) -> int | None: ...
+def whole(amount: Decimal | None) -> int | None:
+    """Return an amount rounded up, for ledgers whose columns are whole credits; None stays None."""
+    return None if amount is None else int(amount.to_integral_value(ROUND_CEILING))

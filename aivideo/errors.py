@@ -397,9 +397,9 @@ class SubmitUnknownError(JobError):
 
     def __init__(self, reason: str, *, job: JobHandle) -> None:
         super().__init__(
-            f"job {job.id}: the service may or may not have accepted the POST "
-            f"({one_line(reason, 200)}). It is not sent again automatically. Compare the dashboard "
-            "or `aivideo credits`, then settle the job (`aivideo jobs settle`).",
+            f"job {job.id}: the POST may or may not have been taken ({one_line(reason, 200)}). "
+            "It is not sent again automatically. Compare the dashboard or `aivideo credits`, then "
+            "settle the job (`aivideo jobs settle`).",
             job=job,
         )
         self.reason = one_line(reason)

@@ -35,6 +35,7 @@ from pathlib import Path
 import orjson
 
 from aivideo import models
+from aivideo._amounts import whole
 from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.ledger.sqlite.file import LedgerFile
@@ -56,7 +57,7 @@ def a_job(number: int) -> JobRecord:
         id=secrets.token_hex(8),
         request=request,
         fingerprint=models.fingerprint(request),
-        credits=request.credits,
+        credits=whole(request.credits),
         batch="boats",
         key=f"line-{number}",
         planned_at=1.8e9,

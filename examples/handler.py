@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel
@@ -33,8 +33,8 @@ class Clip(BaseModel):
     """What a caller asks for."""
 
     prompt: str
-    duration: int = 4
-    aspect_ratio: str = "16:9"
+    duration: Literal[4, 8, 12] = 4
+    aspect_ratio: Literal["16:9", "9:16"] = "16:9"
 
 
 @app.post("/clips", status_code=202)

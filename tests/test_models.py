@@ -1,21 +1,35 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from attrs import evolve
 from attrs.exceptions import FrozenInstanceError
 
 from aivideo import catalog
+from aivideo.catalog import Choice, Model, PerSecond, Text, default_catalog
 from aivideo.errors import InvalidRequestError
-from aivideo.models import CompletedTask, Credits, Generation, Sora2, UnrecognizedTask
+from aivideo.models import (
+    CompletedTask,
+    Credits,
+    Generation,
+    Request,
+    Sora2,
+    UnrecognizedTask,
+    fingerprint,
+    kept_request,
+)
 
 GOOD: dict[str, Any] = {"prompt": "A paper boat", "duration": 8, "aspect_ratio": "16:9"}
 
 
 def sora(**changed: object) -> Sora2:
-    return Sora2(**{**GOOD, **changed})
+    fields: dict[str, Any] = {**GOOD, **changed}
+    return Sora2(**fields)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +88,8 @@ def test_two_images_are_refused() -> None:
 @pytest.mark.parametrize(("duration", "cost"), [(4, 100), (8, 200), (12, 300)])
 def test_what_it_costs_is_exact(duration: int, cost: int) -> None:
     request = sora(duration=duration)
-    assert request.credits == cost
+    assert isinstance(request.credits, Decimal)
+    assert str(request.credits) == str(cost)
     assert request.dollars == Decimal(cost) * Decimal("0.005")
     assert isinstance(request.dollars, Decimal)
 
@@ -90,7 +105,9 @@ def test_what_is_sent_is_the_service_s_own_names() -> None:
 def test_a_request_stays_what_it_was_when_it_was_checked() -> None:
     request = sora()
     with pytest.raises(FrozenInstanceError):
-        request.duration = 5  # type: ignore[misc]
+        request.duration = 4  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        request.credits = Decimal(1)  # type: ignore[misc]
     free = {"prompt": "a"}
     generation = Generation("veo-3", free)
     free["prompt"] = "b"
@@ -110,34 +127,147 @@ def test_sora_by_its_name_is_checked_and_priced_too() -> None:
         Generation("sora-2", {**GOOD, "duration": 5})
 
 
-@pytest.mark.parametrize("price", [-1, 1.5, True, "40"])
-def test_a_stated_price_is_a_whole_number(price: Any) -> None:
-    with pytest.raises(InvalidRequestError, match="credits"):
-        Generation("some-model", {}, credits=price)
+@pytest.mark.parametrize(
+    ("stated", "shown"),
+    [
+        (200, "200"),
+        ("30.50", "30.5"),
+        (Decimal("2.4"), "2.4"),
+        (Decimal("1E+3"), "1000"),
+        ("0", "0"),
+        ("0.000001", "0.000001"),
+    ],
+)
+def test_a_stated_price_prints_without_exponent_or_trailing_zeros(stated: Any, shown: str) -> None:
+    request = Generation("some-model", {}, credits=stated)
+    assert isinstance(request.credits, Decimal)
+    assert str(request.credits) == shown
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        (-1, "must not be negative"),
+        ("-0.5", "must not be negative"),
+        (1.5, "not float"),
+        (40.0, "not float"),
+        (True, "an int, a str or a Decimal"),
+        ("forty", "must be a decimal number"),
+        ("", "must be a decimal number"),
+        ("NaN", "finite"),
+        (Decimal("Infinity"), "finite"),
+        ("0.0000001", "six decimal places"),
+    ],
+)
+def test_a_stated_price_is_an_exact_amount(stated: Any, says: str) -> None:
+    with pytest.raises(InvalidRequestError, match=says) as caught:
+        Generation("some-model", {}, credits=stated)
+    assert caught.value.field == "credits"
+    assert caught.value.value is stated
+    assert caught.value.cure
+
+
+def test_the_price_is_no_part_of_equality_hash_or_fingerprint() -> None:
+    one, other = Generation("m", {"a": 1}, credits=1), Generation("m", {"a": 1}, credits=2)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert fingerprint(one) == fingerprint(other)
+    earlier = kept_request("sora-2", GOOD, credits=Decimal(100))
+    assert earlier == sora()
+    assert hash(earlier) == hash(sora())
+    assert fingerprint(earlier) == fingerprint(sora())
+
+
+VEO = Model(
+    name="veo-3",
+    fields=(Text("prompt"), Choice("seconds", (4, 6))),
+    price=PerSecond("30.5", field="seconds"),
+)
+
+EARLIER = Decimal("123.5")
+
+
+@pytest.mark.parametrize(
+    ("request_", "price"),
+    [
+        (sora(), "200"),
+        (kept_request("sora-2", GOOD, credits=EARLIER), "123.5"),
+        (Generation("sora-2", GOOD), "200"),
+        (Generation("some-model", {"a": [1]}, credits="40"), "40"),
+        (Generation("some-model", {"a": [1]}), "None"),
+        (default_catalog().with_models(VEO).request("veo-3", prompt="a", seconds=4), "122"),
+    ],
+    ids=["sora", "kept", "by name", "stated", "unknown", "another catalogue"],
+)
+def test_the_price_survives_pickle_and_copy(request_: Request, price: str) -> None:
+    copies = [
+        pickle.loads(pickle.dumps(request_)),
+        copy.copy(request_),
+        copy.deepcopy(request_),
+    ]
+    for each in (request_, *copies):
+        assert each == request_
+        assert str(each.credits) == price
+
+
+def test_evolve_prices_the_new_request() -> None:
+    assert evolve(sora(), duration=12).credits == 300
+    assert evolve(sora(), prompt="Another boat").credits == 200
+    with pytest.raises(InvalidRequestError, match="duration"):
+        evolve(sora(), duration=5)  # type: ignore[arg-type]
+    assert evolve(Generation("sora-2", GOOD), input={**GOOD, "duration": 4}).credits == 100
+    assert evolve(Generation("m", {}, credits="30.5"), input={"a": 1}).credits == Decimal("30.5")
+    assert evolve(Generation("m", {}, credits=1), credits=None).credits is None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        sora(),
+        sora(image="https://host/a.png"),
+        Generation("sora-2", GOOD),
+        Generation("veo-3", {"prompt": "a"}),
+        Generation("veo-3", {"prompt": "a"}, credits="2.4"),
+    ],
+)
+def test_a_kept_request_has_the_content_and_price_of_then(request_: Request) -> None:
+    kept = kept_request(request_.model, request_.input, credits=request_.credits)
+    assert kept.input == request_.input
+    assert fingerprint(kept) == fingerprint(request_)
+    assert kept.credits == request_.credits
+    earlier = kept_request(request_.model, request_.input, credits=EARLIER)
+    assert earlier.credits == EARLIER
+    assert earlier.dollars == EARLIER * Decimal("0.005")
+
+
+@pytest.mark.parametrize(
+    "model_input",
+    [
+        {**GOOD, "duration": 60},
+        {**GOOD, "aspect_ratio": "1:1"},
+        {**GOOD, "image_urls": ["https://host/a.png", "https://host/b.png"]},
+        {**GOOD, "image_urls": []},
+        {**GOOD, "colour": "red"},
+        {"prompt": "a"},
+        {},
+    ],
+)
+def test_a_kept_request_is_not_checked_by_the_rules_of_today(model_input: dict[str, Any]) -> None:
+    kept = kept_request("sora-2", model_input, credits=EARLIER)
+    assert kept.input == model_input
+    assert kept.credits == EARLIER
+
+
+def test_a_kept_request_without_a_price_has_none() -> None:
+    kept = kept_request("sora-2", GOOD, credits=None)
+    assert kept.input == GOOD
+    assert kept.credits is None
 
 
 @pytest.mark.parametrize("model_input", [{"x": {1, 2}}, {"x": b"1"}, {1: "x"}, [], None])
 def test_an_input_that_is_no_json_object_is_refused_before_the_network(model_input: Any) -> None:
     with pytest.raises(InvalidRequestError, match="input"):
         Generation("some-model", model_input)
-
-
-def test_another_model_is_an_entry_and_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_models", dict(catalog._models))
-    catalog.register(
-        catalog.Model(
-            name="veo-3",
-            fields=(catalog.Text("prompt"), catalog.Choice("seconds", (4, 6))),
-            price=catalog.PerSecond(30, field="seconds"),
-        )
-    )
-    assert Generation("veo-3", {"prompt": "a", "seconds": 6}).credits == 180
-    with pytest.raises(InvalidRequestError, match=r"seconds=5.*4 or 6"):
-        Generation("veo-3", {"prompt": "a", "seconds": 5})
-    with pytest.raises(InvalidRequestError, match=r"colour.*is no input field of veo-3"):
-        Generation("veo-3", {"prompt": "a", "seconds": 6, "colour": "red"})
-    with pytest.raises(InvalidRequestError, match=r"prompt.*is required"):
-        Generation("veo-3", {"seconds": 6})
 
 
 def test_a_status_compares_as_text_too() -> None:
@@ -158,3 +288,13 @@ def test_a_status_compares_as_text_too() -> None:
 def test_the_balance_in_dollars_is_exact() -> None:
     balance = Credits(balance=9_800, total_purchased=10_000, total_consumed=200)
     assert balance.dollars == Decimal(49)
+    fraction = Credits(balance="9847.50", total_purchased=10_000, total_consumed=Decimal("152.5"))
+    assert str(fraction.balance) == "9847.5"
+    assert str(fraction.dollars) == "49.2375"
+    assert "balance=9847.5," in repr(fraction)
+
+
+@pytest.mark.parametrize("balance", [1.5, True, "many", None])
+def test_a_balance_is_an_exact_amount(balance: Any) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Credits(balance=balance, total_purchased=1, total_consumed=1)

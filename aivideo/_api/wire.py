@@ -77,12 +77,16 @@ class Answer:
 # --- requests ---------------------------------------------------------------------------------
 
 
-def create(request: Request, callback_url: str | None = None) -> Message:
-    """``POST`` a generation ("创建任务")."""
+def create(
+    request: Request, callback_url: str | None = None, *, endpoint: str | None = None
+) -> Message:
+    """``POST`` a generation ("创建任务") to a path; None: the built-in catalogue's."""
     body: dict[str, Any] = {"model": request.model, "input": request.input}
     if callback_url is not None:
         body["callback_url"] = callback_url
-    return Message("POST", catalog.find(request.model).endpoint, orjson.dumps(body))
+    if endpoint is None:
+        endpoint = catalog.default_catalog().find(request.model).endpoint
+    return Message("POST", endpoint, orjson.dumps(body))
 
 
 def retrieve(task_id: TaskId) -> Message:

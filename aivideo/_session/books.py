@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import assert_never
 
+from aivideo._amounts import whole
 from aivideo._api import verdict, wire
 from aivideo._redaction import scrub
 from aivideo._session.job import Job
@@ -97,7 +98,7 @@ class Books:
             The job, ``submitting``; None: somebody else has it.
         """
         held = self.spent.held
-        budget.admit(record.request.model, job.credits, held=held, ceiling=self._max_credits)
+        budget.admit(record.request.model, whole(job.credits), held=held, ceiling=self._max_credits)
         # Reserved before the first await: two callers cannot pass the ceiling together.
         job.holding = Holding.NONE
         self._hold(job, Holding.RESERVED)
@@ -199,7 +200,7 @@ class Books:
     def _hold(self, job: Job, after: Holding) -> None:
         """Move the credits of this session's own POST of a job to another column."""
         if job.holding is not None:
-            self.spent = self.spent.moved(job.credits or 0, job.holding, after)
+            self.spent = self.spent.moved(whole(job.credits) or 0, job.holding, after)
             job.holding = after
 
     def _trouble(self, error: LedgerError) -> None:

@@ -20,7 +20,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from aivideo import catalog, models
+from aivideo import models
+from aivideo._amounts import whole
 from aivideo._api import callback_tokens as callbacks
 from aivideo._api import wire
 from aivideo._api.client import Client
@@ -31,6 +32,7 @@ from aivideo._polling.poller import Poller
 from aivideo._session.books import Books, why_untaken
 from aivideo._session.job import Job
 from aivideo._session.purchase import CallbackURLs, Purchase
+from aivideo.catalog import default_catalog, is_web_url
 from aivideo.delivery import download
 from aivideo.errors import (
     AIVideoError,
@@ -236,7 +238,7 @@ class Engine:
             id=secrets.token_hex(8),
             request=request,
             fingerprint=models.fingerprint(request),
-            credits=request.credits,
+            credits=whole(request.credits),
             batch=batch,
             key=key,
             callback_url=callback_url,
@@ -367,7 +369,7 @@ class Engine:
         kind: tuple[object, ...] = ()
         if request is not None:
             model_input = request.input
-            fields = catalog.find(request.model).kind
+            fields = default_catalog().find(request.model).kind
             kind = (request.model, *(model_input.get(name) for name in fields))
         self.poller.watch(task_id, kind=kind, callback=callback, age=age)
 
@@ -655,7 +657,7 @@ def check_request(request: Request, callback_url: str | None = None) -> None:
         raise InvalidRequestError.because(
             "request", request, "is no request", "give Sora2(...) or Generation(...)"
         )
-    if callback_url is not None and not catalog.is_web_url(callback_url):
+    if callback_url is not None and not is_web_url(callback_url):
         raise InvalidRequestError.because(
             "callback_url", callback_url, "must be an http:// or https:// URL", "give a whole URL"
         )

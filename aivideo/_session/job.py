@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-from aivideo import catalog
+from aivideo import _amounts
 from aivideo.errors import AIVideoError, SessionClosedError
 from aivideo.ledger.journal import Holding, JobStatus
 from aivideo.models import CompletedTask, Request, Task, TaskId
@@ -99,14 +99,14 @@ class Job:
         return _detached, (self.id, self.request, self.status, self.task_id, self.key, self.index)
 
     @property
-    def credits(self) -> int | None:
+    def credits(self) -> Decimal | None:
         """What it costs, in credits; None where that is not known."""
         return None if self.request is None else self.request.credits
 
     @property
     def dollars(self) -> Decimal | None:
         """What it costs, in US dollars, exactly; None where that is not known."""
-        return None if self.credits is None else catalog.dollars(self.credits)
+        return None if self.credits is None else _amounts.dollars(self.credits)
 
     @property
     def task(self) -> Task | None:

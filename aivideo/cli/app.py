@@ -8,13 +8,14 @@ import re
 import shlex
 import sys
 from collections.abc import Coroutine, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
-from aivideo import catalog
+from aivideo import _amounts
 from aivideo import manifest as batches
 from aivideo._session.job import Job
 from aivideo._session.session import Session
@@ -126,7 +127,9 @@ def generate(
     overwrite
         Replace a file that is there already.
     """
-    request = Sora2(prompt, duration=duration, aspect_ratio=aspect_ratio, image=image)
+    request = Sora2(
+        prompt, duration=cast("Any", duration), aspect_ratio=cast("Any", aspect_ratio), image=image
+    )
     if wait_timeout is not None and not wait_timeout > 0:
         raise ConfigurationError(f"--wait-timeout {wait_timeout:g} must be more than 0 seconds")
     session = Session(base_url=base_url)
@@ -427,7 +430,7 @@ async def _dry_run(
 ) -> int:
     sent = await _to_be_sent(lines, ledger, settings)
     estimate = batches.estimate(sent)
-    balance: int | None = None
+    balance: Decimal | None = None
     why_not = "AIVIDEO_API_KEY is not set, so the balance was not asked for"
     if os.environ.get("AIVIDEO_API_KEY"):
         try:
@@ -446,7 +449,7 @@ async def _dry_run(
                     for what, count, total in estimate.rows
                 ],
                 "credits": estimate.credits,
-                "dollars": str(catalog.dollars(estimate.credits)),
+                "dollars": str(_amounts.dollars(estimate.credits)),
                 "unpriced": estimate.unpriced,
                 "taken": len(lines) - len(sent),
                 "balance": balance,

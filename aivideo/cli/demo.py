@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -50,7 +50,11 @@ async def run_demo(output: Path) -> int:
         batches.Line(
             number=number,
             id=f"{number:02}-{batches.slug(prompt)}",
-            request=Sora2(prompt, duration=duration, aspect_ratio=aspect_ratio),
+            request=Sora2(
+                prompt,
+                duration=cast("Any", duration),
+                aspect_ratio=cast("Any", aspect_ratio),
+            ),
         )
         for number, (prompt, duration, aspect_ratio) in enumerate(CLIPS, 1)
     ]

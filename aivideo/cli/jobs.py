@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aivideo import catalog
+from aivideo import _amounts
 from aivideo._api import callback_tokens as callbacks
 from aivideo._redaction import scrub
 from aivideo._session.session import Session
@@ -243,7 +243,7 @@ def _say_sums(counts: Mapping[JobStatus, int], totals: CreditTotals, console: Co
         (totals.reserved, "on their way"),
     ):
         if amount:
-            line += f" · {words} {amount:,} (${catalog.dollars(amount):,.2f})"
+            line += f" · {words} {amount:,} (${_amounts.dollars(amount):,.2f})"
     console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -587,7 +587,7 @@ def _print_finding(finding: Finding, doubtful: Sequence[JobRecord], console: Con
     most = max(len(f"{amount:,}") for _, amount in rows)
     for name, amount in rows:
         if amount or name != "of that came back":
-            dollars = f"${catalog.dollars(abs(amount)):,.2f}"
+            dollars = f"${_amounts.dollars(abs(amount)):,.2f}"
             console.print(f"  {name:20}{amount:>{most},} credits ({dollars})", highlight=False)
     if finding.refunded:
         for each in finding.hypotheses:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from rich.cells import cell_len
@@ -17,7 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from aivideo import catalog
+from aivideo import _amounts
+from aivideo._amounts import as_json
 from aivideo._session.session import Session, SessionStatistics
 from aivideo.errors import AIVideoError, DownloadError
 from aivideo.ledger.journal import JobStatus
@@ -31,9 +33,9 @@ ALIKE = 2
 """Lines that may say the same reason; more are counted: an empty account fails thousands."""
 
 
-def money(amount: int) -> str:
+def money(amount: Decimal | int) -> str:
     """Credits and dollars, as people read them."""
-    return f"{amount:,} credits (${catalog.dollars(amount):,.2f})"
+    return f"{amount:,} credits (${_amounts.dollars(amount):,.2f})"
 
 
 class RunDisplay:
@@ -170,14 +172,14 @@ def estimate_table(estimate: Estimate, console: Console) -> None:
     for title in ("clips", "credits", "dollars"):
         table.add_column(title, justify="right")
     for name, count, total in estimate.rows:
-        known = ("?", "?") if total is None else (f"{total:,}", f"${catalog.dollars(total):,.2f}")
+        known = ("?", "?") if total is None else (f"{total:,}", f"${_amounts.dollars(total):,.2f}")
         table.add_row(name, f"{count:,}", *known)
     count = sum(row[1] for row in estimate.rows)
     table.add_row(
         "in all",
         f"{count:,}",
         f"{estimate.credits:,}",
-        f"${catalog.dollars(estimate.credits):,.2f}",
+        f"${_amounts.dollars(estimate.credits):,.2f}",
     )
     console.print(table)
     if estimate.unpriced:
@@ -216,7 +218,7 @@ def results_table(report: BatchReport, console: Console) -> None:
             "length": "" if sora is None else f"{sora.duration} s",
             "shape": "" if sora is None else sora.aspect_ratio,
             "credits": f"{amount:,}",
-            "cost": f"${catalog.dollars(amount):,.2f}",
+            "cost": f"${_amounts.dollars(amount):,.2f}",
         }
         # Text: what a prompt says in brackets is no markup.
         table.add_row(
@@ -311,8 +313,12 @@ def closing_lines(report: BatchReport, session: Session, console: Console) -> No
         )
 
 
+def _as_json(value: object) -> int | float | str:
+    return as_json(value) if isinstance(value, Decimal) else str(value)
+
+
 def out(document: object) -> None:
     """Write one JSON document to stdout."""
-    json.dump(document, sys.stdout, ensure_ascii=False, default=str)
+    json.dump(document, sys.stdout, ensure_ascii=False, default=_as_json)
     sys.stdout.write("\n")
     sys.stdout.flush()

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
+from aivideo._amounts import whole
 from aivideo.ledger.journal import CreditTotals
 from aivideo.models import Credits
 
@@ -87,7 +88,7 @@ def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
         now: the later one.
         prices: credits of each attempt of unknown fate that was POSTed between the two.
     """
-    grown = now.account.total_consumed - since.account.total_consumed
+    grown = whole(now.account.total_consumed - since.account.total_consumed)
     bought = (now.ledger.charged + now.ledger.refunded) - (
         since.ledger.charged + since.ledger.refunded
     )

@@ -22,6 +22,7 @@ from typing import Any, cast
 import orjson
 from attrs import frozen
 
+from aivideo._amounts import whole
 from aivideo.errors import (
     AIVideoError,
     InvalidRequestError,
@@ -272,8 +273,8 @@ def _request(fields: Mapping[str, object], defaults: Defaults) -> Request:
         image = urls
     return Sora2(
         cast("str", fields["prompt"]),
-        duration=cast("int", fields.get("duration", defaults.duration)),
-        aspect_ratio=cast("str", fields.get("aspect_ratio", defaults.aspect_ratio)),
+        duration=cast("Any", fields.get("duration", defaults.duration)),
+        aspect_ratio=cast("Any", fields.get("aspect_ratio", defaults.aspect_ratio)),
         image=cast("str | None", image),
     )
 
@@ -318,7 +319,7 @@ def estimate(lines: Iterable[Line]) -> Estimate:
             if isinstance(request, Sora2)
             else (request.model)
         )
-        counts[name, request.credits] += 1
+        counts[name, whole(request.credits)] += 1
     rows = tuple(
         (name, count, None if each is None else each * count)
         for (name, each), count in sorted(

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from attrs import field, frozen
 
+from aivideo._amounts import as_json, whole
 from aivideo.errors import (
     AIVideoError,
     APIConnectionError,
@@ -63,7 +64,7 @@ class Result:
             "line": self.line.number or None,
             "status": self.status,
             "task_id": self.task_id,
-            "credits": self.line.request.credits,
+            "credits": whole(self.line.request.credits),
             "file": None if self.path is None else str(self.path),
         }
         if self.error is not None:
@@ -196,7 +197,7 @@ def _left_over(result: Result) -> dict[str, Any] | None:
     else:
         row |= {"model": request.model, "input": request.input}
         if request.stated_credits is not None:
-            row["credits"] = request.stated_credits
+            row["credits"] = as_json(request.stated_credits)
     if result.task_id is not None:
         row["task_id"] = result.task_id
     if result.status == "unknown":

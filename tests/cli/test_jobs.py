@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from attrs import define
 from rich.cells import cell_len
 
 from aivideo import models
+from aivideo._amounts import whole
 from aivideo.cli.app import run
 from aivideo.ledger.journal import (
     ABANDONED,
@@ -67,13 +68,13 @@ class Book:
         self, prompt: str, *events: Event | str, duration: int = 4, batch: str = "."
     ) -> JobRecord:
         """Write down a job, and what happened to it."""
-        request = Sora2(prompt, duration=duration, aspect_ratio="16:9")
+        request = Sora2(prompt, duration=cast("Any", duration), aspect_ratio="16:9")
         self.clock += 10
         record = JobRecord(
             id=f"{abs(hash(prompt)):016x}"[:16],
             request=request,
             fingerprint=models.fingerprint(request),
-            credits=request.credits,
+            credits=whole(request.credits),
             batch=batch,
             key=prompt,
             planned_at=self.clock,

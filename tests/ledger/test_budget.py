@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from aivideo.errors import BudgetExceededError
@@ -17,7 +19,11 @@ def test_what_fits_is_admitted(held: int, ceiling: int | None) -> None:
 def test_one_credit_too_many_is_refused_with_the_facts(held: int, ceiling: int) -> None:
     with pytest.raises(BudgetExceededError, match="nothing was sent") as caught:
         budget.admit("sora-2", 200, held=held, ceiling=ceiling)
-    assert (caught.value.needed, caught.value.held, caught.value.ceiling) == (200, held, ceiling)
+    assert (caught.value.needed, caught.value.held, caught.value.ceiling) == (
+        Decimal(200),
+        Decimal(held),
+        Decimal(ceiling),
+    )
 
 
 def test_without_a_ceiling_no_price_is_needed() -> None:

@@ -27,6 +27,7 @@ from aivideo import (
     TaskNotFoundError,
 )
 from aivideo._api import callback_tokens as callbacks
+from aivideo.errors import JobHandle
 from aivideo.ledger import Ledger
 from aivideo.ledger.journal import CreditTotals, JobRecord
 from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
@@ -58,12 +59,12 @@ class Web:
         self.said.append(await self.session.receive_callback(token, body))
         return web.Response(status=204)
 
-    async def record(self, job: Job) -> JobRecord:
+    async def record(self, job: Job | JobHandle) -> JobRecord:
         found = await self.ledger.find(job.id)
         assert found is not None
         return found
 
-    def token(self, job: Job, attempt: int = 1) -> str:
+    def token(self, job: Job | JobHandle, attempt: int = 1) -> str:
         return callbacks.token(SECRET.encode(), job.id, attempt)
 
     @property

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from aivideo._amounts import whole
 from aivideo.errors import AIVideoError, ContradictionError, LedgerError
 from aivideo.ledger import budget, journal, planned_again, same_job
 from aivideo.ledger.audit import Reading
@@ -247,7 +248,10 @@ class LedgerFile:
         self.connection.execute(
             "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(reading.at, account.balance, account.total_purchased, account.total_consumed),
+                reading.at,
+                whole(account.balance),
+                whole(account.total_purchased),
+                whole(account.total_consumed),
                 *(sums.charged, sums.reserved, sums.unknown, sums.refunded),
             ),
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from aivideo import models
+from aivideo._amounts import whole
 from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
 
 JOB = (
@@ -26,7 +28,7 @@ def job_values(job: JobRecord) -> tuple[Any, ...]:
         job.key,
         request.model,
         orjson.dumps(request.input),
-        getattr(request, "stated_credits", None),
+        whole(getattr(request, "stated_credits", None)),
         job.fingerprint,
         job.credits,
         job.callback_url,
@@ -44,7 +46,9 @@ def job_of(row: tuple[Any, ...], attempts: tuple[Attempt, ...]) -> JobRecord:
         id=row[1],
         batch=row[2] or None,
         key=row[3],
-        request=models.kept_request(row[4], orjson.loads(row[5]), stated_credits=row[6]),
+        request=models.kept_request(
+            row[4], orjson.loads(row[5]), credits=None if row[8] is None else Decimal(row[8])
+        ),
         fingerprint=row[7],
         credits=row[8],
         callback_url=row[9],

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import frozen
 
 from aivideo import RateLimit, Sora2
+from aivideo.models import Sora2AspectRatio, Sora2Duration
 from aivideo.simulator import (
     Faults,
     FixedWindow,
@@ -109,10 +110,11 @@ def plan_of(seed: int) -> Plan:
     stated, limit = _limits(draw)
     batch_size = draw.choice((0, 3, 6, 10, 16)) if draw.random() < 0.9 else 0
     keyed_size = draw.choice((0, 0, 2, 4, 8)) if batch_size else draw.randint(1, 10)
-    prices = draw.choice(((4,), (4, 8, 12), (12,)))
+    choices: tuple[tuple[Sora2Duration, ...], ...] = ((4,), (4, 8, 12), (12,))
+    prices = draw.choice(choices)
     batch = tuple(_request(draw, f"batch {n}", prices) for n in range(batch_size))
     keyed = tuple(_request(draw, f"keyed {n}", prices) for n in range(keyed_size))
-    worth = sum(request.credits or 0 for request in (*batch, *keyed))
+    worth = sum(int(request.credits) for request in (*batch, *keyed))
     faults = _weather(draw)
     spend_limit = draw.randint(1, max(1, worth // 100)) * 100 if draw.random() < 0.2 else None
     poor = draw.random() < 0.15
@@ -160,8 +162,9 @@ def quiet_process() -> ProcessPlan:
     return ProcessPlan(resumes=True, settings={}, callbacks=True, states_limit=True)
 
 
-def _request(draw: random.Random, name: str, durations: tuple[int, ...]) -> Sora2:
-    ratio = draw.choice(("16:9", "9:16"))
+def _request(draw: random.Random, name: str, durations: tuple[Sora2Duration, ...]) -> Sora2:
+    ratios: tuple[Sora2AspectRatio, ...] = ("16:9", "9:16")
+    ratio = draw.choice(ratios)
     return Sora2(f"A boat, {name}", duration=draw.choice(durations), aspect_ratio=ratio)
 
 
