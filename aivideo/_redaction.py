@@ -27,8 +27,8 @@ def one_line(text: str, limit: int = 400) -> str:
 
 def shown(value: object, limit: int = 80) -> str:
     """Return a scrubbed ``repr`` of a value that a message quotes; a long one is cut."""
-    text = repr(value)
-    if len(text) > limit:
-        length = len(value) if isinstance(value, str) else len(text)
-        text = f"{text[: limit - 20]}… ({length} characters)"
-    return scrub(text)
+    text = scrub(repr(value))
+    if len(text) <= limit:
+        return text
+    length = len(value) if isinstance(value, str) else len(text)
+    return f"{text[: limit - 20]}… ({length} characters)"

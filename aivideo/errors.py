@@ -51,7 +51,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from aivideo._amounts import exact
-from aivideo._redaction import one_line, shown
+from aivideo._redaction import one_line, scrub, shown
 from aivideo.tasks import CompletedTask, FailedTask, Task, TaskId
 
 
@@ -174,7 +174,8 @@ class ConfigurationError(AIVideoError, ValueError):
 
     Attributes:
         field: the setting's name (``max_credits``), or the environment variable's, or None.
-        value: the invalid value as given, or None; None too for a secret.
+        value: the invalid value, scrubbed: a number, a str, or the repr of another object; None
+            for a secret.
         rule: the rule it breaks, or None.
         cure: what is accepted instead, or None.
     """
@@ -188,7 +189,14 @@ class ConfigurationError(AIVideoError, ValueError):
     def because(cls, field: str, value: object, rule: str, cure: str) -> ConfigurationError:
         """Make the error for one setting, whose value may be shown after scrubbing."""
         error = cls(one_line(f"{field}={shown(value)}: {rule}; {cure}"))
-        error.field, error.value, error.rule, error.cure = field, value, rule, cure
+        error.field, error.rule, error.cure = field, rule, cure
+        match value:
+            case None | bool() | int() | float() | Decimal():
+                error.value = value
+            case str():
+                error.value = scrub(value)
+            case _:
+                error.value = shown(value)
         return error
 
     @classmethod

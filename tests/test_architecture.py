@@ -29,10 +29,11 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("session", ("_session",)),
     ("shells", ("ledger.memory", "ledger.sqlite", "delivery")),
     ("service", ("_pacing", "_polling", "_api")),
+    ("settings", ("settings", "_checks")),
     ("values", ("ledger", "models", "catalog")),
     ("errors", ("errors",)),
     ("tasks", ("tasks",)),
-    ("words", ("_amounts", "_redaction", "_file_locks", "_version")),
+    ("words", ("_amounts", "_redaction", "_secrets", "_file_locks", "_version")),
 )
 """A module imports from rows below its own. A part is a module, or a package with all in it;
 where two parts fit, the longer name counts."""
@@ -42,6 +43,7 @@ SIDEWAYS = {
     "cli": {"manifest"},  # `aivideo batch` runs a manifest
     "models": {"catalog"},  # a request is checked when it is made
     "ledger": {"models"},  # a record holds its request
+    "settings": {"_checks"},  # each setting is checked
 }
 """Within a row, what each part may import besides itself, and why."""
 

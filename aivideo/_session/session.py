@@ -11,12 +11,13 @@ from typing import Self
 from attrs import frozen
 
 from aivideo import catalog
-from aivideo._api.client import DEFAULT_REQUEST_TIMEOUT, Client, seal
+from aivideo._api.client import Client
 from aivideo._api.transport import Transport
 from aivideo._pacing.limiter import Limiter, LimiterStatistics
 from aivideo._pacing.stated import RateLimit
 from aivideo._polling.poller import PollerStatistics
 from aivideo._redaction import scrub
+from aivideo._secrets import seal
 from aivideo._session.bulk import Bulk, KeyOf, Naming, SaveTo
 from aivideo._session.engine import Engine, OnUpdate
 from aivideo._session.job import Job
@@ -31,6 +32,7 @@ from aivideo.ledger import Ledger
 from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
+from aivideo.settings import DEFAULT_REQUEST_TIMEOUT
 
 MAX_QUEUED = 10_000
 """Jobs that ``enqueue`` lets wait for their POST before it refuses more."""

@@ -32,7 +32,7 @@ def _models(given: Iterable[Model]) -> tuple[Model, ...]:
     return models
 
 
-@frozen(hash=False, eq=False)
+@frozen
 class Catalog:
     """What the service sells: an entry per model. Immutable.
 
@@ -57,7 +57,7 @@ class Catalog:
     """
 
     models: tuple[Model, ...] = field(converter=_models)
-    _by_name: Mapping[str, Model] = field(init=False, repr=False)
+    _by_name: Mapping[str, Model] = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         by_name = MappingProxyType({model.name: model for model in self.models})

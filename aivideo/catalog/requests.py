@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import orjson
 from attrs import field, frozen
@@ -55,7 +55,7 @@ class Sora2:
     image: str | None = field(kw_only=True, default=None, repr=_scrubbed)
     credits: Decimal = field(init=False, eq=False, repr=False)
 
-    model: ClassVar[str] = "sora-2"
+    model = "sora-2"  # without ClassVar: pyright's protocols, such as RequestLike, refuse those
 
     def __attrs_post_init__(self) -> None:
         if self.image is not None and not isinstance(self.image, str):
