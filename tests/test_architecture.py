@@ -72,9 +72,13 @@ PURE = {
     "aivideo._amounts",
     "aivideo._redaction",
     "aivideo.tasks",
-    "aivideo._api.wire",
-    "aivideo._api.verdict",
+    "aivideo._api.answer_errors",
     "aivideo._api.callback_tokens",
+    "aivideo._api.converters",
+    "aivideo._api.messages",
+    "aivideo._api.tolerant",
+    "aivideo._api.verdict",
+    "aivideo._api.wire",
     "aivideo._pacing.learned",
     "aivideo._pacing.cruise",
     "aivideo._pacing.window",
@@ -114,7 +118,13 @@ DRAWERS = {
     "shared",
 }
 
-CHEAP_IMPORT_LACKS = ("aiohttp", "sqlite3", "rich", "cyclopts", "av", "PIL", "pytest", "fastapi")
+AT_FIRST_REQUEST = ("aiohttp", "cattrs", "anyio")
+"""Packages that neither an import nor a constructor loads."""
+
+CHEAP_IMPORT_LACKS = (
+    *AT_FIRST_REQUEST,
+    *("sqlite3", "rich", "cyclopts", "av", "PIL", "pytest", "fastapi"),
+)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -412,6 +422,12 @@ def modules_after(statement: str) -> set[str]:
 
 def test_importing_aivideo_is_cheap() -> None:
     assert modules_after("import aivideo").isdisjoint(CHEAP_IMPORT_LACKS)
+
+
+def test_a_session_loads_the_packages_of_requests_at_its_first_request() -> None:
+    made = modules_after("import aivideo; session = aivideo.Session('sk-x')")
+    assert "aivideo._session.session" in made
+    assert made.isdisjoint(AT_FIRST_REQUEST)
 
 
 def test_importing_the_command_needs_no_extra() -> None:

@@ -1,12 +1,14 @@
-"""Tokens for callback URLs: made and checked. And: what a callback must match to be believed.
+"""Tokens in callback URLs, and the check of the task that a callback names.
 
-The service does not sign its callbacks, so whoever learns a URL can post to it. Each attempt's URL
-therefore ends in a token that names job and attempt and carries a MAC: a callback without a right
-one is nobody's business, and is dropped before anything is looked up. A right token still proves
-only that somebody knew the URL. What the callback says is never believed; the task that it names
-is asked for (``GET``), and must be the one that was bought (:func:`mismatch`).
+The service does not sign its callbacks, so anyone who learns a URL can post to it. The URL of each
+attempt therefore ends in a token: the job's id, the attempt's number and a MAC over both. A
+callback with an invalid token is dropped before anything is looked up.
 
-A token is ``<job>.<attempt>.<mac>``, all of it safe in a URL's path.
+A valid token proves only that the sender knew the URL, so the body of a callback is never
+believed. The task that it names is fetched with a ``GET``, and :func:`mismatch` checks that it can
+be the one that was paid for.
+
+A token is ``<job>.<attempt>.<mac>``, in characters that are safe in a URL's path.
 """
 
 from __future__ import annotations
@@ -23,29 +25,29 @@ from aivideo.models import CompletedTask, Request, Task
 _TOKEN = re.compile(r"([0-9a-f]{1,64})\.([1-9][0-9]{0,8})\.([A-Za-z0-9_-]{22})")
 
 CLOCKS_APART = 900.0
-"""Seconds by which the service's clock and ours may differ, in a check that has no better fact."""
+"""Seconds by which the service's clock and ours may differ when times are compared."""
 
 
 @frozen
 class Attribution:
-    """What a right token names: a job, and the number of its attempt."""
+    """The job and the attempt that a valid token names."""
 
     job_id: str
     attempt: int
 
 
 def derived_secret(api_key: str) -> bytes:
-    """Make the secret of who states none: the same in every process of the same key."""
+    """Return the default secret: derived from the API key, so that all its processes share it."""
     return hmac.digest(api_key.encode(), b"aivideo callback tokens", "sha256")
 
 
 def token(secret: bytes, job_id: str, attempt: int) -> str:
-    """Make the token of one attempt."""
+    """Return the token of one attempt."""
     return f"{job_id}.{attempt}.{_mac(secret, job_id, attempt)}"
 
 
 def read_token(secret: bytes, text: str) -> Attribution | None:
-    """Say what a token names, or None where it is not one of ours."""
+    """Return what a token names, or None where it is not valid for this secret."""
     match = _TOKEN.fullmatch(text)
     if match is None:
         return None
@@ -61,23 +63,23 @@ def _mac(secret: bytes, job_id: str, attempt: int) -> str:
 
 
 def mismatch(request: Request, task: Task, *, sent_at: float) -> str | None:
-    """Say why ``task`` cannot be what became of a POST of ``request``; None: it may well be.
+    """Return why ``task`` cannot be the result of a POST of ``request``, or None where it can.
 
-    Model, prompt and length must match wherever the service tells them: a completed task's
-    ``output.metadata`` does, a failed one's tells no more than its model, and then at least it
-    must not be older than the POST.
+    The model must be the same, and the task must not be older than the POST by more than
+    :data:`CLOCKS_APART`. Prompt and duration must match where the service reports them: only
+    ``output.metadata`` of a completed task does.
 
     Args:
         request: what was POSTed.
-        task: what a GET of the named task brought.
-        sent_at: when it was POSTed, Unix seconds by our clock.
+        task: the answer to a ``GET`` of the task that the callback named.
+        sent_at: when the POST was sent, Unix seconds by our clock.
     """
     if task.model != request.model:
         return f"its model is {task.model}, not {request.model}"
     if task.created_at.timestamp() < sent_at - CLOCKS_APART:
-        return "it is older than the POST"
-    told = task.metadata if isinstance(task, CompletedTask) else {}
+        return "it was created before the POST"
+    reported = task.metadata if isinstance(task, CompletedTask) else {}
     for name in ("prompt", "duration"):
-        if name in told and name in request.input and told[name] != request.input[name]:
-            return f"its {name} is another"
+        if name in reported and name in request.input and reported[name] != request.input[name]:
+            return f"its {name} differs from the request's"
     return None

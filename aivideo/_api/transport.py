@@ -1,24 +1,28 @@
-"""Bytes to the service and back: the one file that names aiohttp's client.
+"""HTTP: the Protocol of a transport, and the implementation over aiohttp.
 
-Everything above asks a :class:`Transport`, a Protocol of three methods, so a test or a proxy of
-one's own can stand in its place. aiohttp's errors become ours here, each with the one fact that
-money depends on: may a byte of the request have been written?
+This is the one module that uses aiohttp's client. Everything above it calls a :class:`Transport`,
+a Protocol of three methods, so a test or a user can supply another. aiohttp's exceptions are
+converted here, each with the one fact that money depends on: may a byte of the request have been
+written?
 
-How :class:`AiohttpTransport` knows: a request's bytes are written only after the connector has
-handed out a connection, so its ``connect`` is where "not a byte" ends. Whatever fails before that
-(no route, DNS, TLS, a proxy that refused ``CONNECT``, a timeout while connecting) is provably
-unsent; whatever fails after it is not, whichever exception it raises. This errs on the safe side
-only: a connection that dies between the two counts as written.
+How :class:`AiohttpTransport` knows: aiohttp writes a request only after its connector has returned
+a connection. So whatever fails before ``connect`` returns (no route, DNS, TLS, a proxy that refuses
+``CONNECT``, a timeout while connecting) is proved unsent. Whatever fails later is not, with
+whichever exception. This errs on the safe side: a connection that breaks between ``connect`` and
+the first byte counts as written.
 
-Three habits of HTTP clients are switched off, since each would send a paid POST twice or unseen
-(tried against aiohttp 3.14; pinned by ``tests/api/test_transport.py``):
+Three habits of HTTP clients are turned off, since each of them would send a paid POST twice or lose
+it (observed with aiohttp 3.14, and held by ``tests/api/test_transport.py``):
 
-* A redirect is an answer, not an order: a 307 would carry the POST's body to another origin.
-* aiohttp silently sends a GET again when a reused connection turns out dead. Here the second
-  ``connect`` of one request is refused, so each request the pace granted is at most one request.
-* Servers close idle connections, and a POST that meets the closing one is lost in a way nobody
-  can tell from taken. So a POST goes only over a connection that is fresh or was in use a moment
-  ago (``POST_MAX_IDLE``).
+* Redirects are not followed: after a 307 the POST's body would be sent again, to another origin.
+* aiohttp repeats a GET by itself when a reused connection turns out to be closed. Here the second
+  ``connect`` of one request is refused, so one permit of the rate limiter is one request.
+* Servers close idle connections. A POST that is written while the server closes is lost, and cannot
+  be told from one that was taken. So a POST uses only a connection that is new or was in use a
+  moment ago (:data:`POST_MAX_IDLE`).
+
+Deadlines are asyncio timers, not anyio's ``fail_after``: a timer per request, which anyio and
+``asyncio.timeout`` create, takes a tenth of a request's CPU (see ``_Deadlines``).
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from aivideo import catalog
-from aivideo._api.wire import Answer
+from aivideo._api.messages import Answer
 from aivideo._redaction import scrub
 from aivideo.errors import APIConnectionError, APITimeoutError, ConfigurationError
 
@@ -43,70 +47,102 @@ if TYPE_CHECKING:
     import yarl
 
 POST_MAX_IDLE = 0.5
-"""Seconds a connection may have lain idle and still carry a POST. Common servers close after 5 s
-and more; under half a second of it, the race is theirs to lose."""
+"""Seconds for which a connection may have been idle and still be used for a POST. Common servers
+close idle connections after 5 s or more, so a younger one is hardly ever being closed."""
 
 _KEPT_HEADERS = ("retry-after", "date", "x-request-id", "content-type", "location")
 
 
 class Incoming(Protocol):
-    """A streamed answer: ``status``, ``headers`` with lower-case names, and the body in chunks."""
+    """A response whose body is still to be read.
+
+    Attributes:
+        status: the HTTP status; 206 for a range.
+        headers: all headers, with lower-case names.
+    """
 
     status: int
     headers: Mapping[str, str]
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes.
+        """Yield the body as it arrives, without undoing a content encoding; call it once.
 
         Raises:
-            APIConnectionError: the connection broke before the body's promised end.
+            APIConnectionError: the body ended before its announced length, no byte came for
+                ``timeout`` seconds, or the connection broke.
         """
         ...
 
 
 class Transport(Protocol):
-    """What carries requests. A fake in a test needs no more than these."""
+    """What carries requests: the interface to implement for another HTTP library or a test.
+
+    The caller decides what is sent, when, and how often. A transport sends one request per call,
+    and keeps these rules, on which money depends:
+
+    * **Send once.** Never repeat a request, on a broken connection either; never follow a redirect.
+    * **Report ``written`` truthfully.** Every failure of :meth:`send` is an
+      :class:`~aivideo.APIConnectionError`. Its ``written`` is False only if it is certain that no
+      byte of the request was handed to the network: the caller then sends the POST again. If in
+      doubt, True: the job becomes ``unknown``, and is not sent again.
+    * **Return any HTTP response** as an answer, whatever its status; raise only without one.
+    * **Keep secrets.** Headers contain the API key, and URLs of results are signed: neither may be
+      logged or appear in a message.
+
+    All calls come from one event loop, many at a time. A cancelled call must give up its
+    connection. The transport is closed by whoever created it.
+    """
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
     ) -> Answer:
-        """Send one request exactly once, follow nothing, and return the whole answer.
+        """Send one request exactly once and return the whole answer.
 
         Args:
             method: "GET" or "POST".
-            url: the absolute URL, percent-encoded.
-            headers: to be sent as they are; the key is among them.
-            body: JSON, or None.
-            timeout: seconds for all of it, connecting included.
+            url: the absolute URL, percent-encoded; send it unchanged.
+            headers: all headers to send besides those of HTTP itself (``Host``,
+                ``Content-Length``); ``Authorization`` is among them.
+            body: JSON, or None for a request without a body.
+            timeout: seconds for the whole call: connecting, sending and receiving.
+
+        Returns:
+            An :class:`Answer` with the body decoded (gzip undone) and lower-case header names. Of a
+            status other than 200, ``retry-after``, ``date`` and ``x-request-id`` are needed.
 
         Raises:
-            APIConnectionError: no answer; ``written`` says whether a byte may have left.
-            APITimeoutError: no answer within ``timeout``; likewise.
+            APIConnectionError: no complete answer; ``written`` as described above. A body that
+                breaks off is such a failure, with ``written=True``.
+            APITimeoutError: no complete answer within ``timeout``; ``written`` likewise.
         """
         ...
 
     def stream(
         self, url: str, headers: Mapping[str, str], timeout: float
     ) -> AbstractAsyncContextManager[Incoming]:
-        """Open ``url``, which is a stranger's (a result's): no key goes there.
+        """Start a ``GET`` of a result, and return an async context manager of its response.
+
+        Results lie on other hosts than the API: the API key must never be sent to them. Redirects
+        may be followed here, and a GET may be repeated: it costs nothing.
 
         Args:
-            url: the absolute URL, used as it is.
-            headers: to be sent as they are; never an ``Authorization``.
-            timeout: seconds without a byte after which it counts as broken.
+            url: the absolute URL, signed: not a character may be changed.
+            headers: all headers to send, a ``Range`` for example; never an ``Authorization``.
+            timeout: seconds without a byte, connecting included, after which the call fails.
+                There is no limit for the whole body.
 
         Raises:
-            APIConnectionError: no answer.
+            APIConnectionError: no response, on entering the context; ``written`` is not used.
         """
         ...
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close all connections. Calling it twice is allowed; later calls of ``send`` fail."""
         ...
 
 
-class _Passage:
-    """One request on its way: whether a connection was handed out for it, and until when it may."""
+class _Exchange:
+    """State of one request: whether it was assigned a connection, and its deadline (loop time)."""
 
     __slots__ = ("due", "expired", "protocol", "task", "written")
 
@@ -118,32 +154,33 @@ class _Passage:
         self.protocol: Any = None
 
 
-_passage: ContextVar[_Passage] = ContextVar("aivideo_passage")
+_exchange: ContextVar[_Exchange] = ContextVar("aivideo_exchange")
 
 
 class _Deadlines:
-    """One timer for all requests. ``asyncio.timeout`` makes one each: a tenth of a request's CPU.
+    """The deadlines of all requests, with a single timer.
 
-    An expired request is cancelled, as ``asyncio.timeout`` does it, and told apart from one whose
-    caller was cancelled by ``expired``.
+    Not ``asyncio.timeout`` or ``anyio.fail_after``: these create a timer per request, which was
+    measured at a tenth of a request's CPU. Like them, this cancels the task whose deadline has
+    passed; ``expired`` then tells it from a task that its caller cancelled.
     """
 
     __slots__ = ("_open", "_timer")
 
     def __init__(self) -> None:
-        self._open: dict[_Passage, None] = {}
+        self._open: dict[_Exchange, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, passage: _Passage) -> None:
-        self._open[passage] = None
+    def add(self, exchange: _Exchange) -> None:
+        self._open[exchange] = None
         timer = self._timer
-        if timer is None or passage.due < timer.when():
+        if timer is None or exchange.due < timer.when():
             if timer is not None:
                 timer.cancel()
-            self._timer = asyncio.get_running_loop().call_at(passage.due, self._expire)
+            self._timer = asyncio.get_running_loop().call_at(exchange.due, self._expire)
 
-    def remove(self, passage: _Passage) -> None:
-        del self._open[passage]
+    def remove(self, exchange: _Exchange) -> None:
+        del self._open[exchange]
         if not self._open and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -151,21 +188,21 @@ class _Deadlines:
     def _expire(self) -> None:
         self._timer = None
         now, soonest = asyncio.get_running_loop().time(), float("inf")
-        for passage in self._open:
-            if passage.expired:
+        for exchange in self._open:
+            if exchange.expired:
                 continue
-            if passage.due <= now:
-                passage.expired = True
-                passage.task.cancel()
+            if exchange.due <= now:
+                exchange.expired = True
+                exchange.task.cancel()
             else:
-                soonest = min(soonest, passage.due)
+                soonest = min(soonest, exchange.due)
         if soonest < float("inf"):
             self._timer = asyncio.get_running_loop().call_at(soonest, self._expire)
 
 
 @lru_cache(maxsize=1024)
 def _url(text: str) -> yarl.URL:
-    """Parse a URL as it is; every create has the same one."""
+    """Parse a URL without changing it; cached, since every create has the same URL."""
     import yarl
 
     return yarl.URL(text, encoded=True)
@@ -176,12 +213,14 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
     import aiohttp  # here: importing aivideo must not cost what aiohttp costs
 
     class Connector(aiohttp.TCPConnector):
-        """Notes when a connection is handed out, and hands out one a request."""
+        """Records that a request was assigned a connection, and assigns at most one per request."""
 
         async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-            passage = _passage.get()
-            if passage.written:
-                raise aiohttp.ClientConnectionError("not sent again: one request, one sending")
+            exchange = _exchange.get()
+            if exchange.written:
+                raise aiohttp.ClientConnectionError(
+                    "the connection was closed; the request is not repeated"
+                )
             while True:
                 connection = await super().connect(req, traces, timeout)
                 protocol = connection.protocol
@@ -193,8 +232,8 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
                 ):
                     break
                 connection.close()
-            passage.protocol = protocol
-            passage.written = True
+            exchange.protocol = protocol
+            exchange.written = True
             return connection
 
     return Connector
@@ -210,7 +249,7 @@ def _checked_proxy(proxy: str, name: str) -> str:
 
 
 class _Proxy(str):
-    """A proxy's URL; its password is not shown by tracebacks with locals."""
+    """A proxy's URL, whose ``repr`` hides the password: tracebacks may show local variables."""
 
     __slots__ = ()
 
@@ -231,16 +270,16 @@ def _proxies_of_environment() -> dict[str, str]:
 
 
 class AiohttpTransport:
-    """The transport that a :class:`~aivideo.Session` uses unless it is given another.
+    """The default transport of a :class:`~aivideo.Session`, over aiohttp.
 
     Args:
-        proxy: URL of an HTTP proxy for all requests; it may hold a user and a password.
-        ssl: an ``ssl.SSLContext`` of your own (a private certificate authority, say).
-        trust_env: take proxies from ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
-            ``NO_PROXY``. Nothing else is taken from there: no password from a ``.netrc``.
+        proxy: the URL of an HTTP proxy for all requests; it may contain a user and a password.
+        ssl: an ``ssl.SSLContext``, for a private certificate authority for example.
+        trust_env: read ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` from the
+            environment. Nothing else is read: no password from a ``.netrc``, for example.
 
     Raises:
-        ConfigurationError: ``proxy``, or one that the environment names, is no http(s) URL.
+        ConfigurationError: ``proxy``, or a proxy in the environment, is not an http(s) URL.
     """
 
     def __init__(
@@ -270,10 +309,10 @@ class AiohttpTransport:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        passage = _Passage(task, loop.time() + timeout)
+        exchange = _Exchange(task, loop.time() + timeout)
         cancels = task.cancelling()
-        token = _passage.set(passage)
-        self._deadlines.add(passage)
+        token = _exchange.set(exchange)
+        self._deadlines.add(exchange)
         response: aiohttp.ClientResponse | None = None
         try:
             response = await session.request(
@@ -288,26 +327,26 @@ class AiohttpTransport:
         except asyncio.CancelledError:
             if response is not None:
                 response.close()
-            if not passage.expired or task.uncancel() > cancels:
-                raise  # its caller was cancelled
+            if not exchange.expired or task.uncancel() > cancels:
+                raise  # the caller was cancelled, not (only) this request
             raise APITimeoutError(
                 f"no answer to {method} within {timeout:g} s"
-                + ("" if passage.written else " (never connected)"),
-                written=passage.written,
+                + ("" if exchange.written else " (no connection)"),
+                written=exchange.written,
             ) from None
         except Exception as error:
-            # Whatever it is: ClientError and OSError are not all (an answer that is no HTTP is a
-            # ValueError, say), and an error without `written` would leave a POST without a verdict.
+            # Not only ClientError and OSError: an answer that is not HTTP is a ValueError, for
+            # example. An error without `written` would leave a POST without a verdict.
             if response is not None:
                 response.close()
             raise APIConnectionError(
-                f"{method} failed: {type(error).__name__}: {error}", written=passage.written
+                f"{method} failed: {type(error).__name__}: {error}", written=exchange.written
             ) from None
         finally:
-            self._deadlines.remove(passage)
-            _passage.reset(token)
-        if passage.protocol is not None:
-            passage.protocol.aivideo_last_used = loop.time()
+            self._deadlines.remove(exchange)
+            _exchange.reset(token)
+        if exchange.protocol is not None:
+            exchange.protocol.aivideo_last_used = loop.time()
         kept: dict[str, str] = {}
         if response.status != 200:
             found = response.headers
@@ -318,7 +357,7 @@ class AiohttpTransport:
     async def stream(
         self, url: str, headers: Mapping[str, str], timeout: float
     ) -> AsyncGenerator[Incoming]:
-        """Open a result's URL without a key; see :meth:`Transport.stream`."""
+        """Start a ``GET`` of a result; see :meth:`Transport.stream`."""
         if self._results is None:
             self._open()
         session = self._results
@@ -331,9 +370,9 @@ class AiohttpTransport:
                 _url(url), headers=headers, timeout=limits, proxy=self._proxy_for(url)
             )
         except Exception as error:
-            # Not chained, and without its text: both may hold the signed URL.
+            # Not chained, and without its text: both may contain the signed URL.
             raise APIConnectionError(
-                f"the result's origin did not answer: {type(error).__name__}", written=True
+                f"no response from the result's server: {type(error).__name__}", written=True
             ) from None
         try:
             yield _AiohttpIncoming(response)
@@ -341,7 +380,7 @@ class AiohttpTransport:
             response.release() if response.content.at_eof() else response.close()
 
     async def aclose(self) -> None:
-        """Close every connection; a closed transport sends nothing more."""
+        """Close all connections; a closed transport sends no more requests."""
         self._closed = True
         sessions, self._api, self._results = (self._api, self._results), None, None
         for session in sessions:
@@ -362,15 +401,15 @@ class AiohttpTransport:
             raise APIConnectionError("the transport is closed", written=False)
         import aiohttp
 
-        settings: dict[str, Any] = {"limit": 0}  # the limiter bounds what is in flight
+        settings: dict[str, Any] = {"limit": 0}  # the rate limiter bounds the requests in flight
         if self._ssl is not None:
             settings["ssl"] = self._ssl
         connector = _connector_class()(**settings)
         common: dict[str, Any] = {
             "cookie_jar": aiohttp.DummyCookieJar(),
-            "timeout": aiohttp.ClientTimeout(total=None),  # send() has the one deadline
-            # Never aiohttp's own trust_env: it reads passwords from ~/.netrc too, which then
-            # collide with our key, or travel to the results' origin.
+            "timeout": aiohttp.ClientTimeout(total=None),  # send() sets the deadline
+            # Never aiohttp's own trust_env: it also reads passwords from ~/.netrc, which would
+            # conflict with the API key, or be sent to the servers of results.
             "trust_env": False,
         }
         self._api = aiohttp.ClientSession(connector=connector, **common)
@@ -389,11 +428,10 @@ class _AiohttpIncoming:
         }
 
     async def chunks(self) -> AsyncIterator[bytes]:
-
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except Exception as error:
             raise APIConnectionError(
-                f"the result broke off: {type(error).__name__}", written=True
+                f"the result's body broke off: {type(error).__name__}", written=True
             ) from None

@@ -1,7 +1,7 @@
-"""What an answer to a POST, or the lack of one, means for the user's money.
+"""What the answer to a paid POST, or the lack of one, means for the user's money.
 
 A create costs $0.50 to $1.50, and the service has no idempotency key and no list of tasks. So the
-question is never "did it work?" but "may a task have been made?". There are seven answers:
+question is not "did it work?" but "may a task have been made?". There are seven verdicts:
 
 ==============  =====================================  ==============================  =========
 verdict         what happened                          was a task made and charged?    send again
@@ -19,13 +19,17 @@ verdict         what happened                          was a task made and charg
 :class:`Unknown`    everything else                    unknown                         **never**
 ==============  =====================================  ==============================  =========
 
-"Everything else" is where money is lost elsewhere: a timeout, a reset or a cut body after a byte
-was written; any 3xx (following it would send the POST again); a 502 or 504; an HTML page; a 200
-whose envelope says otherwise or has no task id; a 4xx that is not in the service's shape, since
-somebody between us and the service wrote it, and what the service did is not told; a "no" (a 429
-too) that carries a task's id in a place of its own.
+"Everything else" includes:
 
-A repeat of an answer that says "no" is decided above; nothing here or below ever repeats a POST.
+* a timeout, a reset or a truncated body after a byte of the request was written;
+* any 3xx: following it would send the POST again; a 502 or 504; an HTML page;
+* a 200 whose envelope reports an error or contains no task id;
+* a 4xx that is not in the service's shape: a server in between wrote it, and the service may have
+  received the request all the same;
+* a refusal or a 429 that contains a task id in an undocumented place.
+
+This module only names the verdict. Whoever acts on it decides whether to send again, by the last
+column; nothing below this module ever repeats a POST.
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from aivideo._api import wire
+from aivideo._api import answer_errors, wire
+from aivideo._api.messages import Answer, json_object
 from aivideo.errors import (
     AIVideoError,
     APIConnectionError,
@@ -50,14 +55,19 @@ from aivideo.models import TaskId
 
 @frozen
 class Accepted:
-    """A task was made, and charged."""
+    """A task was made and charged."""
 
     task_id: TaskId
 
 
 @frozen
 class Throttled:
-    """Refused by a rate limit; nothing was made. ``retry_after`` in seconds, if it was said."""
+    """A rate limit rejected it; nothing was made.
+
+    Attributes:
+        error: the answer as an exception.
+        retry_after: seconds that the answer asks us to wait, or None where it does not say.
+    """
 
     error: APIStatusError
     retry_after: float | None
@@ -65,28 +75,28 @@ class Throttled:
 
 @frozen
 class Exhausted:
-    """No money, or a spend cap; nothing was made, and the next create would fare no better."""
+    """Out of credits, or a spend cap was reached; nothing was made. Other creates will fail too."""
 
     error: APIStatusError
 
 
 @frozen
 class Refused:
-    """A final no; nothing was made."""
+    """The service refused the request for good; nothing was made."""
 
     error: APIStatusError
 
 
 @frozen
 class Unsent:
-    """Not one byte was written; nothing was made."""
+    """Not one byte of the request was written; nothing was made."""
 
     error: APIConnectionError
 
 
 @frozen
 class Faulted:
-    """The service failed, in its own words. Whether a task was made is not documented."""
+    """The service reported a failure of its own. Whether a task was made is not documented."""
 
     error: APIStatusError
 
@@ -101,40 +111,42 @@ class Unknown:
 Verdict: TypeAlias = Accepted | Throttled | Exhausted | Refused | Unsent | Faulted | Unknown
 
 
-def of_create(heard: wire.Answer | APIConnectionError, *, wall_now: float) -> Verdict:
-    """Judge what came of a create.
+def of_create(heard: Answer | APIConnectionError, *, wall_now: float) -> Verdict:
+    """Return the verdict on a create.
 
     Args:
-        heard: the answer, or why there was none.
-        wall_now: Unix seconds, for a ``Retry-After`` that is a date.
+        heard: the answer, or the error that came instead of one.
+        wall_now: Unix seconds by our clock, for a ``Retry-After`` that is a date.
     """
     if isinstance(heard, APIConnectionError):
         return Unknown(heard) if heard.written else Unsent(heard)
-    body = wire.json_object(heard)
+    body = json_object(heard)
     task_id = wire.task_id_of(body)
     stray = wire.stray_task_id(heard) if task_id is None else None
     if body is not None and 200 <= heard.status < 300:
         task_id = task_id or stray
     if task_id is not None:
         return Accepted(task_id)
-    error = wire.error_of(heard)
-    if stray is not None:  # a "no" with a task's id in it proves nothing, be it a 429
-        return Unknown(error or _tells_nothing(heard))
+    error = answer_errors.error_of(heard)
+    if stray is not None:  # a failure that contains a task id does not prove that none was made
+        return Unknown(error or _undecided(heard))
     if isinstance(error, SpendLimitError | InsufficientCreditsError) and heard.status < 500:
-        return Exhausted(error)  # by its code, whatever 4xx it comes with
+        return Exhausted(error)  # its code decides, whatever its 4xx status
     if heard.status == 429:
-        after = wire.retry_after(heard, wall_now=wall_now)
-        limited = wire.throttled(heard)
+        after = answer_errors.retry_after(heard, wall_now=wall_now)
+        limited = answer_errors.throttled(heard)
         limited.retry_after = after
         return Throttled(limited, after)
     if error is not None and 400 <= heard.status < 500:
         return Refused(error)
     if heard.status in (500, 503) and isinstance(error, InternalServerError | UpstreamError):
         return Faulted(error)
-    return Unknown(error or _tells_nothing(heard))
+    return Unknown(error or _undecided(heard))
 
 
-def _tells_nothing(heard: wire.Answer) -> ResponseError:
+def _undecided(heard: Answer) -> ResponseError:
     return ResponseError(
-        "which does not say whether the create was taken", status=heard.status, body=heard.body
+        "the answer does not show whether a task was created",
+        status=heard.status,
+        body=heard.body,
     )

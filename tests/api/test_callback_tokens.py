@@ -55,7 +55,7 @@ def test_every_token_is_read_back_and_is_safe_in_a_path(
         " " + RIGHT,
         RIGHT + "/",
         RIGHT.upper(),
-        RIGHT.replace(".3.", ".٣."),  # another script's digit
+        RIGHT.replace(".3.", ".٣."),  # an Arabic-Indic digit
         RIGHT.replace(".3.", ".-3."),
         RIGHT.replace(".3.", ".0."),
         RIGHT.replace(".3.", ".9999999999."),
@@ -69,27 +69,27 @@ def test_every_token_is_read_back_and_is_safe_in_a_path(
         "\0",
     ],
 )
-def test_odd_or_forged_text_is_no_token(text: str) -> None:
+def test_malformed_or_forged_text_is_not_a_token(text: str) -> None:
     assert read_token(SECRET, text) is None
 
 
 @given(st.text())
-def test_no_text_at_all_breaks_the_reading(text: str) -> None:
+def test_any_text_can_be_checked(text: str) -> None:
     assert read_token(SECRET, text) is None
 
 
-def test_a_token_of_another_secret_is_none() -> None:
+def test_a_token_of_another_secret_is_refused() -> None:
     assert read_token(b"another", RIGHT) is None
 
 
-def test_the_mac_of_another_attempt_or_job_does_not_fit() -> None:
+def test_the_mac_of_another_attempt_or_job_is_refused() -> None:
     mac = token(SECRET, JOB, 4).rpartition(".")[2]
     assert read_token(SECRET, f"{JOB}.3.{mac}") is None
-    # The parts are told apart: moving the border between them makes another text.
+    # Job and attempt are delimited: job 1, attempt 12 has another MAC than job 11, attempt 2.
     assert token(SECRET, "1", 12).split(".")[2] != token(SECRET, "11", 2).split(".")[2]
 
 
-def test_the_secret_of_a_key_is_the_same_in_every_process_and_another_for_each_key() -> None:
+def test_the_derived_secret_depends_on_the_key_alone() -> None:
     assert derived_secret("sk-a") == derived_secret("sk-a")
     assert derived_secret("sk-a") != derived_secret("sk-b")
     assert b"sk-a" not in derived_secret("sk-a")
@@ -102,11 +102,11 @@ BOAT = Sora2("a boat", duration=8, aspect_ratio="16:9")
 
 
 def completed(created: float = SENT + 1, model: str = "sora-2", **metadata: Any) -> CompletedTask:
-    told = {"prompt": "a boat", "duration": 8} | metadata
+    reported = {"prompt": "a boat", "duration": 8} | metadata
     at = datetime.fromtimestamp(created, UTC)
     return CompletedTask(
         id="t", model=model, created_at=at, completed_at=at, urls=("https://r/a.mp4",),
-        metadata={name: value for name, value in told.items() if value is not None},
+        metadata={name: value for name, value in reported.items() if value is not None},
     )  # fmt: skip
 
 
@@ -119,16 +119,16 @@ def failed(created: float = SENT + 1, model: str = "sora-2") -> FailedTask:
     "task",
     [
         completed(),
-        completed(extra="what nobody knows"),
-        completed(prompt=None, duration=None),  # not told: nothing to compare with
-        completed(SENT - CLOCKS_APART + 1),  # their clock is behind ours
+        completed(extra="an unknown field"),
+        completed(prompt=None, duration=None),  # not reported: nothing to compare
+        completed(SENT - CLOCKS_APART + 1),  # the service's clock is behind ours
         completed(SENT + 10**6),
         failed(),
         failed(SENT - CLOCKS_APART + 1),
         ProcessingTask(id="t", model="sora-2", created_at=datetime.fromtimestamp(SENT, UTC)),
     ],
 )
-def test_what_may_well_be_ours_is_believed(task: Task) -> None:
+def test_a_task_that_can_be_ours_matches(task: Task) -> None:
     assert mismatch(BOAT, task, sent_at=SENT) is None
 
 
@@ -140,16 +140,16 @@ def test_what_may_well_be_ours_is_believed(task: Task) -> None:
         (completed(prompt="another boat"), "prompt"),
         (completed(prompt="A boat"), "prompt"),
         (completed(duration=12), "duration"),
-        (completed(SENT - CLOCKS_APART - 1), "older"),
-        (failed(SENT - CLOCKS_APART - 1), "older"),
+        (completed(SENT - CLOCKS_APART - 1), "before the POST"),
+        (failed(SENT - CLOCKS_APART - 1), "before the POST"),
     ],
 )
-def test_what_cannot_be_ours_is_not_believed(task: Task, why: str) -> None:
-    said = mismatch(BOAT, task, sent_at=SENT)
-    assert said is not None
-    assert why in said
+def test_a_task_that_cannot_be_ours_is_a_mismatch(task: Task, why: str) -> None:
+    reason = mismatch(BOAT, task, sent_at=SENT)
+    assert reason is not None
+    assert why in reason
 
 
-def test_what_a_model_does_not_take_is_not_compared() -> None:
+def test_a_field_that_the_request_lacks_is_not_compared() -> None:
     other = Generation("veo-3", {"text": "a boat"})
     assert mismatch(other, completed(model="veo-3"), sent_at=SENT) is None

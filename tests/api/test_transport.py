@@ -1,5 +1,5 @@
-"""What aiohttp does below us, pinned: no request is ever sent twice, and each failure says whether
-a byte may have left."""
+"""The behaviour of aiohttp that the transport relies on or prevents: no request is sent twice, and
+each failure reports whether a byte may have been written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Respond = Callable[["Seen", asyncio.StreamWriter], Awaitable[None]]
 
 
 class Seen:
-    """What a server saw: one text a request, and how many connections."""
+    """What a server received: the first line and the head of each request, and its connections."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -59,7 +59,7 @@ def answer(raw: bytes, *, close: bool = True) -> Respond:
 
 @asynccontextmanager
 async def serving(respond: Respond = answer_ok) -> AsyncIterator[Seen]:
-    """Serve raw bytes on loopback: an HTTP library here would hide what is pinned."""
+    """Serve raw bytes on loopback: an HTTP library would hide what these tests check."""
     seen = Seen()
     writers: list[asyncio.StreamWriter] = []
 
@@ -108,7 +108,7 @@ async def post(transport: AiohttpTransport, url: str, timeout: float = 5.0) -> i
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
-async def test_a_redirect_is_an_answer_and_nobody_goes_there(
+async def test_a_redirect_is_returned_and_not_followed(
     transport: AiohttpTransport, status: int
 ) -> None:
     async with serving() as elsewhere:
@@ -122,16 +122,16 @@ async def test_a_redirect_is_an_answer_and_nobody_goes_there(
         assert elsewhere.requests == []
 
 
-async def test_a_post_over_a_connection_that_turns_out_dead_is_not_sent_again(
+async def test_a_post_on_a_closed_connection_is_not_sent_again(
     transport: AiohttpTransport,
 ) -> None:
-    async def die_the_second_time(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    async def close_at_the_second_request(seen: Seen, writer: asyncio.StreamWriter) -> None:
         if len(seen.requests) == 1:
             writer.write(OK)
         else:
             writer.close()
 
-    async with serving(die_the_second_time) as seen:
+    async with serving(close_at_the_second_request) as seen:
         assert await post(transport, seen.url) == 200
         with pytest.raises(APIConnectionError) as caught:
             await post(transport, seen.url)
@@ -139,16 +139,16 @@ async def test_a_post_over_a_connection_that_turns_out_dead_is_not_sent_again(
         assert (seen.posts, seen.connections) == (2, 1)
 
 
-async def test_a_get_over_a_dead_connection_is_not_sent_again_behind_our_back(
+async def test_aiohttp_does_not_repeat_a_get_on_a_closed_connection(
     transport: AiohttpTransport,
 ) -> None:
-    async def die_the_second_time(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    async def close_at_the_second_request(seen: Seen, writer: asyncio.StreamWriter) -> None:
         if len(seen.requests) == 1:
             writer.write(OK)
         else:
             writer.close()
 
-    async with serving(die_the_second_time) as seen:
+    async with serving(close_at_the_second_request) as seen:
         await transport.send("GET", seen.url + "/", HEADERS, None, 5.0)
         with pytest.raises(APIConnectionError):
             await transport.send("GET", seen.url + "/", HEADERS, None, 5.0)
@@ -156,7 +156,7 @@ async def test_a_get_over_a_dead_connection_is_not_sent_again_behind_our_back(
         assert len(seen.requests) == 2
 
 
-async def test_a_post_takes_a_fresh_connection_when_the_old_one_lay_idle(
+async def test_a_post_uses_a_new_connection_when_the_old_one_was_idle(
     transport: AiohttpTransport,
 ) -> None:
     async with serving() as seen:
@@ -169,10 +169,10 @@ async def test_a_post_takes_a_fresh_connection_when_the_old_one_lay_idle(
         assert seen.connections == 2
         await asyncio.sleep(POST_MAX_IDLE * 1.1)
         await transport.send("GET", seen.url + "/", HEADERS, None, 5.0)
-        assert seen.connections == 2  # a GET may be lost: it costs nothing
+        assert seen.connections == 2  # a lost GET costs nothing
 
 
-async def test_a_refused_connection_is_provably_unsent(transport: AiohttpTransport) -> None:
+async def test_a_refused_connection_is_proved_unsent(transport: AiohttpTransport) -> None:
     async with serving() as seen:
         url = seen.url
     with pytest.raises(APIConnectionError) as caught:
@@ -180,7 +180,7 @@ async def test_a_refused_connection_is_provably_unsent(transport: AiohttpTranspo
     assert not caught.value.written
 
 
-async def test_a_name_that_does_not_resolve_is_provably_unsent(
+async def test_a_name_that_does_not_resolve_is_proved_unsent(
     transport: AiohttpTransport,
 ) -> None:
     with pytest.raises(APIConnectionError) as caught:
@@ -188,7 +188,7 @@ async def test_a_name_that_does_not_resolve_is_provably_unsent(
     assert not caught.value.written
 
 
-async def test_a_server_that_speaks_no_tls_is_provably_unsent(
+async def test_a_failed_tls_handshake_is_proved_unsent(
     transport: AiohttpTransport,
 ) -> None:
     async def no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,7 +205,7 @@ async def test_a_server_that_speaks_no_tls_is_provably_unsent(
         await asyncio.sleep(0.01)
 
 
-async def test_a_proxy_that_refuses_connect_is_provably_unsent() -> None:
+async def test_a_proxy_that_refuses_connect_is_proved_unsent() -> None:
     raw = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     async with serving(answer(raw)) as proxy:
         transport = AiohttpTransport(proxy=proxy.url)
@@ -216,7 +216,7 @@ async def test_a_proxy_that_refuses_connect_is_provably_unsent() -> None:
         await transport.aclose()
 
 
-async def test_a_proxy_that_dies_at_connect_is_provably_unsent() -> None:
+async def test_a_proxy_that_closes_during_connect_is_proved_unsent() -> None:
     async with serving(answer(b"")) as proxy:
         transport = AiohttpTransport(proxy=proxy.url)
         with pytest.raises(APIConnectionError) as caught:
@@ -225,7 +225,7 @@ async def test_a_proxy_that_dies_at_connect_is_provably_unsent() -> None:
         await transport.aclose()
 
 
-async def test_a_proxy_that_dies_with_the_request_in_hand_leaves_it_unknown() -> None:
+async def test_a_proxy_that_closes_after_the_request_counts_as_written() -> None:
     async with serving(answer(b"")) as proxy:
         transport = AiohttpTransport(proxy=proxy.url)
         with pytest.raises(APIConnectionError) as caught:
@@ -236,9 +236,7 @@ async def test_a_proxy_that_dies_with_the_request_in_hand_leaves_it_unknown() ->
 
 
 @pytest.mark.parametrize("proxy", ["localhost:3128", "socks5://h:1080", "user:pass@h:3128", ""])
-def test_a_proxy_that_is_no_web_url_is_refused_before_anything_is_sent(
-    proxy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_must_be_an_http_url(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, proxy)
     with pytest.raises(ConfigurationError, match="proxy=") as caught:
@@ -249,7 +247,7 @@ def test_a_proxy_that_is_no_web_url_is_refused_before_anything_is_sent(
             AiohttpTransport(trust_env=True)
 
 
-async def test_proxies_come_from_the_environment_and_passwords_of_netrc_do_not(
+async def test_trust_env_reads_proxies_but_no_passwords_from_netrc(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -274,7 +272,7 @@ async def test_proxies_come_from_the_environment_and_passwords_of_netrc_do_not(
         await transport.aclose()
 
 
-async def test_a_hundred_continue_nobody_asked_for_is_not_the_answer(
+async def test_an_interim_1xx_response_is_not_the_answer(
     transport: AiohttpTransport,
 ) -> None:
     early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -294,7 +292,7 @@ async def test_a_hundred_continue_nobody_asked_for_is_not_the_answer(
     ],
     ids=["chunked", "gzip", "until the end of the connection"],
 )
-async def test_an_answer_is_read_however_it_is_carried(
+async def test_an_answer_is_read_in_any_transfer_coding(
     transport: AiohttpTransport, raw: bytes
 ) -> None:
     async with serving(answer(raw)) as seen:
@@ -317,19 +315,19 @@ async def test_an_answer_is_read_however_it_is_carried(
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nnogz!",
     ],
     ids=[
-        "closed without a word",
+        "closed without a byte",
         "cut head",
         "cut body",
         "cut chunk",
-        "no http",
-        "no status",
-        "endless header",
-        "absurd length",
-        "noise",
-        "no gzip",
+        "not http",
+        "not a status",
+        "header too long",
+        "negative length",
+        "random bytes",
+        "not gzip",
     ],
 )
-async def test_an_answer_that_breaks_off_or_is_no_http_leaves_it_unknown(
+async def test_an_incomplete_or_invalid_answer_counts_as_written(
     transport: AiohttpTransport, raw: bytes
 ) -> None:
     async with serving(answer(raw)) as seen:
@@ -339,7 +337,7 @@ async def test_an_answer_that_breaks_off_or_is_no_http_leaves_it_unknown(
         assert seen.posts == 1
 
 
-async def test_a_silent_server_is_a_timeout_that_was_written(
+async def test_a_server_that_does_not_answer_is_a_timeout_that_was_written(
     transport: AiohttpTransport,
 ) -> None:
     async def silent(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -364,33 +362,33 @@ async def test_a_body_that_never_ends_is_a_timeout_that_was_written(
         assert caught.value.written
 
 
-async def test_a_timeout_before_there_is_a_connection_is_provably_unsent(
+async def test_a_timeout_while_connecting_is_proved_unsent(
     transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(*args: object, **kwargs: object) -> None:
         await asyncio.sleep(600)
 
     monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", never)
-    with pytest.raises(APITimeoutError, match="never connected") as caught:
+    with pytest.raises(APITimeoutError, match="no connection") as caught:
         await post(transport, "http://127.0.0.1:9", timeout=2.0)
     assert not caught.value.written
 
 
 def aiohttp_errors() -> list[type[BaseException]]:
-    """Every exception that aiohttp's client names, and what comes up from below it."""
+    """Every public exception of aiohttp's client, and those of the layers below it."""
     named = [
         cls
         for _, cls in inspect.getmembers(aiohttp, inspect.isclass)
         if issubclass(cls, aiohttp.ClientError)
     ]
     low = [OSError, ConnectionResetError, BrokenPipeError, ssl.SSLError, zlib.error]
-    # What a defect below us would raise: it must not leave a POST without a verdict either.
-    odd = [ValueError, RuntimeError, AssertionError, TypeError, AttributeError, MemoryError]
-    return [*named, *low, *odd]
+    # A defect in a library must not leave a POST without a verdict either.
+    defects = [ValueError, RuntimeError, AssertionError, TypeError, AttributeError, MemoryError]
+    return [*named, *low, *defects]
 
 
 @pytest.mark.parametrize("cls", aiohttp_errors(), ids=lambda cls: cls.__name__)
-async def test_every_error_below_becomes_ours(
+async def test_every_exception_of_a_lower_layer_is_converted(
     transport: AiohttpTransport, cls: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Made(cls):  # type: ignore[misc, valid-type]
@@ -415,8 +413,10 @@ async def test_every_error_below_becomes_ours(
             pass
 
 
-async def test_neither_key_nor_query_is_in_a_traceback(transport: AiohttpTransport) -> None:
-    query = "X-Signature=" + "abc" + "def"  # a traceback shows this line, but not its sum
+async def test_tracebacks_contain_neither_key_nor_query(transport: AiohttpTransport) -> None:
+    query = (
+        "X-Signature=" + "abc" + "def"
+    )  # a traceback shows this source line: the value must not be in it
     async with serving(answer(b"")) as seen:
         for url in (seen.url, "http://nowhere.invalid"):
             try:
@@ -429,7 +429,7 @@ async def test_neither_key_nor_query_is_in_a_traceback(transport: AiohttpTranspo
                 pytest.fail("it must fail")
 
 
-async def test_a_result_s_origin_gets_no_key(transport: AiohttpTransport) -> None:
+async def test_the_server_of_a_result_gets_no_key(transport: AiohttpTransport) -> None:
     heads: list[str] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -443,10 +443,10 @@ async def test_a_result_s_origin_gets_no_key(transport: AiohttpTransport) -> Non
         assert b"".join([chunk async for chunk in incoming.chunks()]) == b"{}"
     server.close()
     assert "authorization" not in heads[0].lower()
-    assert heads[0].startswith("GET /a.mp4?Signature=a%2Fb%3D HTTP")  # not a character changed
+    assert heads[0].startswith("GET /a.mp4?Signature=a%2Fb%3D HTTP")  # unchanged
 
 
-async def test_a_closed_transport_sends_nothing(transport: AiohttpTransport) -> None:
+async def test_a_closed_transport_sends_no_request(transport: AiohttpTransport) -> None:
     async with serving() as seen:
         await post(transport, seen.url)
         await transport.aclose()

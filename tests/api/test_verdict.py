@@ -27,8 +27,8 @@ def judge(status: int, body: object = None, **headers: str) -> Verdict:
     return verdict.of_create(Answer(status, raw, headers), wall_now=0.0)
 
 
-def told(code: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": "said so", "type": "t"}}
+def error_body(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "as reported", "type": "t"}}
 
 
 TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
@@ -41,24 +41,24 @@ TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
         (200, {"data": {"taskId": "t-1"}}, Accepted),
         (201, TAKEN, Accepted),
         (202, TAKEN, Accepted),
-        (500, {**TAKEN, **told("internal_error")}, Accepted),
+        (500, {**TAKEN, **error_body("internal_error")}, Accepted),
         (200, {"code": 402, "data": {"taskId": "t-1"}}, Accepted),
-        (429, told("rate_limit_exceeded"), Throttled),
+        (429, error_body("rate_limit_exceeded"), Throttled),
         (429, b"", Throttled),
         (429, b"<html>Too Many Requests</html>", Throttled),
-        (429, told("something_else"), Throttled),
-        (429, told("spend_limit_exceeded"), Exhausted),
-        (402, told("insufficient_credits"), Exhausted),
-        (400, told("invalid_request"), Refused),
-        (401, told("invalid_api_key"), Refused),
-        (403, told("ip_not_allowed"), Refused),
-        (404, told("model_not_found"), Refused),
-        (422, told("unheard_of"), Refused),
-        (500, told("internal_error"), Faulted),
-        (503, told("upstream_error"), Faulted),
+        (429, error_body("something_else"), Throttled),
+        (429, error_body("spend_limit_exceeded"), Exhausted),
+        (402, error_body("insufficient_credits"), Exhausted),
+        (400, error_body("invalid_request"), Refused),
+        (401, error_body("invalid_api_key"), Refused),
+        (403, error_body("ip_not_allowed"), Refused),
+        (404, error_body("model_not_found"), Refused),
+        (422, error_body("unheard_of"), Refused),
+        (500, error_body("internal_error"), Faulted),
+        (503, error_body("upstream_error"), Faulted),
         (500, b"<html>", Unknown),
         (502, b"<html>Bad Gateway</html>", Unknown),
-        (502, told("internal_error"), Unknown),
+        (502, error_body("internal_error"), Unknown),
         (503, b"Service Unavailable", Unknown),
         (504, b"", Unknown),
         (301, b"", Unknown),
@@ -73,9 +73,9 @@ TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
         (200, {"code": 200, "data": {}}, Unknown),
         (200, {"code": 200, "data": {"taskId": ""}}, Unknown),
         (200, {"code": 200, "data": {"taskId": None}}, Unknown),
-        (200, told("rate_limit_exceeded"), Unknown),
+        (200, error_body("rate_limit_exceeded"), Unknown),
         (204, b"", Unknown),
-        # An id elsewhere than documented: taken, if the answer says yes; never sent again anyhow.
+        # A task id in an undocumented place: accepted in a 2xx object, else unknown.
         (200, {"taskId": "t-1"}, Accepted),
         (200, {"code": 200, "data": [{"taskId": "t-1"}]}, Accepted),
         (200, {"code": 200, "data": {"task_id": "t-1"}}, Accepted),
@@ -85,21 +85,21 @@ TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
         (200, {"code": 200, "data": {"taskId": {"id": "t-1"}}}, Unknown),
         (429, {"taskId": "t-1"}, Unknown),
         (429, [{"taskId": "t-1"}], Unknown),
-        (429, {**told("rate_limit_exceeded"), "result": {"task_id": 7}}, Unknown),
-        (429, {**told("spend_limit_exceeded"), "taskId": "t-1"}, Unknown),
+        (429, {**error_body("rate_limit_exceeded"), "result": {"task_id": 7}}, Unknown),
+        (429, {**error_body("spend_limit_exceeded"), "taskId": "t-1"}, Unknown),
         (429, json.dumps(TAKEN).encode()[:-2], Unknown),
-        (400, {**told("invalid_request"), "taskId": "t-1"}, Unknown),
-        (503, {**told("upstream_error"), "taskId": "t-1"}, Unknown),
-        # The word alone is no id.
+        (400, {**error_body("invalid_request"), "taskId": "t-1"}, Unknown),
+        (503, {**error_body("upstream_error"), "taskId": "t-1"}, Unknown),
+        # The name of the field alone is not an id.
         (400, {"error": {"code": "invalid_request", "message": 'no "taskId": x'}}, Refused),
-        (429, {**told("rate_limit_exceeded"), "taskId": None}, Throttled),
+        (429, {**error_body("rate_limit_exceeded"), "taskId": None}, Throttled),
     ],
 )
-def test_what_an_answer_means_for_the_money(status: int, body: object, kind: type) -> None:
+def test_each_answer_has_its_verdict(status: int, body: object, kind: type) -> None:
     assert type(judge(status, body)) is kind
 
 
-def test_not_a_byte_written_is_unsent_and_anything_else_unknown() -> None:
+def test_an_error_before_the_first_byte_is_unsent_and_any_later_one_unknown() -> None:
     for cls in (APIConnectionError, APITimeoutError):
         unsent = verdict.of_create(cls("refused", written=False), wall_now=0.0)
         assert type(unsent) is Unsent
@@ -107,20 +107,20 @@ def test_not_a_byte_written_is_unsent_and_anything_else_unknown() -> None:
         assert type(unknown) is Unknown
 
 
-def test_the_id_of_what_was_taken_is_kept() -> None:
+def test_an_accepted_create_has_the_task_id() -> None:
     accepted = judge(200, TAKEN)
     assert accepted == Accepted("t-1")
 
 
-def test_a_throttled_create_says_how_long_it_was_asked_to_wait() -> None:
-    throttled = judge(429, told("rate_limit_exceeded"), **{"retry-after": "7"})
+def test_a_throttled_create_has_the_seconds_of_retry_after() -> None:
+    throttled = judge(429, error_body("rate_limit_exceeded"), **{"retry-after": "7"})
     assert isinstance(throttled, Throttled)
     assert throttled.retry_after == 7.0
     assert throttled.error.retry_after == 7.0
 
 
 def test_a_spend_cap_with_retry_after_is_still_exhausted() -> None:
-    exhausted = judge(429, told("spend_limit_exceeded"), **{"retry-after": "1"})
+    exhausted = judge(429, error_body("spend_limit_exceeded"), **{"retry-after": "1"})
     assert isinstance(exhausted, Exhausted)
     assert isinstance(exhausted.error, SpendLimitError)
 
@@ -138,7 +138,7 @@ JSON = st.recursive(
 
 
 @given(st.integers(100, 599), JSON, st.text(min_size=1).filter(str.strip))
-def test_an_answer_that_carries_a_task_id_was_taken_whatever_else_it_says(
+def test_an_answer_with_a_task_id_is_accepted_whatever_else_it_contains(
     status: int, noise: Any, task_id: str
 ) -> None:
     body = {**(noise if isinstance(noise, dict) else {}), "data": {"taskId": task_id}}
@@ -146,20 +146,22 @@ def test_an_answer_that_carries_a_task_id_was_taken_whatever_else_it_says(
 
 
 @given(st.text() | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ (GMT|[+-]\d+)", fullmatch=True))
-def test_no_retry_after_breaks_the_verdict_on_a_429(value: str) -> None:
-    throttled = judge(429, told("rate_limit_exceeded"), **{"retry-after": value, "date": value})
+def test_a_429_is_throttled_whatever_its_retry_after(value: str) -> None:
+    throttled = judge(
+        429, error_body("rate_limit_exceeded"), **{"retry-after": value, "date": value}
+    )
     assert isinstance(throttled, Throttled)
     assert throttled.retry_after is None or 0 <= throttled.retry_after < float("inf")
 
 
 @given(st.integers(100, 599), JSON.map(lambda body: json.dumps(body).encode()) | st.binary())
-def test_only_a_429_is_ever_sent_again_by_itself(status: int, body: bytes) -> None:
-    heard = judge(status, body)
-    assert not isinstance(heard, Unsent)  # an answer came, so something had been sent
-    if isinstance(heard, Throttled):
+def test_of_all_answers_only_a_429_may_be_sent_again(status: int, body: bytes) -> None:
+    found = judge(status, body)
+    assert not isinstance(found, Unsent)  # there is an answer, so the request was sent
+    if isinstance(found, Throttled):
         assert status == 429
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 429])
-def test_a_spend_cap_is_known_by_its_code_whatever_4xx_it_comes_with(status: int) -> None:
-    assert isinstance(judge(status, told("spend_limit_exceeded")), Exhausted)
+def test_a_spend_cap_is_recognised_by_its_code_with_any_4xx_status(status: int) -> None:
+    assert isinstance(judge(status, error_body("spend_limit_exceeded")), Exhausted)
