@@ -71,10 +71,12 @@ class Recorder(LearnedPace):
 
 
 def random_limit(draw: random.Random) -> Limit:
-    kind = draw.choice([FixedWindow, SlidingWindow, TokenBucket])
-    if kind is TokenBucket:
+    if draw.random() < 0.4:
         return TokenBucket(10 ** draw.uniform(-1, 2.3), draw.choice([1, 5, 10, 50]))
-    return kind(draw.choice([1, 3, 7, 20, 50, 100]), draw.choice([1, 3, 10, 17, 60]))
+    quota, seconds = draw.choice([1, 3, 7, 20, 50, 100]), draw.choice([1, 3, 10, 17, 60])
+    if draw.random() < 0.5:
+        return FixedWindow(quota, seconds)
+    return SlidingWindow(quota, seconds)
 
 
 def random_run(draw: random.Random, events: int = 400) -> Recorder:
@@ -168,13 +170,9 @@ def test_a_new_transition_outside_the_table_is_seen(monkeypatch: pytest.MonkeyPa
     assert (RampingUp, Bursting) in random_run(random.Random(1), 10).transitions - LISTED
 
 
-SEEDS = (*range(12), 1036)
-"""Seeds of runs that together make every listed transition; 1036 makes the rarest one."""
-
-
 def test_every_transition_of_the_table_occurs() -> None:
-    seen = set[Transition]()
-    for seed in SEEDS:
+    seen = exhausted_opening().transitions  # the only one that random runs hardly ever make
+    for seed in range(60):
         seen |= random_run(random.Random(seed), 600).transitions
     assert seen == LISTED
 
@@ -228,30 +226,32 @@ def test_the_quota_is_used_and_then_the_window_waited_for() -> None:
 def test_an_opening_rejected_too_early_is_resumed() -> None:
     pace, now = bursting()
     now = answer(pace, now, accept=False)
-    assert pace.phase is Resuming
     answer(pace, now, accept=True)
-    assert pace.phase is Bursting
+    assert pace.distinct_phases[-3:] == [Bursting, Resuming, Bursting]
+
+
+def exhausted_opening() -> Recorder:
+    """Return a pace whose second opening was rejected after each attempt to resume it."""
+    pace, now = bursting()
+    for _ in range(phases.MAX_RESUME_ATTEMPTS):
+        now = answer(pace, now, accept=False)
+        now = answer(pace, now, accept=True)
+    answer(pace, now, accept=False)
+    return pace
 
 
 def test_an_opening_is_resumed_four_times_at_most() -> None:
     """Few were accepted although the first opening accepted 20: it was a bucket that was full."""
-    pace, now = bursting()
-    for _ in range(phases.MAX_RESUME_ATTEMPTS):
-        now = answer(pace, now, accept=False)
-        assert pace.phase is Resuming
-        now = answer(pace, now, accept=True)
-        assert pace.phase is Bursting
-    answer(pace, now, accept=False)
-    assert pace.phase is Cruising
+    pace = exhausted_opening()
+    assert pace.distinct_phases[-10:] == [*[Bursting, Resuming] * 4, Bursting, Cruising]
 
 
 def test_a_second_early_rejection_pauses_a_cruise_until_a_probe_is_accepted() -> None:
     run = drive(TokenBucket(20, 5), make=Recorder, seconds=60, seed=3)
     pace, now = run.paces[0], 70.0
-    while pace.phase is Cruising:
+    while not pace.is_on_hold:
         now = answer(pace, now, accept=False)
-    assert pace.phase is Paused
     probe = pace.sent(pace.ready_at(now))
     assert probe.probe
     pace.accepted(probe, probe.sent_at + 0.05)
-    assert pace.phase is Cruising
+    assert pace.distinct_phases[-3:] == [Cruising, Paused, Cruising]
