@@ -163,7 +163,7 @@ class CreateLimit:
             self._is_trying = False
             self._accepted_above_cap += 1
             self._add_point(-1, now)
-            # The cap may have been raised, nobody knows by how much: try again soon.
+            # The cap may have been raised by more than one: try again soon.
             self._try_after = FIRST_RETRY
             self._try_at = now + self._try_after
         elif create.reason is _Reason.JOB_ENDED:
