@@ -69,7 +69,110 @@ class Drive:
         return sum(map(len, self.rejected)) / max(1, sum(map(len, self.accepted)))
 
 
-def drive(  # noqa: C901  one branch per kind of event
+@define
+class _Simulation:
+    """The event queue of :func:`drive`. Each event is handled by the method of its name."""
+
+    server: Limiter
+    paces: list[Pacing]
+    requests: int | None
+    start: float
+    median_way: float
+    sigma: float
+    sends_header: bool
+    max_in_flight: int
+    later: tuple[float, Limit] | None
+    draw: random.Random
+    _events: list[tuple[float, int, Callable[[float, int, Any], None], int, Any]] = field(
+        factory=list
+    )
+    _order: int = 0
+    _in_flight: list[int] = field(init=False)
+    _version: list[int] = field(init=False)
+    """Of a client's latest plan to send: earlier plans are void."""
+    _left: list[float] = field(init=False)
+    _results: Drive = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        clients = len(self.paces)
+        self._in_flight, self._version = [0] * clients, [0] * clients
+        self._left = [self.requests or math.inf] * clients
+        times: list[list[list[float]]] = [[[] for _ in self.paces] for _ in range(3)]
+        self._results = Drive(times[0], times[1], times[2], None, list(self.paces))
+
+    def run(self, seconds: float) -> Drive:
+        for client in range(len(self.paces)):
+            self._push(self.start + 20.0 * client, self._try_to_send, client, 0)
+        while self._events and self._results.makespan is None:
+            now, _, handle, client, payload = heappop(self._events)
+            if now > self.start + seconds:
+                break
+            handle(now, client, payload)
+        return self._results
+
+    def _push(
+        self, at: float, handle: Callable[[float, int, Any], None], client: int, payload: Any
+    ) -> None:
+        self._order += 1
+        heappush(self._events, (at, self._order, handle, client, payload))
+
+    def _way(self) -> float:
+        return self.median_way * math.exp(self.sigma * self.draw.gauss(0, 1))
+
+    def _may_send(self, client: int) -> bool:
+        return self._in_flight[client] < self.max_in_flight and self._left[client] > 0
+
+    def _plan(self, now: float, client: int) -> None:
+        if not self._may_send(client):
+            self.paces[client].idle()
+            return
+        at = self.paces[client].ready_at(now)
+        if at < math.inf:
+            self._version[client] += 1
+            self._push(max(at, now), self._try_to_send, client, self._version[client])
+
+    def _try_to_send(self, now: float, client: int, version: int) -> None:
+        if version != self._version[client] or not self._may_send(client):
+            return
+        pace = self.paces[client]
+        if pace.ready_at(now) <= now + 1e-9:
+            request = pace.sent(now)
+            self._results.sent[client].append(now - self.start)
+            self._in_flight[client] += 1
+            self._left[client] -= 1
+            self._push(now + self._way(), self._arrive, client, request)
+        self._plan(now, client)
+
+    def _arrive(self, now: float, client: int, request: SentRequest) -> None:
+        if self.later is not None and now - self.start >= self.later[0]:
+            self.server, self.later = self.later[1].start(), None
+        wait = self.server.take(now)
+        results = self._results.rejected if wait else self._results.accepted
+        results[client].append(now - self.start)
+        self._push(now + self._way(), self._answer, client, (request, wait))
+
+    def _answer(self, now: float, client: int, payload: tuple[SentRequest, float]) -> None:
+        request, wait = payload
+        pace = self.paces[client]
+        self._in_flight[client] -= 1
+        if not wait:
+            pace.accepted(request, now)
+        else:
+            asked = float(math.ceil(wait)) if self.sends_header else None
+            pace.rejected(request, now, asked, self.draw.random())
+            self._push(now + (asked or 0.0), self._send_again, client, None)
+        is_complete = len(self._results.accepted[client]) == self.requests
+        if self.requests and is_complete and not self._in_flight[client]:
+            self._results.makespan = now - self.start
+            return
+        self._plan(now, client)
+
+    def _send_again(self, now: float, client: int, payload: None) -> None:
+        self._left[client] += 1
+        self._plan(now, client)
+
+
+def drive(
     limit: Limit,
     *,
     requests: int | None = None,
@@ -100,75 +203,19 @@ def drive(  # noqa: C901  one branch per kind of event
         in_flight: requests of one client in flight at once, at most.
         later: after so many seconds, this limit replaces the first.
     """
-    draw = random.Random(seed)
-    server = limit.start()
-    paces = [make() for _ in range(clients)]
-    flying, version = [0] * clients, [0] * clients
-    left: list[float] = [requests or math.inf] * clients
-    out = Drive([[] for _ in paces], [[] for _ in paces], [[] for _ in paces], None, paces)
-    events: list[tuple[float, int, str, int, Any]] = []
-    order = 0
-
-    def push(at: float, kind: str, client: int, payload: Any) -> None:
-        nonlocal order
-        order += 1
-        heappush(events, (at, order, kind, client, payload))
-
-    def way() -> float:
-        return round_trip / 2 * math.exp(sigma * draw.gauss(0, 1))
-
-    def plan(client: int, now: float) -> None:
-        if flying[client] >= in_flight or not left[client]:
-            paces[client].idle()
-            return
-        at = paces[client].ready_at(now)
-        if at < math.inf:
-            version[client] += 1
-            push(max(at, now), "try", client, version[client])
-
-    for client in range(clients):
-        push(start + 20.0 * client, "try", client, 0)
-    while events:
-        now, _, kind, client, payload = heappop(events)
-        if now > start + seconds:
-            break
-        pace = paces[client]
-        if kind == "try":
-            if payload != version[client] or flying[client] >= in_flight or not left[client]:
-                continue
-            if pace.ready_at(now) > now + 1e-9:
-                plan(client, now)
-                continue
-            request = pace.sent(now)
-            out.sent[client].append(now - start)
-            flying[client] += 1
-            left[client] -= 1
-            push(now + way(), "arrive", client, request)
-            plan(client, now)
-        elif kind == "arrive":
-            if later is not None and now - start >= later[0]:
-                server, later = later[1].start(), None
-            wait = server.take(now)
-            (out.rejected if wait else out.accepted)[client].append(now - start)
-            push(now + way(), "answer", client, (payload, wait))
-        elif kind == "again":
-            left[client] += 1
-            plan(client, now)
-        else:
-            answered, wait = payload
-            assert isinstance(answered, SentRequest)
-            flying[client] -= 1
-            if not wait:
-                pace.accepted(answered, now)
-            else:
-                asked = float(math.ceil(wait)) if header else None
-                pace.rejected(answered, now, asked, draw.random())
-                push(now + (asked or 0.0), "again", client, None)
-            if requests and len(out.accepted[client]) == requests and not flying[client]:
-                out.makespan = now - start
-                break
-            plan(client, now)
-    return out
+    simulation = _Simulation(
+        server=limit.start(),
+        paces=[make() for _ in range(clients)],
+        requests=requests,
+        start=start,
+        median_way=round_trip / 2,
+        sigma=sigma,
+        sends_header=header,
+        max_in_flight=in_flight,
+        later=later,
+        draw=random.Random(seed),
+    )
+    return simulation.run(seconds)
 
 
 def ideal(limit: Limit, requests: int, start: float, round_trip: float) -> float:

@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+from attrs import define
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -133,6 +134,102 @@ async def test_an_unused_probe_is_followed_by_another() -> None:
     assert now() - began < 1.0
 
 
+Arrival = tuple[RequestKind, float, float, list[float | None], float | None, float]
+"""Kind, arrival time, seconds until an answer, rejections, cancellation time, seconds of its job."""
+
+
+@define
+class Scenario:
+    """Requests that arrive, are rejected and cancelled, while the limits of the limiter hold."""
+
+    limiter: Limiter
+    max_in_flight: int
+    max_running_jobs: int | None
+    in_use: int = 0
+    running: int = 0
+
+    async def send(self, arrival: Arrival) -> str:
+        """Send one request until it is accepted, then run its job; return how it ended."""
+        kind, arrives_at, takes, rejections, _, job_seconds = arrival
+        await asyncio.sleep(arrives_at)
+        asked: float | None = None
+        for rejection in rejections:
+            try:
+                permit = await self.permit(kind, asked, takes)
+            except GateClosed:
+                return "closed"
+            permit.rejected(rejection)
+            self.running -= kind is CREATE
+            asked = rejection or 0.0
+        try:
+            permit = await self.permit(kind, asked, takes)
+        except GateClosed:
+            return "closed"
+        permit.accepted(job_taken=kind is CREATE)
+        if kind is CREATE:
+            await asyncio.shield(self.run_job(job_seconds))
+        return "served"
+
+    async def permit(self, kind: RequestKind, asked: float | None, takes: float) -> Permit:
+        """Acquire a permit and wait for the answer."""
+        permit = await self.limiter.acquire(kind, retry_after=asked)
+        self.in_use += 1
+        self.running += kind is CREATE
+        assert self.in_use <= self.limiter.statistics().in_flight <= self.max_in_flight
+        assert self.max_running_jobs is None or self.running <= self.max_running_jobs
+        try:
+            await asyncio.sleep(takes)
+        except asyncio.CancelledError:
+            permit.lost()
+            self.running -= kind is CREATE
+            raise
+        finally:
+            self.in_use -= 1
+        return permit
+
+    async def run_job(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.running -= 1
+        self.limiter.job_ended()
+
+    async def close_creates(self, at: float, seconds: float) -> None:
+        await asyncio.sleep(at)
+        self.limiter.close_creates(SpendLimitError("cap", status=429))
+        await asyncio.sleep(seconds)
+        self.limiter.open_creates()
+
+    async def run(self, arrivals: list[Arrival], gate: tuple[float, float] | None) -> None:
+        loop = asyncio.get_running_loop()
+        tasks = []
+        for arrival in arrivals:
+            tasks.append(asyncio.create_task(self.send(arrival)))
+            if arrival[4] is not None:
+                loop.call_later(arrival[4], tasks[-1].cancel)
+        closing = None if gate is None else asyncio.create_task(self.close_creates(*gate))
+        # No waiter starves, though each may be held for an hour.
+        async with asyncio.timeout(200_000):
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            if closing is not None:
+                await closing
+        for end, (kind, *_, cancel_at, _job) in zip(ends, arrivals, strict=True):
+            if end == "closed":
+                assert kind is CREATE
+                assert gate is not None
+            elif end != "served":
+                assert isinstance(end, asyncio.CancelledError), end
+                assert cancel_at is not None
+        await asyncio.sleep(100)  # jobs of cancelled tasks end too
+
+    async def check_is_empty(self) -> None:
+        after = self.limiter.statistics()
+        assert (after.in_flight, after.waiting_creates, after.waiting_polls) == (0, 0, 0)
+        assert after.running_jobs == 0
+        for _ in range(self.max_in_flight):  # all permits are available again
+            for kind in (CREATE, POLL):
+                async with asyncio.timeout(10_000):
+                    (await self.limiter.acquire(kind)).accepted()
+
+
 @settings(deadline=None, max_examples=80, phases=(Phase.explicit, Phase.generate))
 @given(
     st.lists(
@@ -151,8 +248,8 @@ async def test_an_unused_probe_is_followed_by_another() -> None:
     st.sampled_from([None, RateLimit.bucket(5, burst=2), RateLimit.window(4, seconds=3)]),
     st.none() | st.tuples(st.floats(0, 20), st.floats(0, 20)),
 )
-def test_all_remaining_waiters_are_served_and_the_limiter_is_empty_afterwards(  # noqa: C901  one scenario, kept in one place
-    arrivals: list[tuple[RequestKind, float, float, list[float | None], float | None, float]],
+def test_all_remaining_waiters_are_served_and_the_limiter_is_empty_afterwards(
+    arrivals: list[Arrival],
     in_flight: int,
     running: int | None,
     stated: RateLimit | None,
@@ -160,91 +257,16 @@ def test_all_remaining_waiters_are_served_and_the_limiter_is_empty_afterwards(  
 ) -> None:
     """Random arrivals, cancellations and rejections, with caps and creates closed for a while."""
 
-    async def main() -> None:  # noqa: C901
+    async def main() -> None:
         limiter = Limiter(
             max_in_flight=in_flight,
             max_running_jobs=running,
             rate_limit=stated,
             draw=lambda: 0.5,
         )
-        in_use = busy = 0
-
-        async def one(
-            kind: RequestKind, at: float, takes: float, rejections: list[float | None], job: float
-        ) -> str:
-            nonlocal in_use, busy
-            await asyncio.sleep(at)
-            asked: float | None = None
-            for rejection in [*rejections, "accept"]:
-                try:
-                    permit = await limiter.acquire(kind, retry_after=asked)
-                except GateClosed:
-                    return "closed"
-                in_use += 1
-                busy += kind is CREATE
-                assert in_use <= limiter.statistics().in_flight <= in_flight
-                assert running is None or busy <= running
-                try:
-                    await asyncio.sleep(takes)
-                except asyncio.CancelledError:
-                    permit.lost()
-                    busy -= kind is CREATE
-                    raise
-                finally:
-                    in_use -= 1
-                if rejection == "accept":
-                    permit.accepted(job_taken=kind is CREATE)
-                    break
-                assert not isinstance(rejection, str)
-                permit.rejected(rejection)
-                busy -= kind is CREATE
-                asked = rejection or 0.0
-            if kind is CREATE:
-                await asyncio.shield(ended(job))
-            return "served"
-
-        async def ended(job: float) -> None:
-            nonlocal busy
-            await asyncio.sleep(job)
-            busy -= 1
-            limiter.job_ended()
-
-        async def close(at: float, again_after: float) -> None:
-            await asyncio.sleep(at)
-            limiter.close_creates(SpendLimitError("cap", status=429))
-            await asyncio.sleep(again_after)
-            limiter.open_creates()
-
-        loop = asyncio.get_running_loop()
-        tasks = []
-        for kind, at, takes, rejections, cancel_at, job in arrivals:
-            tasks.append(asyncio.create_task(one(kind, at, takes, rejections, job)))
-            if cancel_at is not None:
-                loop.call_later(cancel_at, tasks[-1].cancel)
-        if gate is not None:
-            tasks.append(asyncio.create_task(close(*gate)))  # type: ignore[arg-type]
-        async with asyncio.timeout(
-            200_000
-        ):  # no waiter starves, though each may be held for an hour
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
-        for end, (kind, *_, cancel_at, _job) in zip(ends, arrivals, strict=False):
-            match end:
-                case "served":
-                    pass
-                case "closed":
-                    assert kind is CREATE
-                    assert gate is not None
-                case _:
-                    assert isinstance(end, asyncio.CancelledError), end
-                    assert cancel_at is not None
-        await asyncio.sleep(100)  # jobs of cancelled tasks end too
-        after = limiter.statistics()
-        assert (after.in_flight, after.waiting_creates, after.waiting_polls) == (0, 0, 0)
-        assert after.running_jobs == 0
-        for _ in range(in_flight):  # all permits are available again
-            for kind in (CREATE, POLL):
-                async with asyncio.timeout(10_000):
-                    (await limiter.acquire(kind)).accepted()
+        scenario = Scenario(limiter, in_flight, running)
+        await scenario.run(arrivals, gate)
+        await scenario.check_is_empty()
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(main())
