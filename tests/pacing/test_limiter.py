@@ -135,7 +135,7 @@ async def test_an_unused_probe_is_followed_by_another() -> None:
 
 
 Arrival = tuple[RequestKind, float, float, list[float | None], float | None, float]
-"""Kind, arrival time, seconds until an answer, rejections, cancellation time, seconds of its job."""
+"""Kind, arrival time, seconds to its answer, rejections, cancellation time, seconds of its job."""
 
 
 @define
