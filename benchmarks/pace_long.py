@@ -84,7 +84,7 @@ def batch(seeds: range) -> None:
                 )
                 took = run.makespan or 7200.0
                 ratios.append(took / ideal(limit, requests, start, trip))
-                refusals.append(run.refusals)
+                refusals.append(run.rejections)
             shown.append(
                 f"{mean(ratios):.3f} [{median(ratios):.3f}, {max(ratios):.3f}] {mean(refusals):.3f}"
             )
@@ -146,7 +146,7 @@ def change(seeds: range) -> None:
                 later=(300.0, TokenBucket(after, 10)),
             )
             shares.append(len(run.accepted[0]) / (300 * before + 600 * after))
-            refusals.append(run.refusals)
+            refusals.append(run.rejections)
         print(
             f"{before}/s, then {after}/s:   {mean(shares):.3f} [{min(shares):.3f}]  "
             f"{100 * mean(refusals):.2f} %"

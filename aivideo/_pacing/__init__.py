@@ -1,1 +1,1 @@
-"""How fast to send: pacing rules learned or stated, and the limiter that waits."""
+"""How fast to send: a learned or a stated pace, and the limiter that makes requests wait for it."""

@@ -1,29 +1,30 @@
-"""A limit of creates' own: a cap on running jobs, or a rate for creates alone.
+"""Detect and keep a limit on creates alone: a cap on running jobs, or a rate.
 
-Nothing documents such a limit, and a 429 does not say which limit it is of. What tells is that
-creates are refused while polls, sent in between, pass: a shared limit would refuse both alike.
-After ``PROOF`` such alternations without a single exception it is taken for a fact, and the shared
-pace is no longer slowed by refusals that are not about it.
+Such a limit is not documented, and a 429 does not say which limit it comes from. The evidence is
+that creates are rejected while polls sent in between are accepted; a shared limit would reject
+both. After ``PROOF_PATTERNS`` such patterns without an exception the limit is assumed to be on
+creates alone, and the shared pace is no longer slowed by its rejections.
 
-Then the two kinds must be told apart, for the right thing to do about one is wrong about the
-other. **A cap frees with completions, a rate with time.** So while it is unsure, one create at a
-time is tried after each completion, and one now and then by time alone; each result is a point
-for the one or the other:
+Then the kind must be found, since each needs its own treatment. **Under a cap, places become free
+when jobs end; under a rate, with time.** While the kind is unsure, one create at a time is tried:
+one after each job that ends, and now and then one because of time alone. Each result is a point
+for one kind:
 
-===================  ==============  ==============
-tried …              passed          refused
-===================  ==============  ==============
-after a completion   cap             rate
-by time alone        rate            cap
-===================  ==============  ==============
+==================  ==========  ==========
+create tried …      accepted    rejected
+==================  ==========  ==========
+after a job ended   cap         rate
+by time alone       rate        cap
+==================  ==========  ==========
 
-Two points ahead decide. Under a cap, each completion admits the next create at once, and every
-``RETRY`` seconds (twice as long each time, ten minutes at most) one is tried above it: it may have
-been raised. Under a rate, creates get a pace of their own (:mod:`~aivideo._pacing.learned`).
-Neither is final: passes above a cap, one after the other, are a rate's; a rate that refuses probe
-after probe until something completes is a cap.
+A lead of ``DECIDING_LEAD`` points decides. Under a cap, each job that ends admits the next create
+at once, and a create above the cap is tried every ``RETRY_ABOVE_CAP`` seconds (each time twice as
+long, up to ten minutes), in case the cap was raised. Under a rate, creates have a pace of their
+own (:mod:`~aivideo._pacing.learned`). Neither decision is final: several creates in a row that are
+accepted above the cap mean a rate; a rate that rejects probe after probe until a job ends means a
+cap.
 
-A completion that nobody has seen yet looks like time; that is why one point does not decide.
+The end of a job that is not known here yet looks like time. So one point is not enough.
 """
 
 from __future__ import annotations
@@ -33,23 +34,27 @@ from enum import Enum
 from attrs import define
 
 from aivideo._pacing.learned import LearnedPace
-from aivideo._pacing.ticket import Ticket
+from aivideo._pacing.protocol import SentRequest
 
-PROOF = 3
-"""Polls that passed between creates that were refused, without exception."""
+PROOF_PATTERNS = 3
+"""Patterns of "create rejected, poll accepted, create rejected" that show a limit on creates. Also:
+creates in a row accepted above a cap that show a rate."""
 
-AHEAD = 2
-"""Points by which a kind must lead."""
+DECIDING_LEAD = 2
+"""Points by which one kind must lead."""
 
-FIRST_TRY, RETRY, LONGEST_RETRY = 2.0, 30.0, 600.0
-"""Seconds: between tries by time while unsure, at first; above a known cap, at first; at most."""
+FIRST_RETRY = 2.0
+"""Seconds until the first create that is tried by time alone while the kind is unsure."""
 
-DOUBTS = 4
-"""Probes refused in a row that make a rate doubtful."""
+RETRY_ABOVE_CAP, LONGEST_RETRY = 30.0, 600.0
+"""Seconds between creates tried above a known cap: at first, and at most."""
+
+DOUBTFUL_REJECTIONS = 4
+"""Consecutive rejections under a rate that make it doubtful."""
 
 
 class CreateLimitKind(Enum):
-    """What is known of a limit of creates' own."""
+    """What is known about a limit on creates alone."""
 
     NONE = "none"
     UNSURE = "unsure"
@@ -57,217 +62,232 @@ class CreateLimitKind(Enum):
     RATE = "rate"
 
 
-class _Try(Enum):
-    """Why a create was sent."""
+class _Reason(Enum):
+    """Why a create was allowed."""
 
-    ROOM = "room"
-    COMPLETION = "completion"
+    BELOW_LIMIT = "below limit"
+    JOB_ENDED = "job ended"
     TIME = "time"
 
 
 @define
-class CreatePass:
-    """One create on its way, as this limit knows it."""
+class SentCreate:
+    """One sent create, as this limit recorded it.
 
-    reason: _Try
-    own: Ticket | None = None
+    Attributes:
+        reason: why it was allowed.
+        paced: its entry in the pace of creates, if the limit is a rate.
+    """
+
+    reason: _Reason
+    paced: SentRequest | None = None
 
 
-_FREE = CreatePass(_Try.ROOM)
-"""While there is no such limit, which is nearly always: nobody changes it."""
+_UNLIMITED = SentCreate(_Reason.BELOW_LIMIT)
+"""Shared by all creates while there is no such limit; never changed."""
 
 
 @define
 class CreateLimit:
-    """Says when a create may go as far as creates' own limit is concerned.
+    """Decides when a create may be sent as far as a limit on creates alone is concerned.
 
-    ``running`` is always the number of jobs known to run, creates on their way included.
+    ``running`` is always the number of jobs known to run, including creates in flight.
+
+    Attributes:
+        kind: what is known about the limit.
+        cap: running jobs that it allows, if it is a cap or unsure.
+        pace: the pace of creates, if it is a rate.
     """
 
     kind: CreateLimitKind = CreateLimitKind.NONE
     cap: int | None = None
     pace: LearnedPace | None = None
-    _alternations: int = 0
-    _refused_at: float | None = None
-    """When the latest refused create of the pattern was sent; None: there is no pattern."""
-    _passed_since: bool = False
+    _patterns: int = 0
+    _rejected_at: float | None = None
+    """When the latest rejected create of a pattern was sent; None: there is no pattern."""
+    _poll_accepted_since: bool = False
     _points: int = 0
-    """Above 0 for a cap, below for a rate."""
-    _freed: int = 0
-    """Completions since the last refusal, each of which may admit a create."""
+    """Positive for a cap, negative for a rate."""
+    _ended_jobs: int = 0
+    """Jobs that ended since the last rejection; each may admit a create."""
     _try_at: float = float("inf")
-    _try_after: float = FIRST_TRY
-    _trying: bool = False
-    _passes_above: int = 0
-    _refusals: int = 0
+    _try_after: float = FIRST_RETRY
+    """Seconds between creates tried by time alone."""
+    _is_trying: bool = False
+    _accepted_above_cap: int = 0
+    _rejections: int = 0
 
     def ready_at(self, now: float, running: int) -> float:
-        """When a create may go; ``inf`` while only a completion or an answer can tell."""
+        """Return when a create may be sent; ``inf``: only after a job ends or an answer."""
         if self.kind is CreateLimitKind.NONE:
             return now
         if self.kind is CreateLimitKind.RATE:
             assert self.pace is not None
             return self.pace.ready_at(now)
         assert self.cap is not None
-        if self._trying:
+        if self._is_trying:
             return float("inf")
-        if running < self.cap or self._freed > 0:
+        if running < self.cap or self._ended_jobs > 0:
             return now
         return self._try_at
 
-    def sent(self, now: float, running: int) -> CreatePass:
-        """Note a create that goes out; ``running`` does not count it yet."""
+    def sent(self, now: float, running: int) -> SentCreate:
+        """Record that a create is being sent; ``running`` does not count it yet."""
         if self.kind is CreateLimitKind.NONE:
-            return _FREE
+            return _UNLIMITED
         if self.kind is CreateLimitKind.RATE:
             assert self.pace is not None
-            return CreatePass(_Try.ROOM, self.pace.sent(now))
+            return SentCreate(_Reason.BELOW_LIMIT, self.pace.sent(now))
         assert self.cap is not None
-        if self._freed > 0:
-            self._freed -= 1
-            self._trying = self.kind is CreateLimitKind.UNSURE
-            return CreatePass(_Try.COMPLETION)
+        if self._ended_jobs > 0:
+            self._ended_jobs -= 1
+            self._is_trying = self.kind is CreateLimitKind.UNSURE
+            return SentCreate(_Reason.JOB_ENDED)
         if running < self.cap:
-            return CreatePass(_Try.ROOM)
-        self._trying = True
-        return CreatePass(_Try.TIME)
+            return SentCreate(_Reason.BELOW_LIMIT)
+        self._is_trying = True
+        return SentCreate(_Reason.TIME)
 
-    def accepted(self, create: CreatePass, now: float, running: int) -> None:
-        """Note that a create was let through; ``running`` counts it."""
-        self._refused_at = None
-        self._refusals = 0
+    def accepted(self, create: SentCreate, now: float, running: int) -> None:
+        """Record that a create was accepted; ``running`` counts it."""
+        self._rejected_at = None
+        self._rejections = 0
         if self.kind is CreateLimitKind.NONE:
             return
-        if create.own is not None and self.pace is not None:
-            self.pace.accepted(create.own, now)
+        if create.paced is not None and self.pace is not None:
+            self.pace.accepted(create.paced, now)
         if self.kind not in (CreateLimitKind.UNSURE, CreateLimitKind.CAP):
             return
         assert self.cap is not None
-        if create.reason is _Try.TIME:
-            self._trying = False
-            self._passes_above += 1
-            self._point(-1, now)
-            # It may have been raised, by how much is not known: the next try comes soon.
-            self._try_after = FIRST_TRY
+        if create.reason is _Reason.TIME:
+            self._is_trying = False
+            self._accepted_above_cap += 1
+            self._add_point(-1, now)
+            # The cap may have been raised by more than one: try again soon.
+            self._try_after = FIRST_RETRY
             self._try_at = now + self._try_after
-        elif create.reason is _Try.COMPLETION:
-            self._trying = False
-            self._point(+1, now)
-        if self.pace is None:  # it has not just turned out to be a rate
+        elif create.reason is _Reason.JOB_ENDED:
+            self._is_trying = False
+            self._add_point(+1, now)
+        if self.pace is None:  # unless that point has just decided for a rate
             self.cap = max(self.cap or 1, running)
 
-    def refused(
+    def rejected(
         self,
-        create: CreatePass,
+        create: SentCreate,
         sent_at: float,
         now: float,
         running: int,
         retry_after: float | None,
         draw: float,
     ) -> bool:
-        """Note a 429 to a create; ``running`` does not count it.
+        """Record a 429 to a create.
+
+        Args:
+            create: what :meth:`sent` returned.
+            sent_at: when it was sent, in seconds of the loop's clock.
+            now: the same clock.
+            running: jobs known to run, without this create.
+            retry_after: seconds that the response asked to wait, or None.
+            draw: a random number from 0 to 1, for jitter.
 
         Returns:
-            Whether it is of creates' own limit, and no news for the shared pace.
+            Whether it came from the limit on creates, so that the shared pace must ignore it.
         """
-        if create.own is not None and self.pace is not None:
-            return self._refused_at_rate(create.own, now, running, retry_after, draw)
+        if create.paced is not None and self.pace is not None:
+            self._rejections += 1
+            self.cap = running
+            self.pace.rejected(create.paced, now, retry_after, draw)
+            return True
         if self.kind in (CreateLimitKind.UNSURE, CreateLimitKind.CAP):
-            return self._refused_at_cap(create, now, running)
-        if self._refused_at is None:
-            self._alternations, self._passed_since = 0, False
-        elif self._passed_since and sent_at > self._refused_at:
-            self._alternations += 1
-            self._passed_since = False
-        self._refused_at = sent_at if self._refused_at is None else max(self._refused_at, sent_at)
-        if self._alternations < PROOF or self.kind is not CreateLimitKind.NONE:
+            return self._rejected_by_cap(create, now, running)
+        if self._rejected_at is None:
+            self._patterns, self._poll_accepted_since = 0, False
+            self._rejected_at = sent_at
+        else:
+            if self._poll_accepted_since and sent_at > self._rejected_at:
+                self._patterns += 1
+                self._poll_accepted_since = False
+            self._rejected_at = max(self._rejected_at, sent_at)
+        if self._patterns < PROOF_PATTERNS or self.kind is not CreateLimitKind.NONE:
             return False
-        self._unsure(now, running)
+        self._become_unsure(now, running)
         return True
 
-    def lost(self, create: CreatePass, now: float) -> None:
-        """Note that no answer came."""
-        if create.own is not None and self.pace is not None:
-            self.pace.lost(create.own, now)
-        if create.reason is not _Try.ROOM:
-            self._trying = False
-            self._try_at = min(self._try_at, now + FIRST_TRY)
+    def lost(self, create: SentCreate, now: float) -> None:
+        """Record that no answer arrived."""
+        if create.paced is not None and self.pace is not None:
+            self.pace.lost(create.paced, now)
+        if create.reason is not _Reason.BELOW_LIMIT:
+            self._is_trying = False
+            self._try_at = min(self._try_at, now + FIRST_RETRY)
 
-    def unsent(self, create: CreatePass) -> None:
-        """Take it back: nothing went out."""
-        if create.own is not None and self.pace is not None:
-            self.pace.unsent(create.own)
-        if create.reason is not _Try.ROOM:
-            self._trying = False
-        if create.reason is _Try.COMPLETION:
-            self._freed += 1
+    def unsent(self, create: SentCreate) -> None:
+        """Undo :meth:`sent`: nothing left."""
+        if create.paced is not None and self.pace is not None:
+            self.pace.unsent(create.paced)
+        if create.reason is not _Reason.BELOW_LIMIT:
+            self._is_trying = False
+        if create.reason is _Reason.JOB_ENDED:
+            self._ended_jobs += 1
 
-    def poll_passed(self, sent_at: float) -> None:
-        """Note that a request of the other class was let through."""
-        if self._refused_at is not None and sent_at > self._refused_at:
-            self._passed_since = True
+    def poll_accepted(self, sent_at: float) -> None:
+        """Record that a poll, sent at ``sent_at``, was accepted."""
+        if self._rejected_at is not None and sent_at > self._rejected_at:
+            self._poll_accepted_since = True
 
-    def poll_refused(self) -> None:
-        """Note that a request of the other class was refused: the limit is a shared one."""
-        self._refused_at = None
+    def poll_rejected(self) -> None:
+        """Record that a poll was rejected: the limit is a shared one."""
+        self._rejected_at = None
 
     def job_ended(self, now: float) -> None:
-        """Note that a job has ended."""
+        """Record that a job ended."""
         if self.kind in (CreateLimitKind.UNSURE, CreateLimitKind.CAP):
-            self._freed = min(self._freed + 1, self.cap or 1)
-        elif self.kind is CreateLimitKind.RATE and self._refusals >= DOUBTS:
-            # Refused time after time, and now a job has ended: is it a cap after all?
-            self._unsure(now, 1 if self.cap is None else self.cap)
-            self._freed = 1
+            self._ended_jobs = min(self._ended_jobs + 1, self.cap or 1)
+        elif self.kind is CreateLimitKind.RATE and self._rejections >= DOUBTFUL_REJECTIONS:
+            # Rejected time after time until a job ended: it may be a cap after all.
+            self._become_unsure(now, 1 if self.cap is None else self.cap)
+            self._ended_jobs = 1
 
-    def _unsure(self, now: float, running: int) -> None:
+    def _become_unsure(self, now: float, running: int) -> None:
         self.kind, self.pace = CreateLimitKind.UNSURE, None
         self.cap = max(1, running)
-        self._points = self._freed = self._passes_above = self._refusals = 0
-        self._trying = False
-        self._try_after = FIRST_TRY
+        self._points = self._ended_jobs = self._accepted_above_cap = self._rejections = 0
+        self._is_trying = False
+        self._try_after = FIRST_RETRY
         self._try_at = now + self._try_after
 
-    def _refused_at_cap(self, create: CreatePass, now: float, running: int) -> bool:
+    def _become_rate(self) -> None:
+        self.kind, self.cap = CreateLimitKind.RATE, None
+        self.pace = LearnedPace()
+        self._rejections = 0
+
+    def _rejected_by_cap(self, create: SentCreate, now: float, running: int) -> bool:
         assert self.cap is not None
-        if create.reason is _Try.ROOM and running < self.cap - 1:
-            return False  # far below the cap: that was about something else
-        self._freed = 0
-        self._passes_above = 0
+        if create.reason is _Reason.BELOW_LIMIT and running < self.cap - 1:
+            return False  # far below the cap: another limit rejected it
+        self._ended_jobs = 0
+        self._accepted_above_cap = 0
         self.cap = max(1, min(self.cap, running))
-        if create.reason is _Try.TIME:
-            self._trying = False
-            self._point(+1, now)
+        if create.reason is _Reason.TIME:
+            self._is_trying = False
+            self._add_point(+1, now)
             self._try_after = min(LONGEST_RETRY, 2 * self._try_after)
-        elif create.reason is _Try.COMPLETION:
-            self._trying = False
-            self._point(-1, now)
+        elif create.reason is _Reason.JOB_ENDED:
+            self._is_trying = False
+            self._add_point(-1, now)
         self._try_at = max(now + self._try_after, min(self._try_at, now + LONGEST_RETRY))
         return True
 
-    def _refused_at_rate(
-        self, own: Ticket, now: float, running: int, retry_after: float | None, draw: float
-    ) -> bool:
-        assert self.pace is not None
-        self._refusals += 1
-        self.cap = running
-        self.pace.rejected(own, now, retry_after, draw)
-        return True
-
-    def _point(self, point: int, now: float) -> None:
+    def _add_point(self, point: int, now: float) -> None:
         if self.kind is CreateLimitKind.CAP:
-            if self._passes_above >= PROOF:
-                self._rate()
+            if self._accepted_above_cap >= PROOF_PATTERNS:
+                self._become_rate()
             return
         self._points += point
-        if self._points >= AHEAD:
+        if self._points >= DECIDING_LEAD:
             self.kind = CreateLimitKind.CAP
-            self._try_after = max(RETRY, self._try_after)
+            self._try_after = max(RETRY_ABOVE_CAP, self._try_after)
             self._try_at = now + self._try_after
-        elif self._points <= -AHEAD:
-            self._rate()
-
-    def _rate(self) -> None:
-        self.kind, self.cap = CreateLimitKind.RATE, None
-        self.pace = LearnedPace()
-        self._refusals = 0
+        elif self._points <= -DECIDING_LEAD:
+            self._become_rate()

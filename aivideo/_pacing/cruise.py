@@ -1,172 +1,196 @@
-"""The long run of a pace: evenly, a little under what was last read, and up again by time.
+"""The long-term pace: steady, slightly below the last measured limit, growing with time.
 
-Between two refusals a bucket goes from empty to empty, so what was let through in between ÷ the
-time it took *is* its rate, to ± 1 request. Over whole cycles the same holds for a window. So every
-refusal is a reading, and costs no pause: a bucket that is empty has a token again by the time of
-the next request, if that comes at the rate that was read.
+Between two rejections a token bucket goes from empty to empty. So the number of requests accepted
+in between, divided by the time between, *is* its rate, to ± 1 request. Over whole cycles the same
+holds for a window. Each rejection is therefore a measurement, and needs no pause: an empty bucket
+has a token again by the time of the next request, if that is sent at the measured rate.
 
-After a reading the pace restarts a share below it (``CUT``, or more when the reading is rough),
-climbs back along a cubic within ``climb`` seconds and then beyond it, ever faster: careful where
-the limit was seen, quick where it must have risen. It climbs by the time in which the pace was in
-use, not by successes: those would let a fast process push out a slow one. ``climb`` starts at a
-few round trips and doubles from reading to reading until it takes about 100 requests: a batch of a
-few seconds sees readings quickly, a service that runs for hours is refused about once in a
-hundred.
+After a measurement the pace restarts a fraction below it (``CUT``; more if the measurement is
+imprecise). It then follows a cubic curve: back to the peak within ``climb`` seconds, then beyond
+it, faster and faster. It is careful near the known limit and quick where the limit must have
+risen::
+
+    past = time in use / climb - 1
+    rate = peak + (peak - base) * past³                              before the peak (past < 0)
+    rate = peak + BEYOND_PEAK * peak * max(1, 1/√peak) * past³       after it
+
+The pace grows with the time for which it was in use, not with successes: growth by successes lets
+a fast process displace a slow one that shares the key. ``climb`` starts at a few round trips and
+doubles per measurement until it takes about 100 requests. So a batch of a few seconds measures
+quickly, and a service that runs for hours is rejected about once per hundred requests.
 """
 
 from __future__ import annotations
 
 from attrs import define
 
-from aivideo._pacing.ticket import Ticket
+from aivideo._pacing.protocol import SentRequest
 
-LOWEST, HIGHEST = 1 / 600, 1e6
-"""Requests a second."""
+LOWEST_RATE, HIGHEST_RATE = 1 / 600, 1e6
+"""Bounds of the pace, in requests per second."""
 
-CUT, DEEP = 0.05, 0.30
-"""Share below a reading to restart at: of a good one, of a rough one."""
+CUT, DEEPEST_CUT = 0.05, 0.30
+"""Fraction below a measurement at which to restart: for a precise one; at most."""
 
-ABOVE = 0.02
-"""How far above a good reading the cubic's flat part lies. 5 % would be refused every 60 requests,
-2 % every hundred; less is given away than refusals cost others."""
+PEAK_MARGIN = 0.02
+"""Fraction by which the peak (the flat part of the curve) lies above a precise measurement. With
+5 % a request is rejected every 60, with 2 % every 100. A smaller margin would give away more of
+the limit than the rejections cost."""
 
-BEYOND = 0.20
-"""What the cubic adds past the reading after twice ``climb``. Slow paces add more, by the root of
-what they lack to one a second, or a newcomer's share of a slow limit would stay small for hours."""
+BEYOND_PEAK = 0.20
+"""Fraction of the peak that the curve adds after twice ``climb``. Below 1 request per second it
+adds more, by ``1/√peak``; otherwise the share of a new client of a slow limit stays small for
+hours."""
 
-AGAIN = 1.3
-"""Times the reading at which the old limit is taken to be gone: climb on from there."""
+LIMIT_ROSE_RATIO = 1.3
+"""If the pace exceeds the peak by this factor, the old limit no longer holds: start a new curve."""
 
-QUICKEST, SLOWEST, WANTED = 20.0, 60.0, 100
-"""``climb`` in the long run: so many seconds at least and at most, and about so many requests."""
+SHORTEST_CLIMB, LONGEST_CLIMB, CLIMB_REQUESTS = 20.0, 60.0, 100
+"""``climb`` in the long term: at least and at most so many seconds, and about so many requests."""
 
-REFUSED = 1 / 3
-"""Of a rough reading: how far above it the limit is looked for, as a power of what the refused pace
-was above it. A bucket without burst refuses as soon as the pace passes its rate, and what it let
-through until then is a lower bound; of a bucket with burst the reading is the truth."""
+REJECTED_RATE_EXPONENT = 1 / 3
+"""For an imprecise measurement: ``peak = measured × (rejected rate ÷ measured) ** exponent``. A
+bucket without a burst rejects as soon as the pace exceeds its rate, so what it accepted until then
+is only a lower bound; for a bucket with a burst the measurement itself is right."""
 
-ENOUGH = 20
-"""Requests that make a reading good to 5 %; a shorter cycle is read with the one before it."""
+PRECISE_COUNT = 20
+"""Requests that make a measurement precise to 5 %. A shorter cycle is added to the one before."""
 
-Reading = tuple[int, float]
-"""So many requests let through, within so many seconds."""
+Measurement = tuple[int, float]
+"""Requests accepted, and the seconds in which they were."""
 
 
 @define
 class Cruise:
-    """The pace once a limit has been met; ``rate`` is requests a second."""
+    """The pace once a limit has been found.
+
+    Attributes:
+        rate: requests per second.
+        young: whether ``climb`` is still shorter than in the long term.
+        min_climb: seconds that ``climb`` takes at least in the long term: 1.5 window lengths, so
+            that the end of a window is seen before the pace has left the measurement far behind.
+    """
 
     rate: float = 1.0
     young: bool = True
     _peak: float = 1.0
     _base: float = 1.0
     _climb: float = 2.0
-    _grown: float = 0.0
-    _grown_at: float | None = None
+    _time_in_use: float = 0.0
+    _in_use_at: float | None = None
+    """The last time known to be in use; None after a pause."""
     _since: float = 0.0
-    """When this cycle began: the bucket was empty, if a refusal began it."""
     _serial: int = 0
-    _refused: int = 0
-    _before: Reading | None = None
-    at_least: float = 0.0
-    """Seconds that ``climb`` has at least in the long run: a window's length, so that its end is
-    seen before the pace has left the reading far behind."""
+    """Of the request that began this cycle."""
+    _not_accepted: int = 0
+    _previous: Measurement | None = None
+    min_climb: float = 0.0
 
     def start(self, now: float, serial: int, *, peak: float, base: float, climb: float) -> None:
-        """Begin from ``base``, to be back at ``peak`` after ``climb`` seconds."""
-        self._peak = _within(peak)
-        self.rate = self._base = _within(min(base, self._peak))
-        self._climb, self._grown, self._grown_at = climb, 0.0, None
-        self._before = None
+        """Start at ``base`` requests per second, to reach ``peak`` after ``climb`` seconds."""
+        self._peak = _clamp(peak)
+        self.rate = self._base = _clamp(min(base, self._peak))
+        self._climb, self._time_in_use, self._in_use_at = climb, 0.0, None
+        self._previous = None
         self.begin_cycle(now, serial)
 
     @property
     def since(self) -> float:
-        """When this cycle began."""
+        """When this cycle began. If a rejection began it, a bucket was empty then."""
         return self._since
 
     def begin_cycle(self, now: float, serial: int) -> None:
         """Count from the request numbered ``serial``, sent at ``now``."""
-        self._since, self._serial, self._refused = now, serial, 0
+        self._since, self._serial, self._not_accepted = now, serial, 0
 
-    def refused(self) -> None:
-        """Note a refusal of this cycle."""
-        self._refused += 1
+    def add_not_accepted(self) -> None:
+        """Record that one request of this cycle was rejected, or was not sent after all."""
+        self._not_accepted += 1
 
-    def unsent(self) -> None:
-        """Note that a request which was counted did not go out: it was not let through either."""
-        self._refused += 1
+    def cycle(self, request: SentRequest) -> tuple[int, float]:
+        """Return how many were accepted before the rejected ``request``, and since when.
 
-    def cycle(self, ticket: Ticket) -> tuple[int, float]:
-        """Say how many were let through before ``ticket`` in this cycle, and when that began.
-
-        A cycle of one or two is no cycle; it is told together with the one before.
+        A cycle of fewer than three requests is combined with the one before it.
         """
-        count = ticket.serial - self._serial - 1 - (self._refused - 1)
-        if count < 3 and self._before is not None:
-            return count + self._before[0], self._since - self._before[1]
+        count = self.count(request)
+        if count < 3 and self._previous is not None:
+            return count + self._previous[0], self._since - self._previous[1]
         return count, self._since
 
-    def count(self, ticket: Ticket) -> int:
-        """Say how many were let through before ``ticket``, which was refused, in this cycle."""
-        return ticket.serial - self._serial - self._refused
+    def count(self, request: SentRequest) -> int:
+        """Return how many were accepted in this cycle before the rejected ``request``."""
+        return request.serial - self._serial - self._not_accepted
 
-    def read(self, count: int, seconds: float, refused_at: float) -> None:
-        """Take a reading: ``count`` let through in ``seconds``; refused at the pace given."""
-        longest = self._longest()
+    def measured(self, count: int, seconds: float, rejected_rate: float) -> None:
+        """Restart below a measurement.
+
+        Args:
+            count: requests accepted …
+            seconds: … within so many seconds.
+            rejected_rate: the pace of the rejected request, in requests per second.
+        """
+        longest = self._longest_climb()
         if self._climb >= longest:
             self.young = False
         self._climb = min(longest, max(self._climb, 2 * seconds)) if self.young else longest
-        whole, taken = count, seconds
-        if count < ENOUGH and self._before is not None:
-            whole, taken = count + self._before[0], seconds + self._before[1]
-        if count >= 3 or self._before is None:
-            self._before = (count, seconds)
+        total, duration = count, seconds
+        if count < PRECISE_COUNT and self._previous is not None:
+            total, duration = count + self._previous[0], seconds + self._previous[1]
+        if count >= 3 or self._previous is None:
+            self._previous = (count, seconds)
         else:
-            self._before = (whole, taken)
-        if self.young and whole > 2:
-            rough = min(DEEP, max(CUT, 1 / whole))
-            reading = min(refused_at, (1 + rough) * whole / taken)
-            peak = reading * (refused_at / reading) ** REFUSED
-            cut = rough
-        elif whole >= ENOUGH:
-            peak, cut = min(refused_at, (1 + ABOVE) * whole / taken), CUT
+            self._previous = (total, duration)
+        if self.young and total > 2:
+            cut = relative_error(total)
+            rate = min(rejected_rate, (1 + cut) * total / duration)
+            peak = rate * (rejected_rate / rate) ** REJECTED_RATE_EXPONENT
+        elif total >= PRECISE_COUNT:
+            peak, cut = min(rejected_rate, (1 + PEAK_MARGIN) * total / duration), CUT
         else:
-            peak, cut = refused_at, min(DEEP, max(CUT, 1 / max(whole, 1)))
-        self._peak = _within(peak)
-        self.rate = self._base = _within(self._peak * (1 - cut))
-        self._grown, self._grown_at = 0.0, None
+            peak, cut = rejected_rate, relative_error(total)
+        self._peak = _clamp(peak)
+        self.rate = self._base = _clamp(self._peak * (1 - cut))
+        self._time_in_use, self._in_use_at = 0.0, None
 
     def grow(self, now: float, round_trip: float, serial: int) -> None:
-        """Climb by the time since the last call, if the pace was in use all of it.
+        """Raise the pace by the time since the last call, if it was in use all that time.
 
-        A gap counts for three requests' time at most: after a jump of the clock, or an hour in
-        which nothing was sent, the pace goes on from where it was.
+        At most three request intervals are counted. So after a jump of the clock, or an hour
+        without requests, the pace continues from where it was.
         """
-        if self._grown_at is not None:
-            gap = max(0.0, now - self._grown_at)
-            self._grown += min(gap, max(2 * round_trip, 3 / self.rate))
-        self._grown_at = now
-        past = self._grown / min(self._climb, self._longest()) - 1
+        if self._in_use_at is not None:
+            gap = max(0.0, now - self._in_use_at)
+            self._time_in_use += min(gap, max(2 * round_trip, 3 / self.rate))
+        self._in_use_at = now
+        past = self._time_in_use / min(self._climb, self._longest_climb()) - 1
         if past < 0:
-            self.rate = _within(self._peak + (self._peak - self._base) * past**3)
+            self.rate = _clamp(self._peak + (self._peak - self._base) * past**3)
             return
-        beyond = BEYOND * self._peak * max(1.0, self._peak**-0.5)
-        self.rate = _within(self._peak + beyond * past**3)
-        if self.rate > AGAIN * self._peak:
+        beyond = BEYOND_PEAK * self._peak * max(1.0, self._peak**-0.5)
+        self.rate = _clamp(self._peak + beyond * past**3)
+        if self.rate > LIMIT_ROSE_RATIO * self._peak:
             self._peak = self._base = self.rate
-            self._climb = self._grown = max(8 * round_trip, min(QUICKEST / 3, 20 / self.rate))
-            if not self.young:  # what was read before the limit rose says nothing any more
-                self._before = None
+            self._climb = self._time_in_use = max(
+                8 * round_trip, min(SHORTEST_CLIMB / 3, 20 / self.rate)
+            )
+            if not self.young:  # measurements from before the limit rose are obsolete
+                self._previous = None
                 self.begin_cycle(now, serial)
 
     def pause(self) -> None:
-        """Stop growing: the pace is not what holds sending back now."""
-        self._grown_at = None
+        """Stop growing: the pace is not what delays sending now."""
+        self._in_use_at = None
 
-    def _longest(self) -> float:
-        return max(min(SLOWEST, max(QUICKEST, WANTED / self._peak)), self.at_least)
+    def _longest_climb(self) -> float:
+        return max(
+            min(LONGEST_CLIMB, max(SHORTEST_CLIMB, CLIMB_REQUESTS / self._peak)), self.min_climb
+        )
 
 
-def _within(rate: float) -> float:
-    return min(HIGHEST, max(LOWEST, rate))
+def relative_error(count: int) -> float:
+    """Return the relative error of a measurement of ``count`` requests, as a cut of the pace."""
+    return min(DEEPEST_CUT, max(CUT, 1 / max(count, 1)))
+
+
+def _clamp(rate: float) -> float:
+    return min(HIGHEST_RATE, max(LOWEST_RATE, rate))

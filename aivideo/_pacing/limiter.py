@@ -1,12 +1,13 @@
-"""The waiters around the pace: who may send now, and who waits for what.
+"""The limiter: makes each request wait until it may be sent.
 
-Every request takes a :class:`Permit` before it is sent and says afterwards what came of it. Plain
-code decides, and this shell waits: :mod:`aivideo._pacing.learned` (or ``stated``) when the next may
-go, :mod:`aivideo._pacing.turns` who that is, :mod:`aivideo._pacing.create_limit` whether creates
-have a limit of their own. At most ``max_in_flight`` permits are out. One timer serves all waiters.
+Each request acquires a :class:`Permit` before it is sent, and afterwards reports its result to the
+permit. Pure modules decide and this one waits: :mod:`aivideo._pacing.learned` (or ``stated``)
+decides when the next request may be sent, :mod:`aivideo._pacing.turns` which kind it is, and
+:mod:`aivideo._pacing.create_limit` whether creates have a limit of their own. At most
+``max_in_flight`` permits are in use. One timer serves all waiters.
 
-A waiter that is cancelled leaves no trace: it holds nothing until it is granted, a grant that
-meets a cancelled waiter goes to the next, and the queue forgets it at once.
+A cancelled waiter has no effect: it holds nothing until it is granted a permit, a permit granted
+to a cancelled waiter is passed on, and the queue forgets the waiter at once.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from itertools import count
 
 from attrs import frozen
 
-from aivideo._pacing.create_limit import CreateLimit, CreateLimitKind, CreatePass
+from aivideo._pacing.create_limit import CreateLimit, CreateLimitKind, SentCreate
 from aivideo._pacing.learned import LearnedPace
+from aivideo._pacing.protocol import LONGEST_HOLD, Pacing, SentRequest
 from aivideo._pacing.stated import RateLimit, StatedPace
-from aivideo._pacing.ticket import LONGEST_HOLD, Pacing, Ticket
 from aivideo._pacing.turns import RequestKind, Turns
 from aivideo.errors import AIVideoError
 
 
-class GateClosed(Exception):  # noqa: N818  it says what is, and never leaves this package
+class GateClosed(Exception):  # noqa: N818  it names a state, and never leaves the package
     """Creates are not sent now; ``error`` says why."""
 
     def __init__(self, error: AIVideoError) -> None:
@@ -38,19 +39,19 @@ class GateClosed(Exception):  # noqa: N818  it says what is, and never leaves th
 
 @frozen(kw_only=True)
 class LimiterStatistics:
-    """What the limiter is doing now.
+    """The state of a limiter.
 
     Attributes:
-        pace: requests a second that may be sent.
+        pace: requests per second that may be sent.
         in_flight: requests sent and not answered.
         waiting_creates: creates that wait for a permit.
-        waiting_polls: everything else that waits.
-        accepted: requests that the limit let through.
-        rejected: 429s.
-        running_jobs: jobs taken and not ended.
-        held_until: loop time until which a 429 holds everybody, or None.
-        create_limit: whether creates have a limit of their own: "none", "unsure", "cap", "rate".
-        running_jobs_cap: the cap on running jobs, stated or learned, or None.
+        waiting_polls: other requests that wait for a permit.
+        accepted: requests accepted by the rate limit so far.
+        rejected: 429s so far.
+        running_jobs: jobs accepted by the service and not ended.
+        held_until: loop time (seconds) until which a 429 holds all requests, or None.
+        create_limit: the limit on creates alone: "none", "unsure", "cap" or "rate".
+        running_jobs_cap: the stated or learned cap on running jobs, or None.
     """
 
     pace: float
@@ -69,14 +70,16 @@ _Waiter = asyncio.Future["Permit"]
 
 
 class Limiter:
-    """Grants permits; see the module.
+    """Grants permits. The module's docstring explains how.
+
+    Without ``rate_limit`` and ``max_requests_per_minute`` the limit is learned from 429s.
 
     Args:
-        max_in_flight: permits out at once.
-        max_running_jobs: jobs running at once, at most; None: as many as the service takes.
-        rate_limit: the limit, if it is known; or
-        max_requests_per_minute: the same, said roughly. Neither: it is learned.
-        draw: numbers from 0 to 1, for jitter.
+        max_in_flight: permits in use at once, at most.
+        max_running_jobs: jobs running at once, at most; None: as many as the service accepts.
+        rate_limit: the limit, if it is known exactly.
+        max_requests_per_minute: the limit, if its kind is not known.
+        draw: returns random numbers from 0 to 1, for jitter.
     """
 
     def __init__(
@@ -101,7 +104,8 @@ class Limiter:
         self._draw = draw
         self._creates: OrderedDict[_Waiter, None] = OrderedDict()
         self._polls: OrderedDict[_Waiter, None] = OrderedDict()
-        self._later: list[tuple[float, int, _Waiter]] = []
+        self._delayed_creates: list[tuple[float, int, _Waiter]] = []
+        """A heap of (loop time, order of arrival, waiter)."""
         self._order = count()
         self._in_flight = 0
         self._creates_in_flight = 0
@@ -109,7 +113,7 @@ class Limiter:
         self._accepted = 0
         self._rejected = 0
         self._closed_by: AIVideoError | None = None
-        self._held = False
+        self._creates_held = False
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -119,26 +123,27 @@ class Limiter:
         """Wait until a request of ``kind`` may be sent.
 
         Args:
-            kind: a create waits behind the gate too.
-            retry_after: of a create that was refused before, the seconds it was asked to wait (0:
-                it was not said); after them it is first in line.
+            kind: of the request; creates are also subject to :meth:`close_creates`.
+            retry_after: for a create that was rejected before, the seconds it was asked to wait
+                (0 if none were given). After them it is the first in the queue.
 
         Raises:
-            GateClosed: a create, and creates are closed or become so while it waits.
+            GateClosed: for a create, if creates are closed now or become closed while it waits.
         """
         loop = asyncio.get_running_loop()
         is_create = kind is RequestKind.CREATE
         if is_create and self._closed_by is not None:
             raise GateClosed(self._closed_by)
-        if not (self._creates or self._polls or self._later or retry_after):
+        if not (self._creates or self._polls or self._delayed_creates or retry_after):
             permit = self._grant_at_once(loop.time(), is_create)
             if permit is not None:
                 return permit
         waiter: _Waiter = loop.create_future()
         queue = self._creates if is_create else self._polls
+        is_delayed = is_create and retry_after is not None
         if is_create and retry_after is not None:
             due = loop.time() + min(max(0.0, retry_after), LONGEST_HOLD)
-            heappush(self._later, (due, next(self._order), waiter))
+            heappush(self._delayed_creates, (due, next(self._order), waiter))
         else:
             queue[waiter] = None
         self._pump()
@@ -146,101 +151,103 @@ class Limiter:
             return await waiter
         except asyncio.CancelledError:
             queue.pop(waiter, None)
-            if is_create and retry_after is not None:
-                self._later = [each for each in self._later if each[2] is not waiter]
-                heapify(self._later)
+            if is_delayed:
+                self._delayed_creates = [
+                    each for each in self._delayed_creates if each[2] is not waiter
+                ]
+                heapify(self._delayed_creates)
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                waiter.result().unused()  # granted and cancelled at once: it goes to the next
+                waiter.result().unused()  # granted and cancelled at once: pass it on
             self._pump()
             raise
 
     def close_creates(self, error: AIVideoError) -> None:
-        """Let no further create go: those that wait, and those that come, get GateClosed."""
+        """Send no more creates. Those that wait now or come later get GateClosed(error)."""
         self._closed_by = error
-        waiters = [*self._creates, *(waiter for _, _, waiter in self._later)]
+        waiters = [*self._creates, *(waiter for _, _, waiter in self._delayed_creates)]
         self._creates.clear()
-        self._later.clear()
+        self._delayed_creates.clear()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(GateClosed(error))
 
     def open_creates(self) -> None:
-        """Let creates go again."""
+        """Undo :meth:`close_creates`."""
         self._closed_by = None
 
     def hold_creates(self) -> None:
-        """Let creates wait, however long; one that is closed meanwhile waits no more."""
-        self._held = True
+        """Make creates wait until :meth:`release_creates` or :meth:`close_creates`."""
+        self._creates_held = True
 
     def release_creates(self) -> None:
-        """Let creates that were held go on."""
-        self._held = False
+        """Undo :meth:`hold_creates`."""
+        self._creates_held = False
         self._pump()
 
     @property
     def creates_closed_by(self) -> AIVideoError | None:
-        """Why creates are closed, or None."""
+        """The error passed to :meth:`close_creates`, or None."""
         return self._closed_by
 
     @property
     def creates_wait(self) -> bool:
-        """Whether creates wait for the pace: each poll that goes now is one create later."""
+        """Whether creates wait for the pace, so that each poll sent now delays a create."""
         if (
             not self._creates
-            or self._pace.is_shut  # only a poll that passes can tell what kind of limit it is
-            or self._create_limit.kind is not CreateLimitKind.NONE  # an end lets the next one go
+            or self._pace.is_on_hold  # an accepted poll tells which kind of limit it is
+            or self._create_limit.kind is not CreateLimitKind.NONE  # polls see jobs end
         ):
             return False
         now = asyncio.get_running_loop().time()
         return self._create_ready_at(now) <= now
 
     def job_ended(self) -> None:
-        """Note that a running job has ended: its place under a cap is free."""
+        """Record that a running job ended, which frees its place under a cap."""
         self._running_jobs = max(0, self._running_jobs - 1)
         self._create_limit.job_ended(asyncio.get_running_loop().time())
         self._pump()
 
     def job_adopted(self) -> None:
-        """Note a running job that was not taken through a permit of ours."""
+        """Record a running job that was not started with a permit of this limiter."""
         self._running_jobs += 1
 
     def statistics(self) -> LimiterStatistics:
-        """Say what the limiter is doing now."""
-        learned = self._create_limit
+        """Return the current state."""
+        limit = self._create_limit
         cap = self._max_running_jobs
-        if learned.kind is CreateLimitKind.CAP and learned.cap is not None:
-            cap = learned.cap if cap is None else min(cap, learned.cap)
+        if limit.kind is CreateLimitKind.CAP and limit.cap is not None:
+            cap = limit.cap if cap is None else min(cap, limit.cap)
         return LimiterStatistics(
             pace=self._pace.rate,
             in_flight=self._in_flight,
-            waiting_creates=len(self._creates) + len(self._later),
+            waiting_creates=len(self._creates) + len(self._delayed_creates),
             waiting_polls=len(self._polls),
             accepted=self._accepted,
             rejected=self._rejected,
             running_jobs=self._running_jobs,
             held_until=self._pace.held_until,
-            create_limit=learned.kind.value,
+            create_limit=limit.kind.value,
             running_jobs_cap=cap,
         )
 
-    # --- granting ---------------------------------------------------------------------------
+    # --- granting permits ---------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Grant what may be granted now, and set the timer for the next."""
+        """Grant all permits that may be granted now, and set the timer for the next."""
         now = asyncio.get_running_loop().time()
-        while self._later and self._later[0][0] <= now:
-            waiter = heappop(self._later)[2]
+        while self._delayed_creates and self._delayed_creates[0][0] <= now:
+            waiter = heappop(self._delayed_creates)[2]
             if not waiter.done():
                 self._creates[waiter] = None
                 self._creates.move_to_end(waiter, last=False)
         while True:
             if self._in_flight >= self._max_in_flight:
-                self._pace.idle()  # not the pace, but the service is what makes us wait
+                self._pace.idle()  # the answers of the service delay sending, not the pace
                 self._set_timer(float("inf"))
                 return
             create_at = self._create_ready_at(now) if self._creates else float("inf")
-            create, poll = create_at <= now, bool(self._polls)
-            if not create and not poll:
+            create_waits, poll_waits = create_at <= now, bool(self._polls)
+            if not create_waits and not poll_waits:
                 self._pace.idle()
                 self._set_timer(create_at)
                 return
@@ -248,17 +255,17 @@ class Limiter:
             if ready_at > now:
                 self._set_timer(ready_at)
                 return
-            probe = self._pace.is_shut
-            is_create = self._turns.next_is_create(create, poll, probe=probe)
+            probe = self._pace.is_on_hold
+            is_create = self._turns.next_is_create(create_waits, poll_waits, probe=probe)
             assert is_create is not None
             waiter, _ = (self._creates if is_create else self._polls).popitem(last=False)
-            if waiter.done():  # cancelled in this very turn of the loop
+            if waiter.done():  # cancelled in this iteration of the event loop
                 continue
-            self._turns.went(is_create, probe=probe)
+            self._turns.granted(is_create, probe=probe)
             waiter.set_result(self._grant(now, is_create))
 
     def _grant_at_once(self, now: float, is_create: bool) -> Permit | None:
-        """Grant a permit to who comes while nobody waits, if there is one: no future, no queue."""
+        """Grant a permit without a future or a queue, if nothing waits and one is available."""
         if self._in_flight >= self._max_in_flight:
             return None
         if is_create and self._create_ready_at(now) > now:
@@ -266,19 +273,19 @@ class Limiter:
         pace = self._pace
         if pace.ready_at(now) > now:
             return None
-        if pace.is_shut:
-            self._turns.went(is_create, probe=True)
+        if pace.is_on_hold:
+            self._turns.granted(is_create, probe=True)
         return self._grant(now, is_create)
 
     def _create_ready_at(self, now: float) -> float:
-        """When a create may go, as far as the pace is not asked; ``inf``: not by time alone."""
-        if self._held:
+        """Return when a create may be sent, apart from the pace; ``inf``: not by time alone."""
+        if self._creates_held:
             return float("inf")
-        limit, most = self._create_limit, self._max_running_jobs
-        if most is None and limit.kind is CreateLimitKind.NONE:
+        limit, cap = self._create_limit, self._max_running_jobs
+        if cap is None and limit.kind is CreateLimitKind.NONE:
             return now
         running = self._running_jobs + self._creates_in_flight
-        if most is not None and running >= most:
+        if cap is not None and running >= cap:
             return float("inf")
         return limit.ready_at(now, running)
 
@@ -292,8 +299,8 @@ class Limiter:
         return Permit(self, self._pace, self._pace.sent(now), create)
 
     def _set_timer(self, when: float) -> None:
-        if self._later:
-            when = min(when, self._later[0][0])
+        if self._delayed_creates:
+            when = min(when, self._delayed_creates[0][0])
         timer = self._timer
         if timer is not None:
             if timer.when() == when:
@@ -301,92 +308,120 @@ class Limiter:
             timer.cancel()
             self._timer = None
         if when < float("inf"):
-            self._timer = asyncio.get_running_loop().call_at(when, self._timed)
+            self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
 
-    def _timed(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self._pump()
 
+    # --- results of permits; only Permit calls these, once each -----------------------------------
+
+    def permit_accepted(self, permit: Permit, *, job_taken: bool) -> None:
+        """Record that the rate limit accepted the request."""
+        now = asyncio.get_running_loop().time()
+        self._accepted += 1
+        self._running_jobs += job_taken
+        request, create = permit.request, permit.create
+        if create is None:
+            self._create_limit.poll_accepted(request.sent_at)
+        else:
+            running = self._running_jobs + self._creates_in_flight - job_taken
+            self._create_limit.accepted(create, now, running)
+        if request.probe:
+            self._turns.hold_ended()
+        permit.pace.accepted(request, now)
+        self._release(permit)
+
+    def permit_rejected(self, permit: Permit, retry_after: float | None) -> None:
+        """Record a 429, of the limit on creates or of the shared limit."""
+        now, draw = asyncio.get_running_loop().time(), self._draw()
+        self._rejected += 1
+        if self._is_by_create_limit(permit, now, retry_after, draw):
+            permit.pace.lost(permit.request, now)
+        else:
+            self._turns.rejected(permit.create is not None)
+            permit.pace.rejected(permit.request, now, retry_after, draw)
+        self._release(permit)
+
+    def permit_lost(self, permit: Permit) -> None:
+        """Record that no answer arrived."""
+        now = asyncio.get_running_loop().time()
+        if permit.create is not None:
+            self._create_limit.lost(permit.create, now)
+        permit.pace.lost(permit.request, now)
+        self._release(permit)
+
+    def permit_unused(self, permit: Permit) -> None:
+        """Record that nothing was sent."""
+        if permit.create is not None:
+            self._create_limit.unsent(permit.create)
+        permit.pace.unsent(permit.request)
+        self._release(permit)
+
+    def _is_by_create_limit(
+        self, permit: Permit, now: float, retry_after: float | None, draw: float
+    ) -> bool:
+        limit = self._create_limit
+        if permit.create is None:
+            limit.poll_rejected()
+            return False
+        running = self._running_jobs + self._creates_in_flight - 1
+        was_known = limit.kind is not CreateLimitKind.NONE
+        sent_at = permit.request.sent_at
+        is_own = limit.rejected(permit.create, sent_at, now, running, retry_after, draw)
+        if is_own and not was_known and self._learns:
+            # The shared pace learned from rejections that were not about it: start again.
+            self._pace = LearnedPace()
+        return is_own
+
+    def _release(self, permit: Permit) -> None:
+        self._in_flight -= 1
+        self._creates_in_flight -= permit.create is not None
+        if self._creates or self._polls or self._delayed_creates:
+            self._pump()
+        else:
+            self._pace.idle()
+
 
 class Permit:
-    """The right to send one request now. End it once, by what came of it."""
+    """The right to send one request now. Report its result once; later reports are ignored.
 
-    __slots__ = ("_create", "_ended", "_limiter", "_pace", "_ticket")
+    Attributes:
+        pace: the pace that counted the request.
+        request: its entry in that pace.
+        create: its entry in the limit on creates; None if it is not a create.
+    """
+
+    __slots__ = ("_limiter", "create", "pace", "request")
 
     def __init__(
-        self, limiter: Limiter, pace: Pacing, ticket: Ticket, create: CreatePass | None
+        self, limiter: Limiter, pace: Pacing, request: SentRequest, create: SentCreate | None
     ) -> None:
-        self._limiter = limiter
-        self._pace = pace
-        self._ticket = ticket
-        self._create = create
-        self._ended = False
+        self._limiter: Limiter | None = limiter
+        self.pace = pace
+        self.request = request
+        self.create = create
 
     def accepted(self, *, job_taken: bool = False) -> None:
-        """The limit let it through; ``job_taken``: and it made a job that now runs."""
-        if self._ended:
-            return
-        limiter, now = self._limiter, asyncio.get_running_loop().time()
-        limiter._accepted += 1
-        limiter._running_jobs += job_taken
-        if self._create is None:
-            limiter._create_limit.poll_passed(self._ticket.sent_at)
-        else:
-            running = limiter._running_jobs + limiter._creates_in_flight - job_taken
-            limiter._create_limit.accepted(self._create, now, running)
-        if self._ticket.probe:
-            limiter._turns.passed()
-        self._pace.accepted(self._ticket, now)
-        self._end()
+        """Report that the rate limit accepted it; ``job_taken``: and a job now runs."""
+        if (limiter := self._end()) is not None:
+            limiter.permit_accepted(self, job_taken=job_taken)
 
     def rejected(self, retry_after: float | None = None) -> None:
-        """It got a 429, which asked for ``retry_after`` seconds."""
-        if self._ended:
-            return
-        limiter, now = self._limiter, asyncio.get_running_loop().time()
-        limiter._rejected += 1
-        draw = limiter._draw()
-        if self._create is None:
-            limiter._create_limit.poll_refused()
-        else:
-            running = limiter._running_jobs + limiter._creates_in_flight - 1
-            knew = limiter._create_limit.kind is not CreateLimitKind.NONE
-            if limiter._create_limit.refused(
-                self._create, self._ticket.sent_at, now, running, retry_after, draw
-            ):
-                self._pace.lost(self._ticket, now)
-                if not knew and limiter._learns:
-                    # What it has learned from refusals was not about it: it starts anew.
-                    limiter._pace = LearnedPace()
-                self._end()
-                return
-        limiter._turns.refused(self._create is not None)
-        self._pace.rejected(self._ticket, now, retry_after, draw)
-        self._end()
+        """Report a 429 that asked to wait ``retry_after`` seconds."""
+        if (limiter := self._end()) is not None:
+            limiter.permit_rejected(self, retry_after)
 
     def lost(self) -> None:
-        """No answer came."""
-        if not self._ended:
-            now = asyncio.get_running_loop().time()
-            if self._create is not None:
-                self._limiter._create_limit.lost(self._create, now)
-            self._pace.lost(self._ticket, now)
-            self._end()
+        """Report that no answer arrived."""
+        if (limiter := self._end()) is not None:
+            limiter.permit_lost(self)
 
     def unused(self) -> None:
-        """Nothing was sent after all: its place is the next one's."""
-        if not self._ended:
-            if self._create is not None:
-                self._limiter._create_limit.unsent(self._create)
-            self._pace.unsent(self._ticket)
-            self._end()
+        """Report that nothing was sent: the next request may use its place."""
+        if (limiter := self._end()) is not None:
+            limiter.permit_unused(self)
 
-    def _end(self) -> None:
-        self._ended = True
-        limiter = self._limiter
-        limiter._in_flight -= 1
-        limiter._creates_in_flight -= self._create is not None
-        if limiter._creates or limiter._polls or limiter._later:
-            limiter._pump()
-        else:
-            limiter._pace.idle()
+    def _end(self) -> Limiter | None:
+        limiter, self._limiter = self._limiter, None
+        return limiter

@@ -1,27 +1,32 @@
-"""A rate limit that the user states, kept so that no refusal occurs.
+"""Keep to a rate limit that the user states, without being rejected.
 
-Keeping a known limit sounds trivial and is not: what counts is when a request *arrives*, and all
-we know is when it was sent and when it was answered. Even spacing at exactly the limit is refused
-as soon as two requests arrive closer together than they were sent, and a window that is counted
-from our sending lets the first request of the next one arrive too early.
+This is harder than it looks: the server counts a request when it *arrives*, and only the times of
+sending and of the answer are known here. Requests spaced exactly by the limit are rejected as soon
+as two of them arrive closer together than they were sent. A window counted from the times of
+sending lets the first request of the next window arrive too early.
 
-So each request is counted as late as it can have arrived, and a new one as early as it can. The
-two differ by what round trips vary: a request answered after ``d`` seconds arrived no later than
-``d - MARGIN × the quickest round trip`` after it was sent, when the new one's way there is taken
-as 0. Of a request that is not answered yet, the slowest of the latest round trips is assumed. On a
-steady connection both are nearly nothing, and the limit is used whole.
+So each request is counted as if it had arrived as late as possible, and a new one as if it arrived
+as early as possible. The difference is what round trips vary. A request that was answered after
+``d`` seconds arrived at the latest ::
 
-On a jittery one the jitter is what it costs never to be refused. A bucket takes the jitter of
-``burst - 1`` requests for free; beyond that, the allowance is cut to half a request's distance
-(``MOST``): with 50/s, a burst of 10 and round trips of 0.4 to 1.5 s, keeping all of it would mean
-13/s, so there a 429 in a thousand requests is the lesser evil.
+    d - STEADY_SHARE × the shortest round trip
 
-``max_requests_per_minute`` does not say what kind of limit it is, so both are kept: evenly spaced,
-as a bucket without burst wants it, and never more than that in any 60 s, as a window does. A
-hundredth of the distance is kept for jitter (``LEAST``), until a refusal tells that this is not
-enough. Who knows that it is a window says so (:meth:`RateLimit.window`) and may use it in bursts.
+after it was sent, if the new request's way to the server counts as 0. For a request without an
+answer, the longest of the recent round trips is assumed for ``d``. On a steady connection the
+difference is almost 0, and the whole limit is used.
 
-Somebody else who uses the same key makes refusals all the same; then what they ask is waited for.
+On an unsteady connection this jitter is the price of never being rejected. A bucket absorbs the
+jitter of ``burst - 1`` requests at no cost. Beyond that the allowance is limited to half a request
+interval (``MAX_JITTER_SHARE``): with 50/s, a burst of 10 and round trips of 0.4 to 1.5 s, a full
+allowance would reduce the pace to 13/s, and one 429 per thousand requests is the smaller loss.
+
+``max_requests_per_minute`` does not say which kind of limit it is. So both are kept: requests are
+evenly spaced, as for a bucket without a burst, and never more than that in any 60 s, as for a
+window. One hundredth of the interval is kept for jitter (``MIN_JITTER_SHARE``), until a rejection
+shows that this is not enough. A user who knows that it is a window says so
+(:meth:`RateLimit.window`), and requests may be sent in bursts.
+
+Another client that uses the same key can cause 429s nevertheless; then the pace waits as asked.
 """
 
 from __future__ import annotations
@@ -34,33 +39,39 @@ from typing import Protocol, Self
 
 from attrs import define, field, frozen
 
-from aivideo._pacing.ticket import LONGEST_HOLD, Ticket
+from aivideo._pacing.protocol import LONGEST_HOLD, SentRequest
 from aivideo.errors import ConfigurationError
 
-MARGIN = 0.5
-"""Share of the quickest round trip that surely is not jitter."""
+STEADY_SHARE = 0.5
+"""Fraction of the shortest round trip that is certainly not jitter."""
 
-MOST = 0.5
-"""Share of the distance of two requests that jitter may cost a bucket without burst."""
+MAX_JITTER_SHARE = 0.5
+"""Fraction of the interval between requests that jitter may cost a bucket without a burst."""
 
-HAIR = 1e-9
-"""Seconds by which sums of floats may differ from what they should be."""
+MIN_JITTER_SHARE = 0.01
+"""The same until a rejection shows that the limit is a bucket without a burst."""
 
-LEAST = 0.01
-"""The same while it is not known to be a bucket without burst: a refusal tells."""
+FLOAT_TOLERANCE = 1e-9
+"""Seconds by which sums of floats may differ from the exact result."""
 
-FORGET = 0.98
-"""What is left of the slowest round trip with each answer, so that one outlier is forgotten."""
+LONGEST_DECAY = 0.98
+"""Factor by which the longest round trip decays per answer, so that one outlier is forgotten."""
 
 
 @frozen
 class RateLimit:
-    """A limit that the user knows: then no 429 occurs. See :meth:`bucket` and :meth:`window`.
+    """A rate limit that the user knows, so that no 429 occurs.
+
+    Create it with :meth:`bucket` or :meth:`window`.
 
     Attributes:
         count: requests …
         seconds: … per so many seconds.
-        burst: requests that a bucket lets through at once; None for a window.
+        burst: requests that a token bucket accepts at once; None for a window.
+
+    Raises:
+        ConfigurationError: if a value is not a number above 0 and below 1e9, ``burst`` is below 1,
+            or ``count`` of a window is below 1.
     """
 
     count: float
@@ -76,84 +87,91 @@ class RateLimit:
             if value is None and name == "burst":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-                raise ConfigurationError(f"RateLimit {name}={value!r} must be a number above 0")
+                raise ConfigurationError(
+                    f"RateLimit: {name} must be a number above 0 and below 1e9, not {value!r}"
+                )
         if self.burst is not None and self.burst < 1:
-            raise ConfigurationError(f"RateLimit burst={self.burst!r}: a bucket holds 1 or more")
+            raise ConfigurationError(
+                f"RateLimit: burst of a bucket must be 1 or more, not {self.burst!r}"
+            )
         if self.burst is None and self.count < 1:
-            raise ConfigurationError(f"RateLimit count={self.count!r}: a window admits 1 or more")
+            raise ConfigurationError(
+                f"RateLimit: count of a window must be 1 or more, not {self.count!r}"
+            )
 
     @classmethod
     def bucket(cls, rate: float, *, burst: int = 1) -> Self:
-        """``rate`` requests a second, and up to ``burst`` at once after a pause."""
+        """Return a token bucket: ``rate`` requests per second, ``burst`` at once after a pause."""
         return cls(rate, 1.0, burst)
 
     @classmethod
     def window(cls, count: int, *, seconds: float) -> Self:
-        """At most ``count`` requests in any ``seconds`` seconds."""
+        """Return a window: at most ``count`` requests in any ``seconds`` seconds."""
         return cls(count, seconds)
 
     @property
     def rate(self) -> float:
-        """Requests a second in the long run."""
+        """Requests per second in the long term."""
         return self.count / self.seconds
 
 
 @define
 class _Traffic:
-    """What is under way, and how late it may arrive; seconds of the loop's clock."""
+    """Requests in flight, and how late they may arrive. Times are seconds of the loop's clock."""
 
-    out: dict[int, float] = field(factory=dict)
+    in_flight: dict[int, float] = field(factory=dict)
     """When requests without an answer were sent, by serial, oldest first."""
-    quickest: float | None = None
-    slowest: float = 0.0
+    shortest: float | None = None
+    longest: float = 0.0
+    """Round trips: the shortest of all, and the longest of the recent ones."""
 
     @property
     def jitter(self) -> float:
-        """How long after its sending a request without an answer arrives, at the latest."""
-        if self.quickest is None:
+        """Seconds after which a request in flight has arrived at the latest."""
+        if self.shortest is None:
             return float("inf")
-        return self.slowest - MARGIN * self.quickest
+        return self.longest - STEADY_SHARE * self.shortest
 
-    def answered(self, ticket: Ticket, now: float) -> float:
-        """Note an answer; return when the request arrived, at the latest."""
-        self.out.pop(ticket.serial, None)
-        took = max(0.0, now - ticket.sent_at)
-        self.quickest = took if self.quickest is None else min(self.quickest, took)
-        self.slowest = max(took, self.slowest * FORGET)
-        return ticket.sent_at + took - MARGIN * self.quickest
+    def answered(self, request: SentRequest, now: float) -> float:
+        """Record an answer; return when the request had arrived at the latest."""
+        self.in_flight.pop(request.serial, None)
+        seconds = max(0.0, now - request.sent_at)
+        self.shortest = seconds if self.shortest is None else min(self.shortest, seconds)
+        self.longest = max(seconds, self.longest * LONGEST_DECAY)
+        return request.sent_at + seconds - STEADY_SHARE * self.shortest
 
 
-class _Keeper(Protocol):
+class _Limit(Protocol):
     def ready_at(self, now: float, traffic: _Traffic) -> float: ...
     def arrived(self, sent_at: float, at: float) -> None: ...
-    def refused(self) -> None: ...
+    def rejected(self) -> None: ...
 
 
 @define
 class _Window:
-    """At most ``count`` arrivals in any ``seconds``."""
+    """At most ``count`` arrivals in any ``seconds`` seconds."""
 
     count: int
     seconds: float
     _arrivals: deque[float] = field(factory=deque)
 
     def arrived(self, sent_at: float, at: float) -> None:
-        # Answers come in any order: the queue is kept sorted, which takes a step or two.
+        # Answers arrive in any order. Keeping the queue sorted takes one or two steps.
         later: list[float] = []
         while self._arrivals and at < self._arrivals[-1]:
             later.append(self._arrivals.pop())
         self._arrivals.append(at)
         self._arrivals.extend(reversed(later))
 
-    def refused(self) -> None:
-        """Nothing to do: a window has no use for more distance."""
+    def rejected(self) -> None:
+        """Do nothing: wider spacing does not help with a window."""
 
     def ready_at(self, now: float, traffic: _Traffic) -> float:
         while self._arrivals and self._arrivals[0] + self.seconds <= now:
             self._arrivals.popleft()
-        # One that is long under way has arrived before others that were answered at once.
-        under_way = [sent_at + traffic.jitter for sent_at in traffic.out.values()]
-        counted = [at for at in under_way if at + self.seconds > now]
+        # A request that has long been in flight arrived before others that were answered at once.
+        latest = [sent_at + traffic.jitter for sent_at in traffic.in_flight.values()]
+        counted = [at for at in latest if at + self.seconds > now]
         over = len(self._arrivals) + len(counted) - self.count
         if over < 0:
             return now
@@ -162,78 +180,82 @@ class _Window:
 
 @define
 class _Bucket:
-    """``rate`` tokens a second into a bucket that holds ``burst``."""
+    """A token bucket: ``rate`` tokens per second, at most ``burst`` of them."""
 
     rate: float
     burst: float
-    most: float = MOST
+    jitter_share: float = MAX_JITTER_SHARE
     _full_at: float = float("-inf")
-    """When it is full again, by the arrivals that nothing older can overtake any more."""
-    _early: list[float] = field(factory=list)
-    """When later ones arrived, at the latest; sorted. Answers come in any order, and a bucket that
-    was full in between has lost tokens: arrivals count in the order of their times."""
+    """When it is full again, counting all arrivals that no older request can precede any more."""
+    _later_arrivals: list[float] = field(factory=list)
+    """The latest times of the other known arrivals, sorted. Answers come in any order, and a bucket
+    that was full in between has lost tokens; so arrivals are counted in order of time."""
 
     def arrived(self, sent_at: float, at: float) -> None:
-        insort(self._early, min(at, sent_at + self._allowance))
+        insort(self._later_arrivals, min(at, sent_at + self._allowance))
 
-    def refused(self) -> None:
-        """Keep more distance from now on: there is no burst that jitter could be taken from."""
-        self.most = MOST
+    def rejected(self) -> None:
+        """Keep a larger allowance: there is no burst that could absorb the jitter."""
+        self.jitter_share = MAX_JITTER_SHARE
 
     def ready_at(self, now: float, traffic: _Traffic) -> float:
-        out, early = traffic.out, self._early
-        oldest = min(now, next(iter(out.values()), now))
-        while early and early[0] <= oldest:
-            self._full_at = self._taken(early.pop(0), self._full_at)
+        in_flight, later = traffic.in_flight, self._later_arrivals
+        oldest = min(now, next(iter(in_flight.values()), now))
+        while later and later[0] <= oldest:
+            self._full_at = self._full_after(later.pop(0), self._full_at)
         allowance = min(traffic.jitter, self._allowance)
-        unknown = traffic.quickest is None
+        is_unknown = traffic.shortest is None
         arrivals = (
-            early if unknown else merge(early, [sent_at + allowance for sent_at in out.values()])
+            later
+            if is_unknown
+            else merge(later, [sent_at + allowance for sent_at in in_flight.values()])
         )
-        full_at, spoken_for = self._full_at, len(out) + len(early)
+        full_at, not_arrived = self._full_at, len(in_flight) + len(later)
         for arrival in arrivals:
             if arrival > now:
                 break
-            full_at = self._taken(arrival, full_at)
-            spoken_for -= 1
-        # What is still on its way may arrive together with the new one: its token is spoken for.
-        full_at = max(full_at, now) + spoken_for / self.rate
+            full_at = self._full_after(arrival, full_at)
+            not_arrived -= 1
+        # A request in flight may arrive together with the new one: reserve a token for it.
+        full_at = max(full_at, now) + not_arrived / self.rate
         ready = full_at - (self.burst - 1) / self.rate
-        if ready <= now + HAIR:
+        if ready <= now + FLOAT_TOLERANCE:
             return now
-        return float("inf") if spoken_for and unknown else ready
+        return float("inf") if not_arrived and is_unknown else ready
 
     @property
     def _allowance(self) -> float:
-        """Seconds of jitter that are kept at most, so that it cannot cost most of the rate."""
-        return (0.9 * (self.burst - 1) + self.most) / self.rate
+        """Seconds of jitter to allow for at most, so that it cannot cost most of the rate."""
+        return (0.9 * (self.burst - 1) + self.jitter_share) / self.rate
 
-    def _taken(self, arrival: float, full_at: float) -> float:
+    def _full_after(self, arrival: float, full_at: float) -> float:
         return max(arrival, full_at) + 1 / self.rate
 
 
 class StatedPace:
-    """Keeps a limit that the user knows; see the module.
+    """Keeps to a limit that the user knows. The module's docstring explains how.
+
+    Implements :class:`~aivideo._pacing.protocol.Pacing`. Pass one of the two arguments.
 
     Args:
-        limit: the limit, said exactly; or
-        per_minute: requests a minute.
+        limit: the exact limit.
+        per_minute: requests per minute, if the kind of limit is not known.
     """
 
     def __init__(self, limit: RateLimit | None = None, *, per_minute: float | None = None) -> None:
         self.held_until: float | None = None
         self._traffic = _Traffic()
         self._serial = 0
-        self._keepers: list[_Keeper]
+        self._limits: list[_Limit]
         if limit is None:
             assert per_minute is not None
             self._rate = per_minute / 60
-            self._keepers = [_Bucket(self._rate, 1.0, most=LEAST)]
+            self._limits = [_Bucket(self._rate, 1.0, jitter_share=MIN_JITTER_SHARE)]
             if per_minute >= 1:
-                self._keepers.append(_Window(int(per_minute), 60.0))
+                self._limits.append(_Window(int(per_minute), 60.0))
         else:
             self._rate = limit.rate
-            self._keepers = [
+            self._limits = [
                 _Window(int(limit.count), limit.seconds)
                 if limit.burst is None
                 else _Bucket(limit.rate, float(limit.burst))
@@ -241,54 +263,56 @@ class StatedPace:
 
     @property
     def rate(self) -> float:
-        """Requests a second: as stated."""
+        """The stated limit, in requests per second."""
         return self._rate
 
     @property
-    def is_shut(self) -> bool:
-        """Never: what is known needs no probe."""
+    def is_on_hold(self) -> bool:
+        """False: a known limit needs no probes."""
         return False
 
     def ready_at(self, now: float) -> float:
-        """When the limit has room; ``inf`` while only an answer can tell."""
+        """Return when the limit allows a request; ``inf``: only after an answer arrives."""
         ready = now if self.held_until is None else max(now, self.held_until)
-        for keeper in self._keepers:
-            ready = max(ready, keeper.ready_at(now, self._traffic))
+        for limit in self._limits:
+            ready = max(ready, limit.ready_at(now, self._traffic))
         return ready
 
-    def sent(self, now: float) -> Ticket:
-        """Note a sending."""
+    def sent(self, now: float) -> SentRequest:
+        """Record that a request is being sent."""
         if self.held_until is not None and now >= self.held_until:
             self.held_until = None
         self._serial += 1
-        self._traffic.out[self._serial] = now
-        return Ticket(now, self._rate, self._serial)
+        self._traffic.in_flight[self._serial] = now
+        return SentRequest(now, self._rate, self._serial)
 
-    def accepted(self, ticket: Ticket, now: float) -> None:
-        """Note that it got through."""
-        self._arrived(ticket, self._traffic.answered(ticket, now))
+    def accepted(self, request: SentRequest, now: float) -> None:
+        """Record an acceptance."""
+        self._arrived(request, self._traffic.answered(request, now))
 
-    def rejected(self, ticket: Ticket, now: float, retry_after: float | None, draw: float) -> None:
-        """Note a 429: somebody else uses the key too. Wait what it asks."""
-        self._arrived(ticket, self._traffic.answered(ticket, now))
-        for keeper in self._keepers:
-            keeper.refused()
+    def rejected(
+        self, request: SentRequest, now: float, retry_after: float | None, draw: float
+    ) -> None:
+        """Record a 429, which another client of the key caused. Wait as it asks."""
+        self._arrived(request, self._traffic.answered(request, now))
+        for limit in self._limits:
+            limit.rejected()
         asked = min(LONGEST_HOLD, max(0.0, retry_after or 0.0))
         wait = asked if asked >= 2 else (1 + draw) / self._rate
         self.held_until = max(self.held_until or now, now + wait)
 
-    def lost(self, ticket: Ticket, now: float) -> None:
-        """Note that no answer came: it may have counted, at any time until now."""
-        self._traffic.out.pop(ticket.serial, None)
-        self._arrived(ticket, now)
+    def lost(self, request: SentRequest, now: float) -> None:
+        """Record that no answer arrived: it may have arrived at any time until now."""
+        self._traffic.in_flight.pop(request.serial, None)
+        self._arrived(request, now)
 
-    def unsent(self, ticket: Ticket) -> None:
-        """Take a sending back: it cannot have counted."""
-        self._traffic.out.pop(ticket.serial, None)
+    def unsent(self, request: SentRequest) -> None:
+        """Undo :meth:`sent`: nothing left, so it does not count."""
+        self._traffic.in_flight.pop(request.serial, None)
 
     def idle(self) -> None:
-        """Nothing to do: an unused limit stays what it is."""
+        """Do nothing: a stated limit does not grow."""
 
-    def _arrived(self, ticket: Ticket, at: float) -> None:
-        for keeper in self._keepers:
-            keeper.arrived(ticket.sent_at, at)
+    def _arrived(self, request: SentRequest, at: float) -> None:
+        for limit in self._limits:
+            limit.arrived(request.sent_at, at)

@@ -1,15 +1,15 @@
-"""Who is next: creates and polls share one pace.
+"""Decide which kind of request goes next: creates and polls share one pace.
 
-Creates first would hide every result until the last create is out; polls first would let ten
-thousand watched tasks keep the creates waiting for hours (7304 s instead of 950 s for 1,000 jobs
-at 5/s). So both go in turn, three creates to a poll while both wait, and neither starves. Inside
-creates it is first come, first served. Inside polls it is the most valuable one, which is decided
-only when its turn has come (:mod:`aivideo._polling.agenda`).
+If creates always went first, no result would be seen until the last create is sent. If polls
+always went first, ten thousand running tasks would delay the creates for hours (7304 s instead of
+950 s for 1,000 jobs at 5/s). So while both wait, three creates go per poll, and neither starves.
+Creates are served in order of arrival. Which poll is worth most is decided only when a poll may go
+(:mod:`aivideo._polling.agenda`).
 
-After a hold one probe goes out alone. It is of the class that was refused, since the other may
-have a limit of its own, and a poll where both were refused, since that is free of charge. A create
-that is refused again as a probe takes turns with a poll: only a poll that passes in between can
-tell that the limit is one of creates alone.
+After a hold one probe is sent alone. It is of the kind that was rejected, since the other kind may
+have a limit of its own; if both were rejected it is a poll, since polls are free. If a create is
+rejected again as a probe, the next probe is a poll: only a poll accepted in between can show that
+the limit applies to creates alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CREATES_PER_POLL = 3
 
 
 class RequestKind(Enum):
-    """What a request is: a create costs money, a poll looks at a task, other is the rest."""
+    """The kind of a request: a create costs money, a poll gets a task, other is everything else."""
 
     CREATE = "create"
     POLL = "poll"
@@ -31,43 +31,47 @@ class RequestKind(Enum):
 
 @define
 class Turns:
-    """Whose turn it is: True for a create, False for a poll, None when nobody may go."""
+    """The order of creates and polls. Everything that is not a create counts as a poll."""
 
     _creates_in_a_row: int = 0
-    _create_refused: bool = False
-    _poll_refused: bool = False
-    _probed_create: bool = False
+    _create_was_rejected: bool = False
+    _poll_was_rejected: bool = False
+    _last_probe_was_create: bool = False
 
-    def next_is_create(self, creates: bool, polls: bool, *, probe: bool) -> bool | None:
-        """Say who goes next, of those who wait and may.
+    def next_is_create(self, create_waits: bool, poll_waits: bool, *, probe: bool) -> bool | None:
+        """Choose the kind of the next request.
 
         Args:
-            creates: whether a create waits and may go.
-            polls: whether anything else waits.
-            probe: whether it is the one probe of a hold.
+            create_waits: whether a create waits and may be sent.
+            poll_waits: whether anything else waits.
+            probe: whether it is the only request that a hold allows.
+
+        Returns:
+            True for a create, False for a poll, None if nothing waits.
         """
-        if not creates or not polls:
-            return True if creates else (False if polls else None)
+        if not create_waits or not poll_waits:
+            return True if create_waits else (False if poll_waits else None)
         if probe:
-            return self._create_refused and not self._poll_refused and not self._probed_create
+            return (
+                self._create_was_rejected
+                and not self._poll_was_rejected
+                and not self._last_probe_was_create
+            )
         return self._creates_in_a_row < CREATES_PER_POLL
 
-    def went(self, create: bool, *, probe: bool) -> None:
-        """Note who went."""
-        self._creates_in_a_row = self._creates_in_a_row + 1 if create else 0
-        if probe:
-            self._probed_create = create
-        else:
-            # The gate is open: the next closure is another one.
-            self._probed_create = False
+    def granted(self, is_create: bool, *, probe: bool) -> None:
+        """Record which kind was chosen."""
+        self._creates_in_a_row = self._creates_in_a_row + 1 if is_create else 0
+        # A request that is not a probe ends the hold: the next hold is a different one.
+        self._last_probe_was_create = is_create and probe
 
-    def refused(self, create: bool) -> None:
-        """Note a 429, and to which class."""
-        if create:
-            self._create_refused = True
+    def rejected(self, is_create: bool) -> None:
+        """Record a 429."""
+        if is_create:
+            self._create_was_rejected = True
         else:
-            self._poll_refused = True
+            self._poll_was_rejected = True
 
-    def passed(self) -> None:
-        """Note that the hold is over: what was refused in it is forgotten."""
-        self._create_refused = self._poll_refused = False
+    def hold_ended(self) -> None:
+        """Record that a probe was accepted: rejections from before it no longer count."""
+        self._create_was_rejected = self._poll_was_rejected = False

@@ -1,8 +1,8 @@
-"""Servers with a rate limit, a key with several clients, and the time between: for tests of pace.
+"""Simulate rate-limited servers and several clients of one key, to test paces.
 
-No asyncio: an event queue drives pure machines through thousands of requests in milliseconds. The
-limits are the simulator's own. A round trip is lognormal (half each way), so that requests arrive
-unevenly and overtake each other, as they do.
+Without asyncio: an event queue drives pure objects through thousands of requests in milliseconds.
+The limits are those of the simulator. Round trips are lognormal, half each way, so that requests
+arrive unevenly and overtake each other.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 from attrs import define, field, frozen
 
 from aivideo._pacing.learned import LearnedPace
-from aivideo._pacing.ticket import Pacing, Ticket
+from aivideo._pacing.protocol import Pacing, SentRequest
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
 from aivideo.simulator.limits import Limiter
 
 
 @frozen
 class Both:
-    """A limit behind another: what the second refuses has counted at the first."""
+    """Two limits in a row: a request rejected by the second has counted at the first."""
 
     first: TokenBucket | FixedWindow
     second: FixedWindow | SlidingWindow
 
     def start(self) -> _Both:
-        """Both unused."""
+        """Return a server with both limits unused."""
         return _Both(self.first.start(), self.second.start())
 
 
@@ -47,7 +47,15 @@ Limit = TokenBucket | FixedWindow | SlidingWindow | Both
 
 @define
 class Drive:
-    """What happened: per client, when requests were accepted and refused, from its start."""
+    """The results per client.
+
+    Attributes:
+        accepted: when requests were accepted, in seconds since the start of the simulation.
+        rejected: when requests were rejected.
+        sent: when requests were sent.
+        makespan: seconds until the last acceptance was known, or None.
+        paces: the clients' paces.
+    """
 
     accepted: list[list[float]]
     rejected: list[list[float]]
@@ -56,12 +64,115 @@ class Drive:
     paces: list[Any] = field(factory=list)
 
     @property
-    def refusals(self) -> float:
+    def rejections(self) -> float:
         """429s per accepted request."""
         return sum(map(len, self.rejected)) / max(1, sum(map(len, self.accepted)))
 
 
-def drive(  # noqa: C901  one arm an event: a table
+@define
+class _Simulation:
+    """The event queue of :func:`drive`. Each event is handled by the method of its name."""
+
+    server: Limiter
+    paces: list[Pacing]
+    requests: int | None
+    start: float
+    median_way: float
+    sigma: float
+    sends_header: bool
+    max_in_flight: int
+    later: tuple[float, Limit] | None
+    draw: random.Random
+    _events: list[tuple[float, int, Callable[[float, int, Any], None], int, Any]] = field(
+        factory=list
+    )
+    _order: int = 0
+    _in_flight: list[int] = field(init=False)
+    _version: list[int] = field(init=False)
+    """Of a client's latest plan to send: earlier plans are void."""
+    _left: list[float] = field(init=False)
+    _results: Drive = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        clients = len(self.paces)
+        self._in_flight, self._version = [0] * clients, [0] * clients
+        self._left = [self.requests or math.inf] * clients
+        times: list[list[list[float]]] = [[[] for _ in self.paces] for _ in range(3)]
+        self._results = Drive(times[0], times[1], times[2], None, list(self.paces))
+
+    def run(self, seconds: float) -> Drive:
+        for client in range(len(self.paces)):
+            self._push(self.start + 20.0 * client, self._try_to_send, client, 0)
+        while self._events and self._results.makespan is None:
+            now, _, handle, client, payload = heappop(self._events)
+            if now > self.start + seconds:
+                break
+            handle(now, client, payload)
+        return self._results
+
+    def _push(
+        self, at: float, handle: Callable[[float, int, Any], None], client: int, payload: Any
+    ) -> None:
+        self._order += 1
+        heappush(self._events, (at, self._order, handle, client, payload))
+
+    def _way(self) -> float:
+        return self.median_way * math.exp(self.sigma * self.draw.gauss(0, 1))
+
+    def _may_send(self, client: int) -> bool:
+        return self._in_flight[client] < self.max_in_flight and self._left[client] > 0
+
+    def _plan(self, now: float, client: int) -> None:
+        if not self._may_send(client):
+            self.paces[client].idle()
+            return
+        at = self.paces[client].ready_at(now)
+        if at < math.inf:
+            self._version[client] += 1
+            self._push(max(at, now), self._try_to_send, client, self._version[client])
+
+    def _try_to_send(self, now: float, client: int, version: int) -> None:
+        if version != self._version[client] or not self._may_send(client):
+            return
+        pace = self.paces[client]
+        if pace.ready_at(now) <= now + 1e-9:
+            request = pace.sent(now)
+            self._results.sent[client].append(now - self.start)
+            self._in_flight[client] += 1
+            self._left[client] -= 1
+            self._push(now + self._way(), self._arrive, client, request)
+        self._plan(now, client)
+
+    def _arrive(self, now: float, client: int, request: SentRequest) -> None:
+        if self.later is not None and now - self.start >= self.later[0]:
+            self.server, self.later = self.later[1].start(), None
+        wait = self.server.take(now)
+        results = self._results.rejected if wait else self._results.accepted
+        results[client].append(now - self.start)
+        self._push(now + self._way(), self._answer, client, (request, wait))
+
+    def _answer(self, now: float, client: int, payload: tuple[SentRequest, float]) -> None:
+        request, wait = payload
+        pace = self.paces[client]
+        self._in_flight[client] -= 1
+        if not wait:
+            pace.accepted(request, now)
+        else:
+            asked = float(math.ceil(wait)) if self.sends_header else None
+            pace.rejected(request, now, asked, self.draw.random())
+            self._push(now + (asked or 0.0), self._send_again, client, None)
+        is_complete = len(self._results.accepted[client]) == self.requests
+        if self.requests and is_complete and not self._in_flight[client]:
+            self._results.makespan = now - self.start
+            return
+        self._plan(now, client)
+
+    def _send_again(self, now: float, client: int, payload: None) -> None:
+        self._left[client] += 1
+        self._plan(now, client)
+
+
+def drive(
     limit: Limit,
     *,
     requests: int | None = None,
@@ -76,98 +187,42 @@ def drive(  # noqa: C901  one arm an event: a table
     in_flight: int = 64,
     later: tuple[float, Limit] | None = None,
 ) -> Drive:
-    """Drive paces against a server until ``requests`` were accepted, or for ``seconds``.
+    """Simulate paces against a server until ``requests`` were accepted, or for ``seconds``.
 
     Args:
-        limit: the server's.
-        requests: how many each client has; None: it never runs out.
-        seconds: when to stop all the same.
-        clients: paces on the one key, starting 20 s apart.
-        make: makes a client's pace.
-        seed: of the round trips.
-        start: when the first client starts, by the server's clock.
-        round_trip: median seconds.
-        sigma: of its logarithm.
+        limit: the limit of the server.
+        requests: requests per client; None: unlimited.
+        seconds: when to stop in any case.
+        clients: number of paces on one key; they start 20 s apart.
+        make: creates the pace of a client.
+        seed: of the random round trips.
+        start: server time at which the first client starts.
+        round_trip: median, in seconds.
+        sigma: standard deviation of the logarithm of a round trip.
         header: whether a 429 carries ``Retry-After``, in whole seconds, rounded up.
-        in_flight: requests of a client under way at once.
-        later: after so many seconds, another limit.
+        in_flight: requests of one client in flight at once, at most.
+        later: after so many seconds, this limit replaces the first.
     """
-    draw = random.Random(seed)
-    server = limit.start()
-    paces = [make() for _ in range(clients)]
-    flying, version = [0] * clients, [0] * clients
-    left: list[float] = [requests or math.inf] * clients
-    out = Drive([[] for _ in paces], [[] for _ in paces], [[] for _ in paces], None, paces)
-    events: list[tuple[float, int, str, int, Any]] = []
-    order = 0
-
-    def push(at: float, kind: str, client: int, fact: Any) -> None:
-        nonlocal order
-        order += 1
-        heappush(events, (at, order, kind, client, fact))
-
-    def way() -> float:
-        return round_trip / 2 * math.exp(sigma * draw.gauss(0, 1))
-
-    def plan(client: int, now: float) -> None:
-        if flying[client] >= in_flight or not left[client]:
-            paces[client].idle()
-            return
-        at = paces[client].ready_at(now)
-        if at < math.inf:
-            version[client] += 1
-            push(max(at, now), "try", client, version[client])
-
-    for client in range(clients):
-        push(start + 20.0 * client, "try", client, 0)
-    while events:
-        now, _, kind, client, fact = heappop(events)
-        if now > start + seconds:
-            break
-        pace = paces[client]
-        if kind == "try":
-            if fact != version[client] or flying[client] >= in_flight or not left[client]:
-                continue
-            if pace.ready_at(now) > now + 1e-9:
-                plan(client, now)
-                continue
-            ticket = pace.sent(now)
-            out.sent[client].append(now - start)
-            flying[client] += 1
-            left[client] -= 1
-            push(now + way(), "arrive", client, ticket)
-            plan(client, now)
-        elif kind == "arrive":
-            if later is not None and now - start >= later[0]:
-                server, later = later[1].start(), None
-            wait = server.take(now)
-            (out.rejected if wait else out.accepted)[client].append(now - start)
-            push(now + way(), "answer", client, (fact, wait))
-        elif kind == "again":
-            left[client] += 1
-            plan(client, now)
-        else:
-            answered, wait = fact
-            assert isinstance(answered, Ticket)
-            flying[client] -= 1
-            if not wait:
-                pace.accepted(answered, now)
-            else:
-                asked = float(math.ceil(wait)) if header else None
-                pace.rejected(answered, now, asked, draw.random())
-                push(now + (asked or 0.0), "again", client, None)
-            if requests and len(out.accepted[client]) == requests and not flying[client]:
-                out.makespan = now - start
-                break
-            plan(client, now)
-    return out
+    simulation = _Simulation(
+        server=limit.start(),
+        paces=[make() for _ in range(clients)],
+        requests=requests,
+        start=start,
+        median_way=round_trip / 2,
+        sigma=sigma,
+        sends_header=header,
+        max_in_flight=in_flight,
+        later=later,
+        draw=random.Random(seed),
+    )
+    return simulation.run(seconds)
 
 
 def ideal(limit: Limit, requests: int, start: float, round_trip: float) -> float:
-    """The seconds that ``requests`` take who knows the limit and its phase."""
+    """Return the seconds that ``requests`` take if the limit and its phase are known."""
     if isinstance(limit, TokenBucket):
         return max(0.0, requests - limit.burst) / limit.rate + round_trip
-    if isinstance(limit, Both):  # ask for each the moment it can be had
+    if isinstance(limit, Both):  # send each as soon as it is accepted
         server, now = limit.start(), start
         for _ in range(requests):
             while wait := server.take(now):
@@ -180,14 +235,14 @@ def ideal(limit: Limit, requests: int, start: float, round_trip: float) -> float
 
 
 def rate_of(limit: Limit) -> float:
-    """Requests a second in the long run."""
+    """Return the requests per second in the long term."""
     if isinstance(limit, Both):
         return rate_of(limit.second)
     return limit.rate if isinstance(limit, TokenBucket) else limit.limit / limit.seconds
 
 
 def phase(limit: Limit, seed: int) -> float:
-    """When to start, so that windows are met at a random place."""
-    narrow = limit.second if isinstance(limit, Both) else limit
-    seconds = 10.0 if isinstance(narrow, TokenBucket) else narrow.seconds
+    """Return a start time at a random position within a window."""
+    inner = limit.second if isinstance(limit, Both) else limit
+    seconds = 10.0 if isinstance(inner, TokenBucket) else inner.seconds
     return 1000 * seconds + random.Random(seed * 7919).random() * seconds

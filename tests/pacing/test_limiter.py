@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+from attrs import define
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +37,7 @@ async def granted(limiter: Limiter, kind: RequestKind, order: list[Any], name: o
     return permit
 
 
-async def test_creates_and_polls_go_three_to_one_while_both_wait() -> None:
+async def test_three_creates_are_granted_per_poll_while_both_wait() -> None:
     limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
     held = await limiter.acquire(CREATE)
     order: list[str] = []
@@ -52,7 +53,7 @@ async def test_creates_and_polls_go_three_to_one_while_both_wait() -> None:
     assert "".join(order) == "cccpcccpcccp" + "pppppp"
 
 
-async def test_creates_go_first_come_first_served() -> None:
+async def test_creates_are_granted_in_order_of_arrival() -> None:
     limiter = Limiter(rate_limit=RateLimit.bucket(10, burst=1))
     order: list[int] = []
     waiting = [asyncio.create_task(granted(limiter, CREATE, order, n)) for n in range(8)]
@@ -62,7 +63,7 @@ async def test_creates_go_first_come_first_served() -> None:
     assert order == [*range(8)]
 
 
-async def test_no_more_than_max_in_flight_are_out() -> None:
+async def test_max_in_flight_is_never_exceeded() -> None:
     limiter = Limiter(max_in_flight=3, rate_limit=RateLimit.bucket(1000, burst=1000))
     permits = [await limiter.acquire(POLL) for _ in range(3)]
     fourth = asyncio.create_task(limiter.acquire(POLL))
@@ -73,7 +74,7 @@ async def test_no_more_than_max_in_flight_are_out() -> None:
     assert limiter.statistics().in_flight == 3
 
 
-async def test_a_cancelled_waiter_leaves_no_trace() -> None:
+async def test_a_cancelled_waiter_has_no_effect() -> None:
     limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
     held = await limiter.acquire(CREATE)
     order: list[str] = []
@@ -83,14 +84,14 @@ async def test_a_cancelled_waiter_leaves_no_trace() -> None:
     await settle()
     assert limiter.statistics().waiting_creates == 2
     held.accepted()
-    tasks[1].cancel()  # granted in this very moment, and not yet awake
+    tasks[1].cancel()  # granted, but its task has not run yet
     await settle()
     (await tasks[2]).accepted()
     assert order == ["c"]
     assert limiter.statistics().in_flight == 0
 
 
-async def test_a_waiter_that_was_asked_to_wait_leaves_no_trace_either() -> None:
+async def test_a_cancelled_delayed_waiter_has_no_effect() -> None:
     limiter = Limiter(rate_limit=RateLimit.bucket(1000, burst=1000))
     tasks = [asyncio.create_task(limiter.acquire(CREATE, retry_after=3000.0)) for _ in range(3)]
     await settle()
@@ -103,8 +104,8 @@ async def test_a_waiter_that_was_asked_to_wait_leaves_no_trace_either() -> None:
     assert limiter.statistics().waiting_creates == 0
 
 
-async def test_a_place_that_was_granted_and_not_used_is_the_next_one_s() -> None:
-    """Cancelled in the moment it was granted: a stated window has not lost one of its places."""
+async def test_an_unused_permit_goes_to_the_next_waiter() -> None:
+    """A waiter cancelled just when it was granted uses no place of a stated window."""
     limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.window(3, seconds=60))
     for _ in range(2):
         held = await limiter.acquire(POLL)
@@ -124,7 +125,7 @@ async def test_a_place_that_was_granted_and_not_used_is_the_next_one_s() -> None
     assert now() == before
 
 
-async def test_a_probe_that_was_not_sent_is_followed_by_another() -> None:
+async def test_an_unused_probe_is_followed_by_another() -> None:
     limiter = Limiter(draw=lambda: 0.0)
     (await limiter.acquire(CREATE)).rejected(10.0)
     (await limiter.acquire(CREATE)).unused()
@@ -133,16 +134,112 @@ async def test_a_probe_that_was_not_sent_is_followed_by_another() -> None:
     assert now() - began < 1.0
 
 
+Arrival = tuple[RequestKind, float, float, list[float | None], float | None, float]
+"""Kind, arrival time, seconds to its answer, rejections, cancellation time, seconds of its job."""
+
+
+@define
+class Scenario:
+    """Requests that arrive, are rejected and cancelled, while the limits of the limiter hold."""
+
+    limiter: Limiter
+    max_in_flight: int
+    max_running_jobs: int | None
+    in_use: int = 0
+    running: int = 0
+
+    async def send(self, arrival: Arrival) -> str:
+        """Send one request until it is accepted, then run its job; return how it ended."""
+        kind, arrives_at, takes, rejections, _, job_seconds = arrival
+        await asyncio.sleep(arrives_at)
+        asked: float | None = None
+        for rejection in rejections:
+            try:
+                permit = await self.permit(kind, asked, takes)
+            except GateClosed:
+                return "closed"
+            permit.rejected(rejection)
+            self.running -= kind is CREATE
+            asked = rejection or 0.0
+        try:
+            permit = await self.permit(kind, asked, takes)
+        except GateClosed:
+            return "closed"
+        permit.accepted(job_taken=kind is CREATE)
+        if kind is CREATE:
+            await asyncio.shield(self.run_job(job_seconds))
+        return "served"
+
+    async def permit(self, kind: RequestKind, asked: float | None, takes: float) -> Permit:
+        """Acquire a permit and wait for the answer."""
+        permit = await self.limiter.acquire(kind, retry_after=asked)
+        self.in_use += 1
+        self.running += kind is CREATE
+        assert self.in_use <= self.limiter.statistics().in_flight <= self.max_in_flight
+        assert self.max_running_jobs is None or self.running <= self.max_running_jobs
+        try:
+            await asyncio.sleep(takes)
+        except asyncio.CancelledError:
+            permit.lost()
+            self.running -= kind is CREATE
+            raise
+        finally:
+            self.in_use -= 1
+        return permit
+
+    async def run_job(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.running -= 1
+        self.limiter.job_ended()
+
+    async def close_creates(self, at: float, seconds: float) -> None:
+        await asyncio.sleep(at)
+        self.limiter.close_creates(SpendLimitError("cap", status=429))
+        await asyncio.sleep(seconds)
+        self.limiter.open_creates()
+
+    async def run(self, arrivals: list[Arrival], gate: tuple[float, float] | None) -> None:
+        loop = asyncio.get_running_loop()
+        tasks = []
+        for arrival in arrivals:
+            tasks.append(asyncio.create_task(self.send(arrival)))
+            if arrival[4] is not None:
+                loop.call_later(arrival[4], tasks[-1].cancel)
+        closing = None if gate is None else asyncio.create_task(self.close_creates(*gate))
+        # No waiter starves, though each may be held for an hour.
+        async with asyncio.timeout(200_000):
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            if closing is not None:
+                await closing
+        for end, (kind, *_, cancel_at, _job) in zip(ends, arrivals, strict=True):
+            if end == "closed":
+                assert kind is CREATE
+                assert gate is not None
+            elif end != "served":
+                assert isinstance(end, asyncio.CancelledError), end
+                assert cancel_at is not None
+        await asyncio.sleep(100)  # jobs of cancelled tasks end too
+
+    async def check_is_empty(self) -> None:
+        after = self.limiter.statistics()
+        assert (after.in_flight, after.waiting_creates, after.waiting_polls) == (0, 0, 0)
+        assert after.running_jobs == 0
+        for _ in range(self.max_in_flight):  # all permits are available again
+            for kind in (CREATE, POLL):
+                async with asyncio.timeout(10_000):
+                    (await self.limiter.acquire(kind)).accepted()
+
+
 @settings(deadline=None, max_examples=80, phases=(Phase.explicit, Phase.generate))
 @given(
     st.lists(
         st.tuples(
             st.sampled_from([CREATE, CREATE, POLL]),
-            st.floats(0, 20),  # when it comes
-            st.floats(0, 2),  # how long its answer takes
+            st.floats(0, 20),  # when it arrives
+            st.floats(0, 2),  # seconds until its answer
             st.lists(st.none() | st.sampled_from([0.0, 1.0, 2.5, 7.0, -1.0, 1e12]), max_size=3),
             st.none() | st.floats(0, 30),  # when it is cancelled
-            st.floats(0, 20),  # how long the job runs that it makes
+            st.floats(0, 20),  # seconds for which its job runs
         ),
         max_size=30,
     ),
@@ -151,98 +248,25 @@ async def test_a_probe_that_was_not_sent_is_followed_by_another() -> None:
     st.sampled_from([None, RateLimit.bucket(5, burst=2), RateLimit.window(4, seconds=3)]),
     st.none() | st.tuples(st.floats(0, 20), st.floats(0, 20)),
 )
-def test_whoever_is_left_is_served_and_all_is_as_at_the_start(  # noqa: C901  one story, told whole
-    arrivals: list[tuple[RequestKind, float, float, list[float | None], float | None, float]],
+def test_all_remaining_waiters_are_served_and_the_limiter_is_empty_afterwards(
+    arrivals: list[Arrival],
     in_flight: int,
     running: int | None,
     stated: RateLimit | None,
     gate: tuple[float, float] | None,
 ) -> None:
-    """Random comings, goings and refusals, with caps and a gate that closes for a while."""
+    """Random arrivals, cancellations and rejections, with caps and creates closed for a while."""
 
-    async def main() -> None:  # noqa: C901
+    async def main() -> None:
         limiter = Limiter(
             max_in_flight=in_flight,
             max_running_jobs=running,
             rate_limit=stated,
             draw=lambda: 0.5,
         )
-        out = busy = 0
-
-        async def one(
-            kind: RequestKind, at: float, takes: float, refusals: list[float | None], job: float
-        ) -> str:
-            nonlocal out, busy
-            await asyncio.sleep(at)
-            asked: float | None = None
-            for refusal in [*refusals, "accept"]:
-                try:
-                    permit = await limiter.acquire(kind, retry_after=asked)
-                except GateClosed:
-                    return "closed"
-                out += 1
-                busy += kind is CREATE
-                assert out <= limiter.statistics().in_flight <= in_flight
-                assert running is None or busy <= running
-                try:
-                    await asyncio.sleep(takes)
-                except asyncio.CancelledError:
-                    permit.lost()
-                    busy -= kind is CREATE
-                    raise
-                finally:
-                    out -= 1
-                if refusal == "accept":
-                    permit.accepted(job_taken=kind is CREATE)
-                    break
-                assert not isinstance(refusal, str)
-                permit.rejected(refusal)
-                busy -= kind is CREATE
-                asked = refusal or 0.0
-            if kind is CREATE:
-                await asyncio.shield(ended(job))
-            return "served"
-
-        async def ended(job: float) -> None:
-            nonlocal busy
-            await asyncio.sleep(job)
-            busy -= 1
-            limiter.job_ended()
-
-        async def close(at: float, again_after: float) -> None:
-            await asyncio.sleep(at)
-            limiter.close_creates(SpendLimitError("cap", status=429))
-            await asyncio.sleep(again_after)
-            limiter.open_creates()
-
-        loop = asyncio.get_running_loop()
-        tasks = []
-        for kind, at, takes, refusals, cancel_at, job in arrivals:
-            tasks.append(asyncio.create_task(one(kind, at, takes, refusals, job)))
-            if cancel_at is not None:
-                loop.call_later(cancel_at, tasks[-1].cancel)
-        if gate is not None:
-            tasks.append(asyncio.create_task(close(*gate)))  # type: ignore[arg-type]
-        async with asyncio.timeout(200_000):  # nobody starves, though each may ask for an hour
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
-        for end, (kind, *_, cancel_at, _job) in zip(ends, arrivals, strict=False):
-            match end:
-                case "served":
-                    pass
-                case "closed":
-                    assert kind is CREATE
-                    assert gate is not None
-                case _:
-                    assert isinstance(end, asyncio.CancelledError), end
-                    assert cancel_at is not None
-        await asyncio.sleep(100)  # jobs of cancelled callers end too
-        after = limiter.statistics()
-        assert (after.in_flight, after.waiting_creates, after.waiting_polls) == (0, 0, 0)
-        assert after.running_jobs == 0
-        for _ in range(in_flight):  # and there are still as many permits
-            for kind in (CREATE, POLL):
-                async with asyncio.timeout(10_000):
-                    (await limiter.acquire(kind)).accepted()
+        scenario = Scenario(limiter, in_flight, running)
+        await scenario.run(arrivals, gate)
+        await scenario.check_is_empty()
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(main())
@@ -253,8 +277,8 @@ def test_whoever_is_left_is_served_and_all_is_as_at_the_start(  # noqa: C901  on
     st.lists(
         st.tuples(
             st.sampled_from([CREATE, POLL]),
-            st.floats(0, 3),  # when it comes
-            st.floats(0, 2),  # how long its answer takes
+            st.floats(0, 3),  # when it arrives
+            st.floats(0, 2),  # seconds until its answer
             st.sampled_from(["accepted", "rejected", "lost", "unused", "cancel"]),
             st.floats(0, 4),  # when it is cancelled, if it is
         ),
@@ -263,7 +287,7 @@ def test_whoever_is_left_is_served_and_all_is_as_at_the_start(  # noqa: C901  on
     st.integers(1, 4),
     st.booleans(),
 )
-def test_whatever_comes_and_goes_no_slot_is_lost_and_nobody_starves(
+def test_no_permit_is_lost_and_no_waiter_starves(
     arrivals: list[tuple[RequestKind, float, float, str, float]], in_flight: int, stated: bool
 ) -> None:
     async def main() -> None:
@@ -301,12 +325,12 @@ def test_whatever_comes_and_goes_no_slot_is_lost_and_nobody_starves(
             tasks.append(asyncio.create_task(one(kind, at, takes, end)))
             if end == "cancel":
                 tasks.append(asyncio.create_task(cancelled(tasks[-1], cancel_at)))
-        async with asyncio.timeout(3600):  # nobody starves
+        async with asyncio.timeout(3600):  # no waiter starves
             await asyncio.gather(*tasks, return_exceptions=True)
         after = limiter.statistics()
         assert (after.in_flight, after.waiting_creates, after.waiting_polls) == (0, 0, 0)
         assert most <= in_flight
-        for kind in (CREATE, POLL):  # and there is still a permit for whoever comes
+        for kind in (CREATE, POLL):  # permits are available again
             async with asyncio.timeout(3600):
                 (await limiter.acquire(kind)).accepted()
 
@@ -314,7 +338,7 @@ def test_whatever_comes_and_goes_no_slot_is_lost_and_nobody_starves(
         runner.run(main())
 
 
-async def test_a_closed_gate_lets_polls_pass_and_tells_creates_why() -> None:
+async def test_closed_creates_raise_the_error_while_polls_are_granted() -> None:
     limiter = Limiter(rate_limit=RateLimit.bucket(1, burst=1))
     (await limiter.acquire(POLL)).accepted()
     waiting = asyncio.create_task(limiter.acquire(CREATE))
@@ -331,19 +355,19 @@ async def test_a_closed_gate_lets_polls_pass_and_tells_creates_why() -> None:
     pace = limiter.statistics().pace
     limiter.open_creates()
     (await limiter.acquire(CREATE)).accepted()
-    assert limiter.statistics().pace == pace  # the gate does not move the pace
+    assert limiter.statistics().pace == pace  # closing creates does not change the pace
 
 
-async def test_retry_after_of_one_is_the_refused_request_s_own_wait() -> None:
+async def test_a_retry_after_of_one_second_delays_only_the_rejected_request() -> None:
     limiter = Limiter(draw=lambda: 0.0)
-    for _ in range(8):  # a ramp that has seen a few answers
+    for _ in range(8):  # ramp up over a few answers
         permit = await limiter.acquire(CREATE)
         await asyncio.sleep(0.05)
         permit.accepted()
-    refused = await limiter.acquire(CREATE)
+    rejected = await limiter.acquire(CREATE)
     await asyncio.sleep(0.05)
     began = now()
-    refused.rejected(1.0)
+    rejected.rejected(1.0)
     again = asyncio.create_task(limiter.acquire(CREATE, retry_after=1.0))
     other = await limiter.acquire(CREATE)
     assert now() - began < 0.9
@@ -354,7 +378,7 @@ async def test_retry_after_of_one_is_the_refused_request_s_own_wait() -> None:
 
 
 @pytest.mark.parametrize("asked", [2.0, 30.0, 3600.0, 10**9])
-async def test_retry_after_of_two_and_more_holds_everybody_and_an_hour_at_most(
+async def test_a_retry_after_of_two_seconds_or_more_holds_all_requests_for_an_hour_at_most(
     asked: float,
 ) -> None:
     limiter = Limiter(draw=lambda: 0.0)
@@ -364,7 +388,7 @@ async def test_retry_after_of_two_and_more_holds_everybody_and_an_hour_at_most(
     probes = [asyncio.create_task(limiter.acquire(kind)) for kind in (CREATE, POLL, CREATE)]
     done, waiting = await asyncio.wait(probes, return_when=asyncio.FIRST_COMPLETED)
     assert now() - began == pytest.approx(min(asked, 3600.0), rel=0.03)
-    assert len(done) == 1  # one probe, and nobody else until it is answered
+    assert len(done) == 1  # one probe, and nothing else until it is answered
     await asyncio.sleep(50)
     assert all(not task.done() for task in waiting)
     done.pop().result().accepted()
@@ -372,10 +396,10 @@ async def test_retry_after_of_two_and_more_holds_everybody_and_an_hour_at_most(
         (await task).accepted()
 
 
-async def test_a_probe_is_of_the_class_that_was_refused_and_a_poll_where_both_were() -> None:
-    for refused, expected in (([CREATE], CREATE), ([POLL], POLL), ([CREATE, POLL], POLL)):
+async def test_a_probe_is_of_the_rejected_kind_and_a_poll_if_both_were_rejected() -> None:
+    for rejected, expected in (([CREATE], CREATE), ([POLL], POLL), ([CREATE, POLL], POLL)):
         limiter = Limiter(draw=lambda: 0.0)
-        permits = [await limiter.acquire(kind) for kind in refused]
+        permits = [await limiter.acquire(kind) for kind in rejected]
         for permit in permits:
             permit.rejected(5.0)
         order: list[RequestKind] = []
@@ -399,12 +423,12 @@ async def test_a_probe_is_of_the_class_that_was_refused_and_a_poll_where_both_we
         (SlidingWindow(13, 17), RateLimit.window(13, seconds=17)),
     ],
 )
-async def test_creates_and_polls_in_any_mix_use_a_stated_limit_whole_and_are_not_refused(
+async def test_any_mix_of_creates_and_polls_fully_uses_a_stated_limit_without_rejections(
     limit: TokenBucket | FixedWindow | SlidingWindow, stated: RateLimit, creates: int
 ) -> None:
     limiter, server, draw = Limiter(rate_limit=stated), limit.start(), random.Random(creates)
     seconds = 10.0 if isinstance(limit, TokenBucket) else limit.seconds
-    await asyncio.sleep(seconds - now() % seconds)  # nobody states the phase of a window
+    await asyncio.sleep(seconds - now() % seconds)  # the phase of a window is not stated
     began = now()
 
     async def one(kind: RequestKind) -> None:
@@ -420,7 +444,7 @@ async def test_creates_and_polls_in_any_mix_use_a_stated_limit_whole_and_are_not
     assert now() - began <= 1.02 * ideal(limit, 100, began, 0.04)
 
 
-async def test_a_hold_that_is_over_says_nothing_about_the_next_one() -> None:
+async def test_rejections_of_an_earlier_hold_do_not_affect_the_next_one() -> None:
     limiter = Limiter(draw=lambda: 0.0)
     (await limiter.acquire(POLL)).rejected(5.0)
     (await limiter.acquire(POLL)).accepted()
@@ -430,13 +454,13 @@ async def test_a_hold_that_is_over_says_nothing_about_the_next_one() -> None:
     order: list[RequestKind] = []
     tasks = [asyncio.create_task(granted(limiter, kind, order, kind)) for kind in (POLL, CREATE)]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    assert order == [CREATE]  # the poll's refusal belonged to the hold before
+    assert order == [CREATE]  # the poll was rejected in the hold before
     for task in tasks:
         task.cancel()
     await settle()
 
 
-async def test_a_create_that_was_asked_to_wait_is_first_in_line_afterwards() -> None:
+async def test_a_delayed_create_is_first_in_the_queue_afterwards() -> None:
     limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
     held = await limiter.acquire(CREATE)
     order: list[str] = []
@@ -447,29 +471,31 @@ async def test_a_create_that_was_asked_to_wait_is_first_in_line_afterwards() -> 
         permit.accepted()
 
     tasks = [asyncio.create_task(one(name, None)) for name in "ab"]
-    tasks.append(asyncio.create_task(one("refused before", 3.0)))
+    tasks.append(asyncio.create_task(one("rejected before", 3.0)))
     await asyncio.sleep(5.0)
     held.accepted()
     await asyncio.gather(*tasks)
-    assert order == ["refused before", "a", "b"]
+    assert order == ["rejected before", "a", "b"]
 
 
-async def test_who_is_cancelled_before_a_grant_in_the_same_turn_is_passed_over() -> None:
+async def test_a_waiter_cancelled_just_before_a_grant_is_skipped() -> None:
     limiter = Limiter(max_in_flight=1, rate_limit=RateLimit.bucket(1000, burst=1000))
     held = await limiter.acquire(CREATE)
     tasks = [asyncio.create_task(limiter.acquire(CREATE)) for _ in range(2)]
     await settle()
-    tasks[0].cancel()  # its task has not run yet, and is still in the queue
+    tasks[0].cancel()  # its task has not run yet, so it is still in the queue
     held.accepted()
     (await tasks[1]).accepted()
     assert tasks[0].cancelled()
     assert limiter.statistics().in_flight == 0
 
 
-async def test_a_learned_cap_lets_the_next_create_go_when_a_job_ends() -> None:
+async def test_under_a_learned_cap_a_job_that_ends_admits_the_next_create() -> None:
     limiter = Limiter(draw=lambda: 0.0)
     (await limiter.acquire(CREATE)).accepted(job_taken=True)
-    while limiter.statistics().create_limit == "none":  # refused again and again, and polls pass
+    while (
+        limiter.statistics().create_limit == "none"
+    ):  # rejected repeatedly while polls are accepted
         create = await limiter.acquire(CREATE)
         await asyncio.sleep(0.1)
         create.rejected()
@@ -481,11 +507,11 @@ async def test_a_learned_cap_lets_the_next_create_go_when_a_job_ends() -> None:
     await asyncio.sleep(0.5)
     assert not waiting.done()
     limiter.job_ended()
-    async with asyncio.timeout(0.5):  # by time alone it would be tried after two seconds
+    async with asyncio.timeout(0.5):  # by time alone it would take two seconds
         (await waiting).accepted(job_taken=True)
 
 
-async def test_stated_running_jobs_are_not_passed() -> None:
+async def test_max_running_jobs_is_never_exceeded() -> None:
     limiter = Limiter(max_running_jobs=2, rate_limit=RateLimit.bucket(1000, burst=1000))
     for _ in range(2):
         (await limiter.acquire(CREATE)).accepted(job_taken=True)
