@@ -43,9 +43,10 @@ class Gate:
 
     def __init__(self) -> None:
         self.polls = 0
+        self.contended = False
         self._next = 0.0
 
-    async def __call__(self) -> Gate:
+    async def admit(self) -> Gate:
         """Wait for one's turn."""
         loop = asyncio.get_running_loop()
         self._next = max(self._next, loop.time() - 0.02) + 1 / RATE
@@ -67,8 +68,9 @@ class Open:
 
     def __init__(self) -> None:
         self.polls = 0
+        self.contended = False
 
-    async def __call__(self) -> Open:
+    async def admit(self) -> Open:
         """Wait for nothing."""
         return self
 
@@ -130,7 +132,7 @@ def by_task(count: int, gate: Gate | Open, pause: float | None) -> Way:
     async def watch(task_id: str, first: float) -> None:
         await asyncio.sleep(first)
         while True:
-            await (await gate()).fetch(task_id)
+            await (await gate.admit()).fetch(task_id)
             await asyncio.sleep(often)
 
     def add(n: int) -> None:
