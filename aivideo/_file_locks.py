@@ -1,6 +1,6 @@
-"""Locks on files that the kernel drops when their process dies, however it dies.
+"""Advisory locks on files, which the kernel releases when their process ends in any way.
 
-They say who lives: whoever can take a lock that a process would hold knows that it is gone.
+They show which processes are alive: whoever can take a process's lock knows that it is gone.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from importlib import import_module
 from typing import Any
 
 _fcntl: Any = None
-with suppress(ImportError):  # Windows has none
+with suppress(ImportError):  # Windows has no fcntl
     _fcntl = import_module("fcntl")
 
 
 def are_known() -> bool:
-    """Whether this system has such locks."""
+    """Return whether this system supports these locks."""
     return _fcntl is not None
 
 
 def take(handle: int) -> None:
-    """Take the lock of an open file, for as long as it is open.
+    """Lock an open file for as long as it is open; never wait for the lock.
 
     Args:
-        handle: the file's descriptor.
+        handle: the file descriptor.
 
     Raises:
-        OSError: somebody else holds it, or the file system knows no locks.
+        OSError: another process holds the lock, or the file system does not support locks.
     """
     _fcntl.flock(handle, _fcntl.LOCK_EX | _fcntl.LOCK_NB)

@@ -1,16 +1,16 @@
-"""How soon an end is seen, and for how many polls: ours and the usual schedules.
+"""How soon the end of a task is seen, and at how many polls: learned and usual schedules.
 
     python benchmarks/watch.py [JOBS]
 
-Everything is the real stack on virtual time: a `Session` (or, for the usual schedules, a `Client`
-with an asyncio task per job, as peers do it) over the simulator's core. 100 jobs run at a time and
-each that ends is replaced, until JOBS (4,000, in two sessions) have ended, the first ones included,
-of which nothing was known. The pace binds nobody here.
+The real stack runs on virtual time: a `Session` (or, for the usual schedules, a `Client` with an
+asyncio task per job, as other SDKs do it) over the simulator's core. 100 jobs run at a time, and
+each that ends is replaced, until JOBS (4,000, in two sessions) have ended. The first ones, of which
+nothing was known, are included. No rate limit applies here.
 
-`delay` is the mean time from a task's end to the poll that saw it; `÷ fixed` is that delay over the
-delay of a fixed interval that spends the same polls per job, which is E[T] ÷ (2 × polls). The first
-ten jobs of a kind (a new session each time) are a row of their own. Then 1,000 jobs submitted at
-once at 5 requests/s.
+`delay` is the mean time from a task's end to the poll that saw it. `÷ fixed` is that delay divided
+by the delay of a fixed interval with as many polls per job, which is E[T] ÷ (2 × polls). The first
+ten jobs of a kind (in a new session each time) are listed separately. The last table is of 1,000
+jobs submitted at once at 5 requests/s.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ AT_ONCE = 100
 
 @frozen
 class Tripled:
-    """A lognormal whose median is three times as long from ``since`` on."""
+    """A lognormal whose median triples at the time ``since``."""
 
     median: float
     since: float
 
     def draw(self, source: random.Random, now: float, /) -> float:
-        """Seconds of a task created at ``now``."""
+        """Draw the seconds that a task created at ``now`` takes."""
         longer = 3.0 if now >= self.since else 1.0
         return longer * self.median * source.lognormvariate(0.0, 0.5)
 
@@ -49,16 +49,16 @@ class Tripled:
 DURATIONS: dict[str, Seconds] = {
     "lognormal 150 s, sigma 0.5": Lognormal(150.0, 0.5),
     "narrow 150 s, sigma 0.2": Lognormal(150.0, 0.2),
-    "two humps 90 and 1800 s": Mixture(Lognormal(90.0, 0.25), Lognormal(1800.0, 0.25), 0.75),
+    "two peaks 90 and 1800 s": Mixture(Lognormal(90.0, 0.25), Lognormal(1800.0, 0.25), 0.75),
     "Pareto from 60 s, 1.5": Pareto(60.0, 1.5),
     "drifting 150 to 450 s": Tripled(150.0, 2000.0),
-    "the page's own: 6300 s, sigma 0.3": Lognormal(6300.0, 0.3),
+    "as documented: 6300 s, sigma 0.3": Lognormal(6300.0, 0.3),
 }
 
 
 @frozen
 class Seen:
-    """What one run saw: of each job its length and the delay until its end was seen."""
+    """The result of one run: each job's duration, and the delay until its end was seen."""
 
     lengths: list[float]
     delays: list[float]
@@ -71,17 +71,17 @@ class Seen:
 
     @property
     def against_fixed(self) -> float:
-        """Mean delay over that of a fixed interval at the same polls."""
+        """Mean delay ÷ that of a fixed interval with as many polls."""
         fixed = statistics.fmean(self.lengths) / (2 * self.polls_each)
         return statistics.fmean(self.delays) / fixed
 
 
 Run = Callable[[Service, int, int], Awaitable[list[tuple[str, float]]]]
-"""Makes so many jobs, so many at once: each one's task id and when its end was seen."""
+"""Runs a number of jobs, some at once; returns each task ID and when its end was seen."""
 
 
-async def ours(service: Service, count: int, at_once: int) -> list[tuple[str, float]]:
-    """A session: one loop for all tasks."""
+async def learned(service: Service, count: int, at_once: int) -> list[tuple[str, float]]:
+    """The learned schedule of a session: one loop for all tasks."""
     transport = DirectTransport(service)
     async with Session("sk-x", transport=transport, max_running_jobs=at_once) as session:
         seen = []
@@ -92,17 +92,21 @@ async def ours(service: Service, count: int, at_once: int) -> list[tuple[str, fl
 
 
 def every(seconds: float, factor: float = 1.0, cap: float = 0.0) -> Run:
-    """A fixed interval, or one that grows up to a cap."""
+    """A fixed interval, or one that grows by a factor up to a cap."""
     return by_task(lambda _, last: min(cap, last * factor) if last and cap else seconds)
 
 
 def share_of_age(share: float) -> Run:
-    """A geometric schedule: each pause is a share of the age."""
+    """Each pause is a share of the task's age."""
     return by_task(lambda age, _: max(1.0, share * age))
 
 
 def by_task(pause: Callable[[float, float], float]) -> Run:
-    """An asyncio task per job that sleeps between its polls."""
+    """An asyncio task per job that sleeps between its polls.
+
+    Args:
+        pause: returns the next pause from the age and the last pause, in seconds.
+    """
 
     async def run(service: Service, count: int, at_once: int) -> list[tuple[str, float]]:
         transport = DirectTransport(service)
@@ -130,7 +134,7 @@ def by_task(pause: Callable[[float, float], float]) -> Run:
 
 
 def watch(run: Run, seconds: Seconds, count: int, at_once: int, seed: int) -> Seen:
-    """Make ``count`` jobs, so many at once, and say what was seen of them."""
+    """Run ``count`` jobs, ``at_once`` at a time, and return when their ends were seen."""
     scenario = Scenario(
         task_seconds=seconds, queue_seconds=0.0, media="stub", seed=seed, default_balance=10**9
     )
@@ -146,7 +150,7 @@ def watch(run: Run, seconds: Seconds, count: int, at_once: int, seed: int) -> Se
 
 
 def pooled(runs: list[Seen]) -> Seen:
-    """Several runs as one."""
+    """Merge several runs into one."""
     return Seen(
         [length for run in runs for length in run.lengths],
         [delay for run in runs for delay in run.delays],
@@ -164,17 +168,17 @@ SCHEDULES: dict[str, Run] = {
     "every 10 s": every(10.0),
     "x 1.5 up to 60 s": every(1.0, 1.5, 60.0),
     "10 % of the age": share_of_age(0.1),
-    "ours": ours,
+    "learned": learned,
 }
 
 
 def table(count: int) -> None:
-    """Delay and polls per job of each schedule on each kind of durations."""
+    """Print delay and polls per job of each schedule for each distribution of durations."""
     for name, seconds in DURATIONS.items():
         print(f"\n{name}")
         for schedule, run in SCHEDULES.items():
             if "6300" in name and schedule == "every 1 s":
-                continue  # twelve million polls say nothing new
+                continue  # twelve million polls, and nothing new
             seen = pooled([watch(run, seconds, count // 2, AT_ONCE, seed) for seed in (7, 8)])
             delays = sorted(seen.delays)
             print(
@@ -185,16 +189,16 @@ def table(count: int) -> None:
 
 
 def first_ten(rounds: int = 40) -> None:
-    """How well the prior does before anything is learned."""
+    """Print how the prior performs before anything is learned."""
     print(f"\nthe first ten jobs of a kind, {rounds} new sessions: ÷ fixed")
     for name, seconds in islice(DURATIONS.items(), 4):
-        runs = [watch(ours, seconds, 10, 10, seed) for seed in range(rounds)]
+        runs = [watch(learned, seconds, 10, 10, seed) for seed in range(rounds)]
         seen = pooled(runs)
         print(f"  {name:30} polls/job {seen.polls_each:5.1f}  {seen.against_fixed:5.2f}")
 
 
 def thousand() -> None:
-    """Creates and polls share a small limit: when are results seen?"""
+    """Print when results are seen while creates and polls share a small rate limit."""
     print("\n1,000 jobs (lognormal 150 s, sigma 0.5) submitted at once, 5 requests/s, burst 10")
     for seed in range(3):
         service = Service(

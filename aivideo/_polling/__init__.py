@@ -1,1 +1,1 @@
-"""When to look at a task: schedule, learned durations, task states, and the loop that polls."""
+"""When to poll a task: schedule, learned durations, task states, and the loop that polls."""

@@ -1,19 +1,22 @@
-"""How likely a task is to end in the next second, having not ended yet: learned, by its age.
+"""Learn the hazard of a kind of task: the probability, per second, that a running task ends now.
 
-The hazard is constant on bins of the age, each 19 % wider than the one before. Three guesses, each
-the Gamma prior of the next and worth one end to it:
+The hazard is piecewise constant over bins of the task's age, each bin 19 % wider than the one
+before. Three estimates are combined; each is the Gamma prior of the next, with the weight of one
+observed end:
 
-1. a log-logistic;
-2. the ends in a bin and its neighbours, over those that the first guess foretold there;
-3. the ends in the bin, over the seconds at risk in it.
+1. a log-logistic distribution;
+2. the observed ends in a bin and its neighbours, divided by the number that the first estimate
+   predicts there;
+3. the observed ends in the bin, divided by the seconds at risk in it.
 
-So ten ends tell a scale, and a thousand the edge of a hump. (With the first guess alone as prior,
-ten jobs alive at once talk a bin's hazard down before the first can end: the first ten of a kind
-were seen 1.2 times as late as at a fixed interval, and are now seen 1.02 times as late.)
+So ten ends are enough to find the time scale, and a thousand to find the edge of a peak. (With the
+first estimate alone as the prior, ten jobs running at once lower a bin's hazard before the first of
+them can end: the ends of the first ten jobs of a kind were seen 1.2 times as late as with a fixed
+interval of the same cost. With all three it is 1.02 times.)
 
-A look that finds a task alive adds seconds at risk: that is all that censoring takes, and a drift
-to *slower* is seen before the first slow task has ended. Everything is forgotten by a third of a
-per cent with each end.
+A poll that finds a task running adds seconds at risk. Censoring needs no more than that, and a
+slowdown is noticed before the first slow task has ended. With each end, all counts decay by a third
+of a per cent.
 """
 
 from __future__ import annotations
@@ -22,43 +25,43 @@ from itertools import accumulate, pairwise
 from math import inf, log, log1p, sqrt
 from operator import mul
 
-MEMORY = 0.9965
-"""What is left of all that was learned, with each end."""
+DECAY = 0.9965
+"""Factor applied to all counts with each observed end."""
 
-FIRST_BIN, RATIO, BINS = 5.0, 2**0.25, 80
-"""Bins of the age: 5 s, then each 19 % wider, up to 52 days."""
+FIRST_BIN, BIN_RATIO, BINS = 5.0, 2**0.25, 80
+"""Age bins: the first is 5 s wide, each later one 19 % wider, up to 52 days."""
 
-_LOG_RATIO = log(RATIO)
-_EDGES = [0.0, *(FIRST_BIN * RATIO**n for n in range(BINS))]
+_LOG_RATIO = log(BIN_RATIO)
+_EDGES = [0.0, *(FIRST_BIN * BIN_RATIO**n for n in range(BINS))]
 
 
-def _bin(age: float) -> int:
+def _bin_of(age: float) -> int:
     if age < FIRST_BIN:
         return 0
     return min(BINS - 1, 1 + int(log(age / FIRST_BIN) / _LOG_RATIO + 1e-9))
 
 
-def _around(each: list[float], near: int) -> list[float]:
-    """Sum each with its neighbours, so many on either side."""
-    total = [0.0, *accumulate(each)]
-    last = len(each)
-    return [total[min(last, n + near + 1)] - total[max(0, n - near)] for n in range(last)]
+def _smoothed(values: list[float], reach: int) -> list[float]:
+    """Return, for each bin, the sum over it and ``reach`` neighbours on either side."""
+    total = [0.0, *accumulate(values)]
+    last = len(values)
+    return [total[min(last, n + reach + 1)] - total[max(0, n - reach)] for n in range(last)]
 
 
 class Hazard:
-    """The chance to end in the next second, by age; learned. See the module.
+    """The learned probability per second that a running task ends, by its age; see the module.
 
     Args:
-        median: of the log-logistic that is the first guess, in seconds.
-        shape: of the same.
+        median: median of the log-logistic prior, in seconds.
+        shape: shape parameter of the same distribution.
     """
 
-    __slots__ = ("_ends", "_near", "_prior", "_rates", "_risk")
+    __slots__ = ("_ends", "_prior", "_prior_risk", "_rates", "_risk")
 
-    NEAR = 2
-    """Neighbours on either side."""
-    WEIGHT = 1.0
-    """Ends that each guess is worth to the next."""
+    NEIGHBOURS = 2
+    """Bins on either side that the second estimate includes."""
+    PRIOR_ENDS = 1.0
+    """Weight of each estimate as the prior of the next, in ends."""
 
     def __init__(self, median: float = 150.0, shape: float = 1.25) -> None:
         self._prior: list[float] = []
@@ -66,85 +69,98 @@ class Hazard:
             middle = (low + high) / 2
             odds = (middle / median) ** shape
             self._prior.append(shape * odds / (middle * (1 + odds)))
-        self._near = [self.WEIGHT / rate for rate in self._prior]
-        """Seconds at risk that the second guess is worth."""
+        self._prior_risk = [self.PRIOR_ENDS / rate for rate in self._prior]
+        """Seconds at risk that stand for the second estimate, per bin."""
         self._ends = [0.0] * BINS
         self._risk = [0.0] * BINS
         self._rates = [*self._prior]
 
     def rate(self, age: float) -> float:
-        """The hazard at ``age``, per second."""
-        return self._rates[_bin(age)]
+        """Return the hazard at ``age``, per second."""
+        return self._rates[_bin_of(age)]
 
-    def alive(self, since: float, until: float) -> None:
-        """Note that it had not ended between two ages."""
-        place = _bin(since)
+    def survived(self, since: float, until: float) -> None:
+        """Record that a task did not end between two ages, in seconds."""
+        index = _bin_of(since)
         while since < until:
-            end = _EDGES[place + 1] if place < BINS - 1 else inf
+            end = _EDGES[index + 1] if index < BINS - 1 else inf
             stop = min(until, end)
-            self._risk[place] += stop - since
-            self._rates[place] = (self.WEIGHT + self._ends[place]) / (
-                self._near[place] + self._risk[place]
+            self._risk[index] += stop - since
+            self._rates[index] = (self.PRIOR_ENDS + self._ends[index]) / (
+                self._prior_risk[index] + self._risk[index]
             )
-            since, place = stop, place + 1
+            since, index = stop, index + 1
 
     def ended(self, since: float, age: float) -> None:
-        """Note an end at ``age``; it was last counted at risk at ``since``."""
-        self._ends = [each * MEMORY for each in self._ends]
-        self._risk = [each * MEMORY for each in self._risk]
-        self._ends[_bin(age)] += 1
-        self.alive(since, age)
-        ends = _around(self._ends, self.NEAR)
-        foretold = _around([*map(mul, self._prior, self._risk)], self.NEAR)
-        weight = self.WEIGHT
-        self._near = [
-            weight * (weight + expected) / (prior * (weight + came))
-            for prior, came, expected in zip(self._prior, ends, foretold, strict=True)
+        """Record an end at ``age``; the time at risk was already recorded up to ``since``."""
+        self._ends = [count * DECAY for count in self._ends]
+        self._risk = [seconds * DECAY for seconds in self._risk]
+        self._ends[_bin_of(age)] += 1
+        self.survived(since, age)
+        ends = _smoothed(self._ends, self.NEIGHBOURS)
+        predicted = _smoothed([*map(mul, self._prior, self._risk)], self.NEIGHBOURS)
+        weight = self.PRIOR_ENDS
+        self._prior_risk = [
+            weight * (weight + expected) / (prior * (weight + observed))
+            for prior, observed, expected in zip(self._prior, ends, predicted, strict=True)
         ]
         self._rates = [
-            (weight + came) / (near + risk)
-            for near, came, risk in zip(self._near, self._ends, self._risk, strict=True)
+            (weight + observed) / (prior_risk + risk)
+            for prior_risk, observed, risk in zip(
+                self._prior_risk, self._ends, self._risk, strict=True
+            )
         ]
 
     def integral(self, since: float, until: float) -> float:
-        """The hazard piled up between two ages."""
-        place, total = _bin(since), 0.0
+        """Return the cumulative hazard between two ages."""
+        index, total = _bin_of(since), 0.0
         while since < until:
-            end = _EDGES[place + 1] if place < BINS - 1 else inf
+            end = _EDGES[index + 1] if index < BINS - 1 else inf
             stop = min(until, end)
-            total += self._rates[place] * (stop - since)
-            since, place = stop, place + 1
+            total += self._rates[index] * (stop - since)
+            since, index = stop, index + 1
         return total
 
     def log_likelihood(self, since: float, age: float) -> float:
-        """Of an end at ``age``, known not to have come by ``since``."""
+        """Return the log likelihood of an end at ``age``, given that none came before ``since``."""
         return log(self.rate(age)) - self.integral(since, age)
 
-    def wait(self, age: float, worth: float, most: float) -> float:
-        """Seconds until wait × P(ended meanwhile) ÷ 2 reaches ``worth``, at most ``most``.
+    def wait(self, age: float, delay: float, longest: float) -> float:
+        """Return the wait after which wait × P(ended meanwhile) ÷ 2 reaches ``delay``.
 
-        Within a bin the hazard is constant, so that is a quadratic equation in the wait.
+        Within a bin the hazard is constant, so this is a quadratic equation in the wait.
+
+        Args:
+            age: age at the start of the wait, in seconds.
+            delay: expected delay, in seconds.
+            longest: upper bound of the wait, in seconds.
         """
-        place, waited, piled = _bin(age), 0.0, 0.0
-        while waited < most:
-            rate = self._rates[place]
-            end = (_EDGES[place + 1] if place < BINS - 1 else inf) - age
-            linear, rest = piled + rate * waited, piled * waited - 2 * worth
+        index, waited, hazard = _bin_of(age), 0.0, 0.0
+        while waited < longest:
+            rate = self._rates[index]
+            end = (_EDGES[index + 1] if index < BINS - 1 else inf) - age
+            linear, rest = hazard + rate * waited, hazard * waited - 2 * delay
             step = (sqrt(linear * linear - 4 * rate * rest) - linear) / (2 * rate)
             if waited + step <= end:
-                return min(most, waited + step)
-            piled += rate * (end - waited)
-            waited, place = end, place + 1
-        return most
+                return min(longest, waited + step)
+            hazard += rate * (end - waited)
+            waited, index = end, index + 1
+        return longest
 
-    def until(self, age: float, odds: float, most: float) -> float:
-        """Seconds from ``age`` until it has ended with probability ``odds``, at most ``most``."""
-        place, waited, left = _bin(age), 0.0, -log1p(-odds)
-        while waited < most:
-            rate = self._rates[place]
-            end = (_EDGES[place + 1] if place < BINS - 1 else inf) - age
-            if waited + left / rate <= end:
-                return min(most, waited + left / rate)
-            left -= rate * (end - waited)
-            waited, place = end, place + 1
-        return most
+    def until(self, age: float, probability: float, longest: float) -> float:
+        """Return the wait after which a task of ``age`` has ended with ``probability``.
+
+        Args:
+            age: age at the start of the wait, in seconds.
+            probability: probability of an end during the wait, from 0 to 1.
+            longest: upper bound of the wait, in seconds.
+        """
+        index, waited, remaining = _bin_of(age), 0.0, -log1p(-probability)
+        while waited < longest:
+            rate = self._rates[index]
+            end = (_EDGES[index + 1] if index < BINS - 1 else inf) - age
+            if waited + remaining / rate <= end:
+                return min(longest, waited + remaining / rate)
+            remaining -= rate * (end - waited)
+            waited, index = end, index + 1
+        return longest

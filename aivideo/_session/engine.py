@@ -104,11 +104,9 @@ class Engine:
         self.limiter = limiter
         self.ledger = ledger
         self.poller = Poller(
-            self._admit_poll,
+            _Polls(limiter, client),
+            self,
             poll_interval=poll_interval,
-            on_ended=self._heard_the_end,
-            on_lost=self._heard_no_more,
-            contended=lambda: limiter.creates_wait,
         )
         self.books = Books(
             ledger,
@@ -318,7 +316,7 @@ class Engine:
                 self.watch(task_id, record.request, callback=called, age=age)
                 end = self.poller.end_of(task_id)
                 if end is not None:  # heard before it was known whose it is
-                    self._heard_the_end(task_id, end)
+                    self.task_ended(task_id, end)
 
     def _left(self, job: Job, why: AIVideoError | None) -> None:
         """Leave a job alone; one of unknown fate may yet be settled by a callback."""
@@ -373,10 +371,8 @@ class Engine:
             kind = (request.model, *(model_input.get(name) for name in fields))
         self.poller.watch(task_id, kind=kind, callback=callback, age=age)
 
-    async def _admit_poll(self) -> _PollTurn:
-        return _PollTurn(await self.limiter.acquire(RequestKind.POLL), self.client)
-
-    def _heard_the_end(self, task_id: TaskId, task: Task) -> None:
+    def task_ended(self, task_id: TaskId, task: Task) -> None:
+        """See :class:`aivideo._polling.poller.TaskFacts`."""
         job = self._by_task.pop(task_id, None)
         if job is None:
             return
@@ -391,7 +387,7 @@ class Engine:
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
 
-    def _heard_no_more(self, task_id: TaskId) -> None:
+    def task_lost(self, task_id: TaskId) -> None:
         """Free the place of a task that the service does not know: it may never end."""
         if task_id in self._by_task and task_id not in self._lost:
             self._lost.add(task_id)
@@ -612,6 +608,21 @@ class Engine:
         self._background.discard(done)
         if not done.cancelled() and (error := done.exception()) is not None:
             log.error("what was to be written down was not: %s", error)
+
+
+class _Polls:
+    """Grants the right to send polls, under the limiter."""
+
+    def __init__(self, limiter: Limiter, client: Client) -> None:
+        self._limiter = limiter
+        self._client = client
+
+    @property
+    def contended(self) -> bool:
+        return self._limiter.creates_wait
+
+    async def admit(self) -> _PollTurn:
+        return _PollTurn(await self._limiter.acquire(RequestKind.POLL), self._client)
 
 
 class _PollTurn:

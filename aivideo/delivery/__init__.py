@@ -1,1 +1,1 @@
-"""Results to files."""
+"""Delivery of results: downloads to files."""

@@ -1,18 +1,21 @@
-"""A result's URL to a file: streamed, resumed, and whole or not at all.
+"""Download a result to a file: streamed, resumable, and complete or not there at all.
 
-The bytes go to a temporary name beside the target; only when the last has arrived, and is on disk
-(``fsync``), is it renamed. So the target is never half a file, whatever dies. A connection that
-breaks is taken up where it broke (``Range`` with ``If-Range``); a server that ignores the range
-and sends everything again is noticed, and begun anew rather than appended to. The API key is not
-known here, so it cannot be sent here.
+The bytes go to a temporary file beside the target. Once the last byte has arrived and is on disk
+(``fsync``), the file is renamed. So the target is never incomplete, whichever process or machine
+crashes. After a broken connection the download goes on where it broke off (``Range`` with
+``If-Range``). If the server ignores the range and sends the whole file, the download starts over
+instead of appending. The API key is unknown in this module, so it cannot be sent to a result's
+origin.
 
-A process that is killed leaves its temporary file. While it lives it holds a lock on it, which the
-kernel drops with it; so :func:`remove_leftovers` tells the one from the other.
+A process that is killed leaves its temporary file behind. While it lives, it holds a lock on the
+file, which the kernel releases when the process ends: so :func:`remove_leftovers` can tell an
+abandoned file from one that is being written.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import zlib
@@ -30,25 +33,25 @@ from aivideo.errors import APIConnectionError, DownloadError, ResultExpiredError
 from aivideo.models import CompletedTask
 
 CHUNK = 1 << 20
-"""Bytes gathered before a worker thread writes them: the hop costs more than a small write."""
+"""Bytes buffered before a thread writes them: switching threads costs more than a small write."""
 
 ATTEMPTS = 6
-"""Tries in a row that bring no new byte before a download gives up."""
+"""Attempts in a row without a new byte after which a download fails."""
 
 STALL_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove what downloads of processes that were killed have left, and say how many there were.
+    """Remove the temporary files of killed processes from a folder; return how many there were.
 
-    What a living process writes is locked, and stays.
+    Files that a living process writes are locked, and are kept.
     """
     removed = 0
     for path in folder.glob(".*.part"):
         with suppress(OSError):
             if not _file_locks.are_known() or not path.stat().st_size:
-                continue  # without a byte it may be about to be locked
+                continue  # an empty file may have just been created, and not be locked yet
             with path.open("rb") as file:
                 _file_locks.take(file.fileno())
                 path.unlink()
@@ -63,20 +66,22 @@ async def save(
     *,
     url: str | None = None,
 ) -> Path:
-    """Fetch a completed task's first result to ``target``.
+    """Download a completed task's first result to ``target``.
 
     Args:
-        task: whose ``urls[0]`` to fetch.
-        target: the file to make, folder and all; a file of that name is replaced at the end.
-        transport: what to fetch with.
-        url: another of its URLs.
+        task: the task whose ``urls[0]`` is downloaded.
+        target: path of the file. Missing folders are created. An existing file is replaced, but
+            only once the download is complete.
+        transport: opens the URL.
+        url: another URL of the task, to be downloaded instead.
 
     Returns:
-        ``target`` as a Path; the file is whole and on disk.
+        ``target`` as a Path; the file is complete and on disk.
 
     Raises:
-        ResultExpiredError: the URL no longer works, and its 24 hours are over.
-        DownloadError: it could not be fetched, or not be written (a full disk, say).
+        ResultExpiredError: the URL does not work any more, and its 24 hours are over.
+        DownloadError: the download failed, or the file could not be written (for example because
+            the disk is full).
     """
     if url is None and not task.urls:
         raise DownloadError(f"task {task.id} is completed but has no result URL yet", task=task)
@@ -88,18 +93,19 @@ async def save(
         await _in_thread(part.publish)
     except OSError as error:
         raise DownloadError(
-            f"cannot write {path}: {error.strerror or type(error).__name__}; the result of task "
-            f"{task.id} lives until {task.expires_at:%Y-%m-%d %H:%M} UTC",
+            f"cannot write {path}: {error.strerror or type(error).__name__}; the URL of task "
+            f"{task.id} works until {task.expires_at:%Y-%m-%d %H:%M} UTC: save it again",
             task=task,
             errno=error.errno,
         ) from None
     finally:
-        part.discard()
+        with suppress(OSError):  # nothing is left, or the error that is being raised says why
+            part.discard()
     return path
 
 
 class _Signed(str):
-    """A URL whose repr lacks its query: tracebacks with locals show reprs."""
+    """A URL whose repr omits the signature in its query: tracebacks may show the repr of locals."""
 
     __slots__ = ()
 
@@ -124,17 +130,17 @@ async def _fetch(url: str, part: _Part, task: CompletedTask, transport: Transpor
         except APIConnectionError as error:
             problem = str(error)
         except zlib.error:
-            problem = "a broken compression"
+            problem = "the compressed data is corrupt"
         failures = 1 if part.size > before else failures + 1
     raise DownloadError(
-        f"the result of task {task.id} did not come in {ATTEMPTS} tries ({problem}); "
-        f"its URL lives until {task.expires_at:%Y-%m-%d %H:%M} UTC: save it again",
+        f"could not download the result of task {task.id} in {ATTEMPTS} attempts ({problem}); "
+        f"its URL works until {task.expires_at:%Y-%m-%d %H:%M} UTC: save it again",
         task=task,
     )
 
 
 def _range_headers(part: _Part) -> dict[str, str]:
-    # identity: a compressed range could not be appended. Without a validator, begin anew.
+    # identity: a compressed range could not be appended. Without a validator, start over.
     headers = {"Accept-Encoding": "identity"}
     if part.size and part.validator:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.validator}
@@ -142,12 +148,12 @@ def _range_headers(part: _Part) -> dict[str, str]:
 
 
 async def _receive(incoming: Incoming, part: _Part, task: CompletedTask) -> bool:
-    """Take in one answer. True: the file is whole. False: worth another try."""
+    """Append one response's body; return True if the file is complete, False to try again."""
     status = incoming.status
     if status == 206 and _range_start(incoming) == part.size:
         pass
     elif status == 200 and _is_web_page(incoming):
-        return False  # a login page of the network, or an error with the wrong status
+        return False  # a network's login page, or an error page with the wrong status
     elif status == 200:
         await _in_thread(part.restart)
         packed = incoming.headers.get("content-encoding")
@@ -169,7 +175,7 @@ async def _receive(incoming: Incoming, part: _Part, task: CompletedTask) -> bool
                 await _in_thread(part.append, pending)
                 pending = bytearray()
     finally:
-        # What has come counts even when the connection breaks: the next try goes on from here.
+        # Keep what has arrived even if the connection breaks: the next attempt resumes from here.
         if pending:
             await _in_thread(part.append, pending)
     if unpacker is not None and not unpacker.eof:
@@ -180,10 +186,10 @@ async def _receive(incoming: Incoming, part: _Part, task: CompletedTask) -> bool
 
 
 def _whole_size(incoming: Incoming, part: _Part) -> int | None:
-    """Say how many bytes the whole file has, as far as the answer tells.
+    """Return the size of the complete file in bytes, if the response states it.
 
-    A range may be answered by less than was asked for (RFC 9110, 15.3.7), so its own length does
-    not say where the file ends.
+    A server may answer a range with less than was requested (RFC 9110, 15.3.7), so the length of
+    the response does not say where the file ends.
     """
     if incoming.status == 206:
         total = incoming.headers.get("content-range", "").rpartition("/")[2].strip()
@@ -198,14 +204,14 @@ def _is_web_page(incoming: Incoming) -> bool:
 
 
 def _unpacker(incoming: Incoming, task: CompletedTask) -> zlib._Decompress | None:
-    """Make what undoes a compression that was not asked for; a gzip named .mp4 plays nowhere."""
+    """Return a decompressor if the body is compressed, though that was not requested, or None."""
     coding = incoming.headers.get("content-encoding", "").strip().lower()
-    if coding in ("", "identity", "aws-chunked"):  # the last is what an upload to S3 may leave
+    if coding in ("", "identity", "aws-chunked"):  # the last: left by some uploads to S3
         return None
     if coding in ("gzip", "x-gzip", "deflate"):
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # tells gzip and deflate by itself
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # detects gzip and deflate
     raise DownloadError(
-        f"the result of task {task.id} came packed as {coding!r}, though it was asked for as it is",
+        f"the result of task {task.id} has the unsupported content encoding {coding!r}",
         task=task,
     )
 
@@ -219,8 +225,8 @@ def _refusal(status: int, task: CompletedTask) -> DownloadError:
             status=status,
         )
     return DownloadError(
-        f"the result's origin refused task {task.id} with HTTP {status}; its URL should live "
-        f"until {task.expires_at:%Y-%m-%d %H:%M} UTC: ask for the task again to get a fresh one",
+        f"the server that stores the result of task {task.id} answered HTTP {status}; the URL "
+        f"should work until {task.expires_at:%Y-%m-%d %H:%M} UTC: get the task again for a new URL",
         task=task,
         status=status,
     )
@@ -228,7 +234,7 @@ def _refusal(status: int, task: CompletedTask) -> DownloadError:
 
 def _validator(incoming: Incoming) -> str | None:
     etag = incoming.headers.get("etag", "")
-    if etag and not etag.startswith("W/"):  # a weak one may not be used with ranges (RFC 9110)
+    if etag and not etag.startswith("W/"):  # weak ones must not be used with ranges (RFC 9110)
         return etag
     return incoming.headers.get("last-modified")
 
@@ -242,17 +248,17 @@ def _range_start(incoming: Incoming) -> int | None:
 async def _in_thread(function: object, *args: object) -> None:
     # Shielded: a cancelled download must not discard the file while a thread still writes to it.
     assert callable(function)
-    hop = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
     try:
-        await asyncio.shield(hop)
+        await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([hop])
+        await asyncio.wait([running])
         raise
 
 
 @define
 class _Part:
-    """The temporary file beside the target; made with its first byte."""
+    """The temporary file beside the target; created when the first byte is written."""
 
     target: Path
     size: int = 0
@@ -263,7 +269,7 @@ class _Part:
     def append(self, data: bytearray) -> None:
         file = self._opened()
         rest = memoryview(data)
-        while rest:  # a raw write may take less than it is given: on a disk that is nearly full
+        while rest:  # a raw write may write less than it is given, on a nearly full disk
             written = file.write(rest)
             self.size += written
             rest = rest[written:]
@@ -286,7 +292,8 @@ class _Part:
 
     def discard(self) -> None:
         if self._file is not None and not self._file.closed:
-            self._file.close()
+            with suppress(OSError):  # NFS may report a full disk here
+                self._file.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             self._path = None
@@ -295,19 +302,19 @@ class _Part:
         if self._file is None:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             if self.target.is_dir():
-                raise IsADirectoryError(21, "it is a folder")
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
             name = f".{self.target.name[:80]}.{secrets.token_hex(4)}.part"
             self._path = self.target.with_name(name)
-            # Unbuffered: what append() has written is what a resumed download may rely on.
+            # Unbuffered: a resumed download relies on what append() has written.
             self._file = self._path.open("xb", buffering=0)
-            with suppress(OSError):  # some file systems know no locks
+            with suppress(OSError):  # some file systems do not support locks
                 if _file_locks.are_known():
                     _file_locks.take(self._file.fileno())
         return self._file
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be synced (not on Windows)."""
+    """Make the rename durable, on systems where folders can be synced (not on Windows)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -315,6 +322,6 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError:
-        pass  # some file systems refuse to sync a folder; the file itself is safe
+        pass  # some file systems cannot sync a folder; the file itself is on disk
     finally:
         os.close(handle)

@@ -18,7 +18,7 @@ from aivideo.models import CompletedTask
 
 pytestmark = pytest.mark.anyio
 
-FILM = bytes(range(256)) * 40
+VIDEO = bytes(range(256)) * 40
 URL = "https://cdn.example/a.mp4?Signature=secret"
 
 
@@ -29,10 +29,10 @@ def task(*, age: timedelta = timedelta(0), urls: tuple[str, ...] = (URL,)) -> Co
 
 @define
 class Reply:
-    """One answer of an origin: ``body``, cut after ``cut`` bytes if that is given."""
+    """One response: ``body``, broken off after ``cut`` bytes if that is given."""
 
     status: int = 200
-    body: bytes = FILM
+    body: bytes = VIDEO
     headers: Mapping[str, str] = field(factory=dict)
     cut: int | None = None
 
@@ -41,26 +41,26 @@ class Reply:
         for at in range(0, len(sent), 1000):
             yield sent[at : at + 1000]
         if self.cut is not None:
-            raise APIConnectionError("the result broke off", written=True)
+            raise APIConnectionError("the connection was reset", written=True)
 
 
 class Origin:
-    """A transport that answers from a list, and remembers what it was asked."""
+    """A transport that responds from a list and keeps the headers of each request."""
 
     def __init__(self, *replies: Reply | Exception) -> None:
         self.replies = [*replies]
-        self.asked: list[Mapping[str, str]] = []
+        self.requests: list[Mapping[str, str]] = []
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
     ) -> Answer:
-        raise AssertionError("a download asks no API")
+        raise AssertionError("a download calls no API")
 
     @asynccontextmanager
     async def stream(
         self, url: str, headers: Mapping[str, str], timeout: float
     ) -> AsyncIterator[Reply]:
-        self.asked.append(headers)
+        self.requests.append(headers)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):
             raise reply
@@ -70,92 +70,96 @@ class Origin:
 
 
 def whole(**headers: str) -> Reply:
-    return Reply(headers={"content-length": str(len(FILM)), **headers})
+    return Reply(headers={"content-length": str(len(VIDEO)), **headers})
 
 
 def cut(at: int, **headers: str) -> Reply:
-    return Reply(headers={"content-length": str(len(FILM)), **headers}, cut=at)
+    return Reply(headers={"content-length": str(len(VIDEO)), **headers}, cut=at)
 
 
 def rest(start: int) -> Reply:
     return Reply(
         206,
-        FILM[start:],
+        VIDEO[start:],
         {
-            "content-range": f"bytes {start}-{len(FILM) - 1}/{len(FILM)}",
-            "content-length": str(len(FILM) - start),
+            "content-range": f"bytes {start}-{len(VIDEO) - 1}/{len(VIDEO)}",
+            "content-length": str(len(VIDEO) - start),
         },
     )
 
 
-async def test_a_file_comes_whole_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+async def test_a_file_is_complete_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     target = tmp_path / "new" / "a.mp4"
     assert await download.save(task(), target, Origin(whole())) == target
-    assert target.read_bytes() == FILM
+    assert target.read_bytes() == VIDEO
     assert [*target.parent.iterdir()] == [target]
 
 
-async def test_a_broken_download_goes_on_where_it_broke(tmp_path: Path) -> None:
+async def test_a_broken_download_resumes_where_it_broke_off(tmp_path: Path) -> None:
     origin = Origin(cut(3000, etag='"v1"'), rest(3000))
     await download.save(task(), tmp_path / "a.mp4", origin)
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
-    assert origin.asked[1]["Range"] == "bytes=3000-"
-    assert origin.asked[1]["If-Range"] == '"v1"'
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
+    assert origin.requests[1]["Range"] == "bytes=3000-"
+    assert origin.requests[1]["If-Range"] == '"v1"'
 
 
-async def test_without_a_strong_validator_it_begins_anew(tmp_path: Path) -> None:
+async def test_without_a_strong_validator_it_starts_over(tmp_path: Path) -> None:
     for headers in ({}, {"etag": 'W/"v1"'}):
         origin = Origin(cut(3000, **headers), whole())
         await download.save(task(), tmp_path / "a.mp4", origin)
-        assert (tmp_path / "a.mp4").read_bytes() == FILM
-        assert "Range" not in origin.asked[1]
+        assert (tmp_path / "a.mp4").read_bytes() == VIDEO
+        assert "Range" not in origin.requests[1]
 
 
-async def test_an_origin_that_ignores_the_range_is_not_appended_to(tmp_path: Path) -> None:
+async def test_a_full_response_to_a_range_request_is_not_appended(tmp_path: Path) -> None:
     origin = Origin(cut(3000, etag='"v1"'), whole(etag='"v2"'))
     await download.save(task(), tmp_path / "a.mp4", origin)
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
 
-async def test_a_range_that_starts_elsewhere_is_thrown_away(tmp_path: Path) -> None:
+async def test_a_range_with_another_start_is_discarded(tmp_path: Path) -> None:
     origin = Origin(cut(3000, etag='"v1"'), rest(2000), whole())
     await download.save(task(), tmp_path / "a.mp4", origin)
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
 
-async def test_a_range_that_is_answered_in_part_is_not_taken_for_the_rest(tmp_path: Path) -> None:
+async def test_a_partly_answered_range_is_not_taken_for_the_rest(tmp_path: Path) -> None:
     some = Reply(
         206,
-        FILM[3000:5000],
-        {"content-range": f"bytes 3000-4999/{len(FILM)}", "content-length": "2000"},
+        VIDEO[3000:5000],
+        {"content-range": f"bytes 3000-4999/{len(VIDEO)}", "content-length": "2000"},
     )
     origin = Origin(cut(3000, etag='"v1"'), some, rest(5000))
     await download.save(task(), tmp_path / "a.mp4", origin)
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
-    assert [asked.get("Range") for asked in origin.asked] == [None, "bytes=3000-", "bytes=5000-"]
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
+    assert [headers.get("Range") for headers in origin.requests] == [
+        None,
+        "bytes=3000-",
+        "bytes=5000-",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("coding", "pack"),
+    ("coding", "compress"),
     [("gzip", gzip.compress), ("X-GZIP", gzip.compress), ("deflate", zlib.compress)],
 )
-async def test_a_file_that_comes_packed_unasked_is_unpacked(
-    tmp_path: Path, coding: str, pack: Callable[[bytes], bytes]
+async def test_an_unrequested_compression_is_undone(
+    tmp_path: Path, coding: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    packed = pack(FILM)
-    headers = {"content-encoding": coding, "content-length": str(len(packed)), "etag": '"v1"'}
-    broken = Reply(body=packed, headers=headers, cut=50)
-    short = Reply(body=packed[:-9], headers=headers)
-    noise = Reply(body=b"no compression at all", headers=headers)
-    origin = Origin(broken, short, noise, Reply(body=packed, headers=headers))
+    compressed = compress(VIDEO)
+    headers = {"content-encoding": coding, "content-length": str(len(compressed)), "etag": '"v1"'}
+    broken = Reply(body=compressed, headers=headers, cut=50)
+    short = Reply(body=compressed[:-9], headers=headers)
+    corrupt = Reply(body=b"no compression at all", headers=headers)
+    origin = Origin(broken, short, corrupt, Reply(body=compressed, headers=headers))
     await download.save(task(), tmp_path / "a.mp4", origin)
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
-    assert not any("Range" in asked for asked in origin.asked)
-    assert all(asked["Accept-Encoding"] == "identity" for asked in origin.asked)
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
+    assert not any("Range" in headers for headers in origin.requests)
+    assert all(headers["Accept-Encoding"] == "identity" for headers in origin.requests)
 
 
-async def test_a_packing_that_nobody_can_undo_is_not_saved_as_a_film(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="packed as 'br'"):
+async def test_an_unsupported_content_encoding_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="content encoding 'br'"):
         await download.save(task(), tmp_path / "a.mp4", Origin(whole(**{"content-encoding": "br"})))
     await download.save(
         task(), tmp_path / "b.mp4", Origin(whole(**{"content-encoding": "aws-chunked"}))
@@ -163,47 +167,47 @@ async def test_a_packing_that_nobody_can_undo_is_not_saved_as_a_film(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"]
 
 
-async def test_a_web_page_is_no_film_whatever_its_status(tmp_path: Path) -> None:
+async def test_a_web_page_is_not_saved_whatever_its_status(tmp_path: Path) -> None:
     page = Reply(body=b"<html>Please log in", headers={"content-type": "text/html; charset=utf-8"})
     await download.save(task(), tmp_path / "a.mp4", Origin(page, whole()))
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
     with pytest.raises(DownloadError, match="HTTP 200 text/html"):
         await download.save(task(), tmp_path / "b.mp4", Origin(page))
 
 
-async def test_a_body_that_ends_early_is_not_taken_for_whole(tmp_path: Path) -> None:
-    short = Reply(body=FILM[:500], headers={"content-length": str(len(FILM))})
+async def test_a_body_that_ends_early_is_not_taken_for_complete(tmp_path: Path) -> None:
+    short = Reply(body=VIDEO[:500], headers={"content-length": str(len(VIDEO))})
     await download.save(task(), tmp_path / "a.mp4", Origin(short, whole()))
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
 
-async def test_blips_of_the_origin_are_tried_again(tmp_path: Path) -> None:
-    blip = APIConnectionError("reset", written=True)
-    origin = Origin(blip, Reply(503, b"busy"), Reply(429, b""), Reply(416, b""), whole())
+async def test_temporary_errors_are_retried(tmp_path: Path) -> None:
+    reset = APIConnectionError("reset", written=True)
+    origin = Origin(reset, Reply(503, b"busy"), Reply(429, b""), Reply(416, b""), whole())
     await download.save(task(), tmp_path / "a.mp4", origin)
-    assert (tmp_path / "a.mp4").read_bytes() == FILM
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
 
-async def test_it_gives_up_when_nothing_new_comes(tmp_path: Path) -> None:
+async def test_it_fails_after_six_attempts_without_a_new_byte(tmp_path: Path) -> None:
     origin = Origin(APIConnectionError("reset", written=True))
-    with pytest.raises(DownloadError, match="did not come in 6 tries") as caught:
+    with pytest.raises(DownloadError, match="in 6 attempts") as caught:
         await download.save(task(), tmp_path / "a.mp4", origin)
-    assert len(origin.asked) == download.ATTEMPTS
+    assert len(origin.requests) == download.ATTEMPTS
     assert [*tmp_path.iterdir()] == []
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-async def test_an_expired_url_says_that_its_day_is_over(tmp_path: Path, status: int) -> None:
+async def test_an_expired_url_raises_result_expired_error(tmp_path: Path, status: int) -> None:
     old = task(age=timedelta(hours=24, seconds=1))
     with pytest.raises(ResultExpiredError, match="expired at"):
         await download.save(old, tmp_path / "a.mp4", Origin(Reply(status, b"")))
-    with pytest.raises(DownloadError, match="ask for the task again") as caught:
+    with pytest.raises(DownloadError, match="get the task again") as caught:
         await download.save(task(), tmp_path / "a.mp4", Origin(Reply(status, b"")))
     assert not isinstance(caught.value, ResultExpiredError)
 
 
-async def test_a_full_disk_leaves_the_old_file_and_nothing_half(
+async def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "a.mp4"
@@ -213,19 +217,45 @@ async def test_a_full_disk_leaves_the_old_file_and_nothing_half(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download._Part, "append", full)
-    with pytest.raises(DownloadError, match=r"No space left on device.*lives until"):
+    with pytest.raises(DownloadError, match=r"No space left on device.*works until"):
         await download.save(task(), target, Origin(whole()))
     assert target.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [target]
 
 
-async def test_a_folder_of_that_name_is_one_clear_line(tmp_path: Path) -> None:
+async def test_an_over_long_file_name_raises_download_error(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="cannot write") as caught:
+        await download.save(task(), tmp_path / ("a" * 300 + ".mp4"), Origin(whole()))
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert [*tmp_path.iterdir()] == []
+
+
+async def test_an_os_error_of_the_transport_raises_download_error(tmp_path: Path) -> None:
+    broken = OSError(errno.EMFILE, "Too many open files")
+    with pytest.raises(DownloadError, match="Too many open files"):
+        await download.save(task(), tmp_path / "a.mp4", Origin(broken))
+
+
+async def test_an_os_error_while_the_temporary_file_is_removed_is_not_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_permission(self: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", no_permission)
+    await download.save(task(), tmp_path / "a.mp4", Origin(whole()))
+    broken = Reply(headers={"etag": '"v1"'}, cut=3000)
+    with pytest.raises(DownloadError, match="HTTP 404"):
+        await download.save(task(), tmp_path / "b.mp4", Origin(broken, Reply(404)))
+
+
+async def test_a_folder_at_the_target_raises_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").mkdir()
     with pytest.raises(DownloadError, match="it is a folder"):
         await download.save(task(), tmp_path / "a.mp4", Origin(whole()))
 
 
-async def test_an_empty_file_and_a_missing_url_are_no_result(tmp_path: Path) -> None:
+async def test_an_empty_file_or_a_missing_url_raises_download_error(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="empty"):
         await download.save(task(), tmp_path / "a.mp4", Origin(Reply(body=b"")))
     with pytest.raises(DownloadError, match="no result URL yet"):
@@ -233,7 +263,7 @@ async def test_an_empty_file_and_a_missing_url_are_no_result(tmp_path: Path) -> 
     assert [*tmp_path.iterdir()] == []
 
 
-async def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(
+async def test_leftovers_of_killed_processes_are_removed_and_files_being_written_are_kept(
     tmp_path: Path,
 ) -> None:
     living = download._Part(tmp_path / "a.mp4")
@@ -241,7 +271,7 @@ async def test_what_a_killed_process_left_is_removed_and_what_a_living_one_write
     dead = download._Part(tmp_path / "b.mp4")
     dead.append(bytearray(b"half"))
     assert dead._file is not None
-    dead._file.close()  # as the kernel does when its process dies
+    dead._file.close()  # as the kernel does when the process ends
     assert download.remove_leftovers(tmp_path) == 1
     assert len([*tmp_path.iterdir()]) == 1
     living.publish()

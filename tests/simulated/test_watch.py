@@ -272,7 +272,7 @@ async def test_with_callbacks_polls_are_rare_and_what_is_lost_is_found(lost: flo
 async def test_whoever_closes_on_many_that_wait_lets_the_loop_breathe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aivideo._polling.poller.BREATH", 20)
+    monkeypatch.setattr("aivideo._polling.poller.CLOSE_CHUNK", 20)
     session = session_of(service_of(1e6))
 
     async def consume() -> None:
@@ -334,7 +334,7 @@ async def test_a_waiting_job_of_generate_many_is_small() -> None:
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
-    files = ["poller.py", "agenda.py", "bulk.py", "engine.py", "job.py"]
+    files = ["poller.py", "watched.py", "kind.py", "agenda.py", "bulk.py", "engine.py", "job.py"]
     held = dict.fromkeys(files, 0.0)
     for stat in snapshot.statistics("filename"):
         name = stat.traceback[0].filename.rpartition("/")[2]
