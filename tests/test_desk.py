@@ -235,9 +235,7 @@ async def test_a_task_is_checked_before_it_is_recorded(jobs: Jobs) -> None:
     }
     client = FakeClient(
         {
-            "wrong": CompletedTask(
-                id="wrong", model="sora-2", metadata={"prompt": "A kite"}, **finished
-            ),
+            "wrong": CompletedTask(id="wrong", metadata={"prompt": "A kite"}, **finished),
             "right": ProcessingTask(id="right", model="sora-2", created_at=now),
         }
     )

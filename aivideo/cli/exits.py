@@ -1,4 +1,4 @@
-"""What the exit codes mean, and every error as one line and one of them."""
+"""Exit codes, and how an error becomes one line and a code."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ UNKNOWN = 4
 INTERRUPTED = 130
 
 TABLE = (
-    "Exit codes: 0 all succeeded · 1 something failed · 2 bad input or setting, nothing was sent · "
-    "3 no money, a spend cap or a ceiling · 4 a create of unknown fate · 130 interrupted"
+    "Exit codes: 0 all succeeded · 1 something failed · 2 invalid input or setting, nothing was "
+    "sent · 3 no credits, a spend cap or a ceiling · 4 the outcome of a create is unknown · "
+    "130 interrupted"
 )
 
 
 def code_of(error: BaseException) -> int:
-    """Say which exit code an error is."""
+    """Return the exit code of an error."""
     if isinstance(error, SubmitUnknownError):
         return UNKNOWN
     if isinstance(error, InsufficientCreditsError | SpendLimitError | BudgetExceededError):
@@ -39,15 +40,15 @@ def code_of(error: BaseException) -> int:
     return FAILED
 
 
-def say(text: str) -> None:
-    """Write one line to stderr."""
+def warn(text: str) -> None:
+    """Print one line to stderr."""
     print(f"aivideo: {' '.join(scrub(text).split())}", file=sys.stderr)
 
 
-def say_error(error: AIVideoError | OSError | ValueError) -> int:
-    """Write an error as one line, and return its exit code."""
+def report_error(error: AIVideoError | OSError | ValueError) -> int:
+    """Print an error as one line, and return its exit code."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        say(f"{error.filename}: {error.strerror}")
+        warn(f"{error.filename}: {error.strerror}")
     else:
-        say(str(error))
+        warn(str(error))
     return code_of(error)

@@ -176,7 +176,7 @@ def test_without_its_extra_the_command_says_how_to_install_it() -> None:
     command = [sys.executable, "-c", block]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert 'pip install "aivideo[cli]"' in done.stderr
+    assert 'pip install "aivideo-sdk[cli]"' in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -190,7 +190,7 @@ def test_without_the_simulator_s_extra_it_says_so_before_it_starts(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     assert run([command]) == 2
-    assert 'pip install "aivideo[cli,simulator]"' in one_line(capsys)
+    assert 'pip install "aivideo-sdk[cli,simulator]"' in one_line(capsys)
     assert [*Path().iterdir()] == []
 
 

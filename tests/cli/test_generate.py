@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from aivideo import Session
-from aivideo.cli import app
 from aivideo.cli.app import run
+from aivideo.cli.commands import generate
 from aivideo.simulator import Endpoint, Fault, Occasion, Scenario, Simulator, serve
 
 
@@ -68,8 +68,8 @@ def test_a_task_that_was_taken_while_ctrl_c_was_pressed_is_named(
         (task_id,) = sim.truth.tasks
     assert code == 130
     said = capsys.readouterr().err
-    assert "its answer is waited for" in said
-    line = f"go on with: aivideo task {task_id} --save 'my boat.mp4' --base-url {sim.url}"
+    assert "the create was sent; waiting for its answer" in said
+    line = f"continue with: aivideo task {task_id} --save 'my boat.mp4' --base-url {sim.url}"
     assert line in said
     assert "Traceback" not in said
 
@@ -86,12 +86,12 @@ def test_a_create_of_unknown_fate_is_named_after_ctrl_c_too(
 def test_a_failed_task_is_not_said_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "Session", partial(Session, poll_interval=0.05))
+    monkeypatch.setattr(generate, "Session", partial(Session, poll_interval=0.05))
     with serving(failure_rate=1.0) as sim:
         assert run(["generate", "A boat", "--base-url", sim.url]) == 1
     said = capsys.readouterr().err
     assert "failed: upstream_error" in said
-    assert "go on with" not in said
+    assert "continue with" not in said
 
 
 @pytest.mark.parametrize(

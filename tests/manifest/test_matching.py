@@ -146,7 +146,7 @@ def test_an_id_goes_before_content() -> None:
     ids=lambda job: str(job.status),
 )
 def test_an_id_that_asks_for_something_else_than_was_bought_is_refused(job: JobRecord) -> None:
-    with pytest.raises(ManifestError, match=r"line 7: id 'boat' .* id of its own") as caught:
+    with pytest.raises(ManifestError, match=r"line 7: id 'boat' .* new id") as caught:
         match([line(7, "another", id="boat")], [job])
     assert job.id in str(caught.value)
 
@@ -248,10 +248,10 @@ def test_a_line_that_says_its_task_is_not_sent_whatever_the_ledger_has_missed() 
     told = evolve(line(1, "a"), task_id="t")
     for job in (planned("x", "a"), unknown("x", "a")):
         each = Match(told, job)
-        assert each.task_to_take_up == "t"
+        assert each.stated_task == "t"
         assert not each.would_be_sent(retry_failed=True)
     # What the ledger knows better stands: that task has failed, and is to be sent again.
     failed = apply(running("x", "a"), Failed(WHY))
     again = Match(evolve(told, task_id="task-of-x"), apply(failed, Retried()))
-    assert again.task_to_take_up is None
+    assert again.stated_task is None
     assert again.would_be_sent()

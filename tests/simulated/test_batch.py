@@ -32,10 +32,10 @@ from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.manifest import (
     Batch,
     BatchReport,
+    BatchSettings,
     Defaults,
     ManifestError,
     Result,
-    Settings,
     check_files,
     prepare,
     read_manifest,
@@ -119,7 +119,7 @@ class House:
                     working,
                     plan,
                     folder,
-                    Settings(name=output, **settings),
+                    BatchSettings(name=output, **settings),
                     on_result=None if heard is None else heard.append,
                 )
                 running = asyncio.create_task(run.run())
@@ -273,14 +273,14 @@ async def test_what_may_have_been_taken_is_told_of_and_never_sent(
     for again in (await house.run("a", "b"), await house.run("a", "b", retry_failed=True)):
         assert statuses(again) == ["unknown", "saved"]
         assert again.results[0].earlier
-        assert not again.goes_on, "the same command would do nothing for it"
+        assert not again.can_continue, "the same command would do nothing for it"
         assert again.credits.unknown == 100
     assert house.creates == 2
     row = orjson.loads((house.place / "out" / "unfinished.jsonl").read_bytes())
     assert (row["id"], row["unknown"]) == ("0001-a", True)
 
 
-async def test_what_a_person_settles_goes_on(tmp_path: Path) -> None:
+async def test_what_a_person_settles_can_continue(tmp_path: Path) -> None:
     house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1), create_cut_before=Nth(2)))
     first = await house.run("a", "b", "c", session={"max_requests_in_flight": 1})
     assert statuses(first) == ["unknown", "unknown", "saved"]
@@ -376,7 +376,7 @@ async def test_a_prompt_that_changes_under_its_id_after_it_was_taken_is_refused(
     house: House,
 ) -> None:
     await some_taken_and_no_more(house, {"id": "x", "prompt": "before"}, "b", most=1)
-    with pytest.raises(ManifestError, match="line 1: id 'x' was made of another request"):
+    with pytest.raises(ManifestError, match="line 1: id 'x' was used for another request"):
         await house.run({"id": "x", "prompt": "after"}, "b")
     assert house.taken() == {"before": 1}
 
@@ -466,11 +466,11 @@ async def test_a_batch_that_is_stopped_while_it_waits_for_a_spend_cap_sends_noth
     assert house.creates == seen[0]
 
 
-async def test_a_spend_cap_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
+async def test_a_spend_cap_stops_and_the_same_command_can_continue(tmp_path: Path) -> None:
     house = make_house(tmp_path, spend_limit=200, spend_window=600.0)
     first = await house.run("a", "b", "c", session={"max_requests_in_flight": 1})
     assert statuses(first) == ["saved", "saved", "failed"]
-    assert first.goes_on
+    assert first.can_continue
     await asyncio.sleep(600)
     assert statuses(await house.run("a", "b", "c")) == ["saved"] * 3
     assert house.taken() == dict.fromkeys("abc", 1)
@@ -491,7 +491,7 @@ async def test_a_full_disk_ends_the_run_before_more_is_bought(
     assert report.trouble == f"{house.place / 'out'}: No space left on device"
     assert house.service.truth.creates_taken < 40, "what cannot be saved is not bought"
     assert report.count("unsent") > 0
-    assert report.goes_on
+    assert report.can_continue
     assert statuses(await house.run(*prompts)) == ["saved"] * 40
     assert house.taken() == dict.fromkeys(prompts, 1)
 
@@ -511,7 +511,7 @@ async def test_a_file_that_alone_cannot_be_written_ends_nothing(
     report = await house.run("a", "b", "c")
     assert statuses(report) == ["failed", "saved", "saved"]
     assert report.trouble is None
-    assert report.goes_on, "it is fetched again, and not bought again"
+    assert report.can_continue, "it is fetched again, and not bought again"
 
 
 @pytest.mark.parametrize("name", ["append", "write_unfinished"])
@@ -561,7 +561,7 @@ async def test_two_folders_on_one_ledger_are_two_batches(house: House) -> None:
     assert house.taken() == {"a": 2}
 
 
-async def test_a_folder_that_moves_with_its_ledger_goes_on(
+async def test_a_folder_that_moves_with_its_ledger_can_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -616,10 +616,10 @@ async def test_two_runs_at_once_make_each_once(house: House) -> None:
     assert house.taken() == dict.fromkeys(prompts, 1)
 
 
-async def test_a_file_that_nobody_knows_of_is_in_the_way_and_named(house: House) -> None:
+async def test_an_existing_file_without_a_job_is_refused_unless_overwrite(house: House) -> None:
     (house.place / "out").mkdir()
     (house.place / "out" / "0002-b.mp4").write_bytes(b"bought")
-    with pytest.raises(ManifestError, match=r"0002-b\.mp4 is there already"):
+    with pytest.raises(ManifestError, match=r"0002-b\.mp4 already exists"):
         await house.run("a", "b")
     assert house.creates == 0
     assert statuses(await house.run("a", "b", overwrite=True)) == ["saved", "saved"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aivideo import JobStatus, Session, Sora2
-from aivideo.manifest import Batch, Defaults, Line, Result, Settings, prepare, read_manifest
+from aivideo.manifest import Batch, BatchSettings, Defaults, Line, Result, prepare, read_manifest
 from aivideo.manifest import results as report
 from aivideo.simulator import Scenario, serve
 
@@ -30,7 +30,7 @@ async def test_a_report_that_cannot_be_written_ends_the_run_and_the_ledger_has_w
     scenario = Scenario(media="stub", task_seconds=(10.0, 60.0))
     async with serve(scenario) as sim, Session("sk-x", base_url=sim.url) as session:
         plan = await prepare(session.ledger, "b", lines)
-        said = await Batch(session, plan, tmp_path, Settings(name="b")).run()
+        said = await Batch(session, plan, tmp_path, BatchSettings(name="b")).run()
         stands = {job.request.prompt: job async for job in session.ledger.jobs()}
         bought = {task.prompt: task.id for task in sim.truth.tasks.values()}
     assert said.trouble is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aivideo.cli.run import _exit_code
+from aivideo.cli.batch_run import _exit_code
 from aivideo.errors import AIVideoError, BudgetExceededError
 from aivideo.ledger.journal import CreditTotals
 from aivideo.manifest import BatchReport, Line, Result
