@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from aivideo._amounts import exact
+from aivideo._amounts import exact, plain
 from aivideo._api import callback_tokens
 from aivideo.errors import (
     AIVideoError,
@@ -493,8 +493,8 @@ def _summarized(records: Sequence[JobRecord]) -> Retry:
     prices = [(exact(job.credits), job.doubts) for job in records if job.credits is not None]
     return Retry(
         records=tuple(records),
-        credits=sum((price for price, _ in prices), Decimal(0)),
-        at_risk=sum((price * doubts for price, doubts in prices), Decimal(0)),
+        credits=plain(sum((price for price, _ in prices), Decimal(0))),
+        at_risk=plain(sum((price * doubts for price, doubts in prices), Decimal(0))),
         unpriced=len(records) - len(prices),
     )
 

@@ -6,15 +6,18 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from aivideo import manifest as batches
-from aivideo._session.session import Session
 from aivideo.cli import exits
 from aivideo.cli.console import ledger_option, print_json, say
 from aivideo.cli.progress import LINE_EVERY, RunDisplay
 from aivideo.cli.summary import print_summary, print_unknown, results_table, summary_document
+
+if TYPE_CHECKING:
+    from aivideo._session.session import Session
 
 
 async def run_batch(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from rich.console import Console
 
-from aivideo._amounts import dollars, exact
+from aivideo._amounts import dollars, exact, plain
 from aivideo.ledger.audit import Finding
 from aivideo.ledger.journal import Attempt, JobRecord
 from aivideo.models import CompletedTask, Credits, FailedTask, Task
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 def money(amount: Decimal | int) -> str:
     """Return credits and dollars for people: ``200 credits ($1.00)``."""
-    return f"{amount:,} credits ({in_dollars(amount)})"
+    return f"{number(amount)} credits ({in_dollars(amount)})"
+
+
+def number(amount: Decimal | int) -> str:
+    """Return an amount of credits without trailing zeros: ``1,030.5``."""
+    return f"{plain(exact(amount)):,}"
 
 
 def in_dollars(amount: Decimal | int) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 from rich.text import Text
 
+from aivideo.cli.console import number
 from aivideo.desk import IN_DOUBT
 from aivideo.ledger.journal import JobRecord, JobStatus
 from aivideo.manifest import text_of
@@ -61,7 +62,7 @@ def _room(width: int, widths: dict[str, int]) -> int:
 
 
 def _credits(job: JobRecord) -> str:
-    return "?" if job.credits is None else f"{job.credits:,}"
+    return "?" if job.credits is None else number(job.credits)
 
 
 def status_of(job: JobRecord) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aivideo._session.session import Session
 from aivideo.desk import AccountSource, Desk, DeskError, Refusal
 from aivideo.errors import AIVideoError, LedgerError
-from aivideo.ledger.sqlite import SqliteLedger
+
+if TYPE_CHECKING:
+    from aivideo._session.session import Session
+    from aivideo.ledger.sqlite import SqliteLedger
 
 LEDGER = "aivideo.db"
 """The ledger's file name in a batch's folder."""
@@ -27,6 +30,8 @@ _CURES = {
 
 
 def _open(path: Path, *, read_only: bool) -> SqliteLedger:
+    from aivideo.ledger.sqlite import SqliteLedger
+
     file = path / LEDGER if path.is_dir() else path
     if not file.exists():
         raise LedgerError(f"there is no ledger {file}; name one with --ledger")
@@ -82,4 +87,6 @@ def session_for_checks(base_url: str | None) -> Session:
     Raises:
         ConfigurationError: there is no key, or a setting cannot work.
     """
+    from aivideo._session.session import Session
+
     return Session(base_url=base_url, request_timeout=CHECK_TIMEOUT)

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,11 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from aivideo._session.session import SessionStatistics
-from aivideo.cli.console import in_dollars, print_json, say
+from aivideo.cli.console import in_dollars, number, print_json, say
 from aivideo.errors import AIVideoError, DownloadError
 from aivideo.ledger.journal import JobStatus
 from aivideo.manifest import Estimate, Result
+
+if TYPE_CHECKING:
+    from aivideo._session.session import SessionStatistics
 
 LINE_EVERY = 5.0
 """Seconds between two status lines where there is no terminal."""
@@ -122,7 +124,7 @@ class RunDisplay:
         if self._unknown:
             parts.append(f"{self._unknown:,} unknown")
         parts += [
-            f"{now.credits.held:,} credits",
+            f"{number(now.credits.held)} credits",
             f"{limiter.pace:.3g}/s",
             f"{limiter.in_flight} in flight",
             f"{limiter.rejected} × 429",
@@ -161,13 +163,13 @@ def estimate_table(estimate: Estimate, console: Console) -> None:
     for title in ("clips", "credits", "dollars"):
         table.add_column(title, justify="right")
     for name, count, total in estimate.rows:
-        known = ("?", "?") if total is None else (f"{total:,}", in_dollars(total))
+        known = ("?", "?") if total is None else (number(total), in_dollars(total))
         table.add_row(name, f"{count:,}", *known)
     count = sum(row[1] for row in estimate.rows)
     table.add_row(
         "in all",
         f"{count:,}",
-        f"{estimate.credits:,}",
+        number(estimate.credits),
         in_dollars(estimate.credits),
     )
     console.print(table)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aivideo._session.session import Session
-from aivideo.cli.console import how_to_settle, in_dollars, money, say
+from aivideo.cli.console import how_to_settle, in_dollars, money, number, say
 from aivideo.manifest import BatchReport
 from aivideo.models import Sora2
+
+if TYPE_CHECKING:
+    from aivideo._session.session import Session
 
 
 def summary_document(report: BatchReport, session: Session) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def results_table(report: BatchReport, console: Console) -> None:
             "prompt": request.model if sora is None else sora.prompt,
             "length": "" if sora is None else f"{sora.duration} s",
             "shape": "" if sora is None else sora.aspect_ratio,
-            "credits": f"{amount:,}",
+            "credits": number(amount),
             "cost": in_dollars(amount),
         }
         # Text: brackets in a prompt are no markup.

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NewType, cast
 import orjson
 from attrs import field, fields, frozen
 
-from aivideo._amounts import exact
+from aivideo._amounts import exact, plain
 from aivideo.errors import AIVideoError, InvalidRequestError
 from aivideo.models import Generation, Request, Sora2, TaskId
 
@@ -397,14 +397,14 @@ def estimate(lines: Iterable[Line]) -> Estimate:
         )
         counts[name, None if request.credits is None else exact(request.credits)] += 1
     rows = tuple(
-        (name, count, None if each is None else each * count)
+        (name, count, None if each is None else plain(each * count))
         for (name, each), count in sorted(
             counts.items(), key=lambda row: (row[0][0], row[0][1] or 0)
         )
     )
     return Estimate(
         rows,
-        sum((total for _, _, total in rows if total is not None), Decimal(0)),
+        plain(sum((total for _, _, total in rows if total is not None), Decimal(0))),
         sum(count for _, count, total in rows if total is None),
     )
 

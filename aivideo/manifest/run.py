@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from aivideo._session.job import Job
-from aivideo._session.session import Session
 from aivideo.delivery import download
 from aivideo.desk import IN_DOUBT, RETRYABLE
 from aivideo.errors import (
@@ -34,6 +32,10 @@ from aivideo.manifest.matching import Match, Plan, match
 from aivideo.manifest.reading import Line, ManifestError
 from aivideo.manifest.results import BatchReport, Result, result_of
 from aivideo.models import Failed, Outcome, Request, TaskId
+
+if TYPE_CHECKING:
+    from aivideo._session.job import Job
+    from aivideo._session.session import Session
 
 log = logging.getLogger("aivideo.manifest")
 

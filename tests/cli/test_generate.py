@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from aivideo import Session
+from aivideo._session import session
 from aivideo.cli.app import run
-from aivideo.cli.commands import generate
 from aivideo.simulator import Endpoint, Fault, Occasion, Scenario, Simulator, serve
 
 
@@ -86,7 +86,7 @@ def test_a_create_of_unknown_fate_is_named_after_ctrl_c_too(
 def test_a_failed_task_is_not_said_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate, "Session", partial(Session, poll_interval=0.05))
+    monkeypatch.setattr(session, "Session", partial(Session, poll_interval=0.05))
     with serving(failure_rate=1.0) as sim:
         assert run(["generate", "A boat", "--base-url", sim.url]) == 1
     said = capsys.readouterr().err

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from aivideo import manifest as batches
 from aivideo._amounts import dollars
-from aivideo._session.session import Session
 from aivideo.cli import exits
 from aivideo.cli.batch_run import run_batch
 from aivideo.cli.console import money, print_json, say
@@ -22,7 +21,6 @@ from aivideo.cli.ledgers import LEDGER, session_for_checks
 from aivideo.cli.options import AsJSON, BaseURL, Ceiling, Flag, Pace, WholeOrNone
 from aivideo.cli.progress import estimate_table
 from aivideo.errors import AIVideoError, ConfigurationError
-from aivideo.ledger.sqlite import SqliteLedger
 
 
 def batch(
@@ -85,6 +83,8 @@ def batch(
     overwrite
         Make and pay for clips whose files exist but whose jobs the ledger does not have.
     """
+    from aivideo._session.session import Session
+
     lines = batches.read_manifest(file, batches.Defaults(duration, aspect_ratio))
     ledger_path = output / LEDGER if ledger is None else ledger
     settings = batches.BatchSettings(
@@ -129,6 +129,8 @@ async def _lines_to_send(
     """Return the lines that a run would send; the ledger, if it exists, is only read."""
     records = []
     if ledger.exists():
+        from aivideo.ledger.sqlite import SqliteLedger
+
         opened = SqliteLedger(ledger, read_only=True)
         try:
             records = [record async for record in opened.jobs(batch=settings.name)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from aivideo._session.session import Session
 from aivideo.cli import exits
 from aivideo.cli.console import money, print_json
 from aivideo.cli.options import AsJSON, BaseURL
@@ -19,6 +18,8 @@ def show_credits(*, base_url: BaseURL = None, as_json: AsJSON = False) -> int:
 
 
 async def _show_credits(base_url: str | None, *, as_json: bool) -> int:
+    from aivideo._session.session import Session
+
     async with Session(base_url=base_url) as session:
         account = await session.credits()
     if as_json:

@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from aivideo import manifest as batches
-from aivideo._session.session import Session
 from aivideo.cli import exits
 from aivideo.cli.batch_run import run_batch
 from aivideo.errors import ConfigurationError
@@ -62,6 +61,8 @@ def import_simulator() -> Any:
 
 
 async def _run_demo(output: Path) -> int:
+    from aivideo._session.session import Session
+
     simulator = import_simulator()
     lines = [
         batches.Line(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from aivideo import manifest as batches
-from aivideo._session.job import Job
-from aivideo._session.session import Session
 from aivideo.cli import exits
 from aivideo.cli.console import money, print_json
 from aivideo.cli.options import AsJSON, BaseURL, Flag, Whole
@@ -23,6 +22,10 @@ from aivideo.errors import (
 )
 from aivideo.ledger.journal import JobStatus
 from aivideo.models import Sora2
+
+if TYPE_CHECKING:
+    from aivideo._session.job import Job
+    from aivideo._session.session import Session
 
 
 def generate(
@@ -59,6 +62,8 @@ def generate(
     overwrite
         Replace an existing file.
     """
+    from aivideo._session.session import Session
+
     request = Sora2(prompt, duration=duration, aspect_ratio=aspect_ratio, image=image)
     if wait_timeout is not None and not wait_timeout > 0:
         raise ConfigurationError(f"--wait-timeout {wait_timeout:g} must be more than 0 seconds")

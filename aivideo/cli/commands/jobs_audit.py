@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from aivideo.cli import exits
-from aivideo.cli.console import how_to_settle, in_dollars, ledger_option, print_json, say
+from aivideo.cli.console import how_to_settle, in_dollars, ledger_option, number, print_json, say
 from aivideo.cli.job_table import job_table, time_of
 from aivideo.cli.ledgers import desk_for_changes, session_for_checks
 from aivideo.cli.options import AsJSON, BaseURL, LedgerPath
@@ -54,8 +54,8 @@ def _print_finding(finding: Finding, in_doubt: Sequence[JobRecord], console: Con
     since, now = finding.since, finding.now
     say(
         console,
-        f"The account's counter (total_consumed) was {since.account.total_consumed:,} at "
-        f"{time_of(since.at)},\nand {now.account.total_consumed:,} at {time_of(now.at)}.",
+        f"The account's counter (total_consumed) was {number(since.account.total_consumed)} at "
+        f"{time_of(since.at)},\nand {number(now.account.total_consumed)} at {time_of(now.at)}.",
     )
     rows = [
         ("it grew by", finding.grown),
@@ -63,16 +63,19 @@ def _print_finding(finding: Finding, in_doubt: Sequence[JobRecord], console: Con
         ("of that refunded", finding.refunded),
         ("outcome unknown", finding.unknown),
     ]
-    width = max(len(f"{amount:,}") for _, amount in rows)
+    width = max(len(number(amount)) for _, amount in rows)
     for name, amount in rows:
         if amount or name != "of that refunded":
-            say(console, f"  {name:20}{amount:>{width},} credits ({in_dollars(abs(amount))})")
+            say(
+                console, f"  {name:20}{number(amount):>{width}} credits ({in_dollars(abs(amount))})"
+            )
     if finding.refunded:
         for each in finding.hypotheses:
             verb = "lowers" if each.refunds_lower else "does not lower"
             say(
                 console,
-                f"  if a refund {verb} the counter, {each.rest:,} credits remain for the unknown",
+                f"  if a refund {verb} the counter, {number(each.rest)} credits "
+                "remain for the unknown",
             )
     console.print()
     for line in finding.lines:

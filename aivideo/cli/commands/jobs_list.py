@@ -17,6 +17,7 @@ from aivideo.cli.console import (
     in_dollars,
     ledger_option,
     money,
+    number,
     print_json,
     say,
 )
@@ -113,5 +114,5 @@ def _print_sums(counts: Mapping[JobStatus, int], totals: CreditTotals, console: 
         (totals.reserved, "being sent"),
     ):
         if amount:
-            line += f" · {words} {amount:,} ({in_dollars(amount)})"
+            line += f" · {words} {number(amount)} ({in_dollars(amount)})"
     say(console, line)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aivideo._session.job import Job
-from aivideo._session.session import Session
 from aivideo.cli import exits
 from aivideo.cli.commands.generate import check_target
 from aivideo.cli.console import as_document, print_json
 from aivideo.cli.options import AsJSON, BaseURL
 from aivideo.models import FailedTask
+
+if TYPE_CHECKING:
+    from aivideo._session.job import Job
+    from aivideo._session.session import Session
 
 
 def task(
@@ -33,6 +36,8 @@ def task(
     save
         The file to write.
     """
+    from aivideo._session.session import Session
+
     session = Session(base_url=base_url)
     job = session.job(task_id)  # raises if that is no id
     if save is not None:
