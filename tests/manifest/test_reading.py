@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from cattrs import Converter
 
-from aivideo import Sora2
-from aivideo.manifest import Defaults, Line, ManifestError, read_manifest
+from aivideo import Generation, Sora2
+from aivideo.manifest import (
+    Defaults,
+    Line,
+    ManifestError,
+    configure_manifest,
+    read_manifest,
+)
+from aivideo.manifest.reading import Row
 
 DEFAULTS = Defaults(4, "16:9")
 
@@ -84,3 +93,57 @@ def test_an_id_becomes_one_file_name_in_the_folder(name: str, tmp_path: Path) ->
     assert not line.file_name.startswith(".")
     assert len(line.file_name.encode()) < 200
     (tmp_path / line.file_name).write_bytes(b"")
+
+
+# --- rows and their types -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "problems"),
+    [
+        ('{"prompt": "x", "id": 1.5}', ["id=1.5 must be a text"]),
+        ('{"prompt": "x", "id": true}', ["id=True must be a text"]),
+        ('{"prompt": "x", "task_id": " "}', ["task_id=' ' must be the id of a task"]),
+        (
+            '{"prompt": "x", "task_id": 5, "unknown": "no"}',
+            ["task_id=5 must be the id of a task", "unknown='no' must be true or false"],
+        ),
+        ('{"prompt": "x", "credits": "many"}', ["credits='many' must be a decimal number"]),
+        ('{"prompt": "x", "seed": 1}', ["unknown fields ['seed']; known are ['aspect_ratio'"]),
+        ('{"prompt": "x", "duration": 5}', ["duration=5", "4, 8 or 12"]),
+        ('{"prompt": 5}', ["prompt=5"]),
+        ('{"model": "veo-3", "prompt": "x"}', ["needs its fields in an object `input`"]),
+    ],
+)
+def test_an_error_names_file_line_field_value_and_rule(
+    row: str, problems: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read(tmp_path, "m.jsonl", f'{{"prompt": "fine"}}\n{row}\n')
+    (message,) = caught.value.problems
+    assert message.startswith(f"{tmp_path / 'm.jsonl'}:2: ")
+    for problem in problems:
+        assert problem in message
+    assert "cattrs" not in message
+
+
+def test_a_number_as_id_is_its_text(tmp_path: Path) -> None:
+    (line,) = read(tmp_path, "m.jsonl", '{"prompt": "x", "id": 7}')
+    assert (line.id, line.named) == ("7", True)
+
+
+@pytest.mark.parametrize(("cell", "unknown"), [("true", True), (" FALSE ", False), ("", False)])
+def test_a_csv_cell_states_true_or_false(cell: str, unknown: bool, tmp_path: Path) -> None:
+    (line,) = read(tmp_path, "m.csv", f"prompt,unknown\nx,{cell}\n")
+    assert line.unknown is unknown
+
+
+def test_stated_credits_are_exact(tmp_path: Path) -> None:
+    row = '{"model": "veo-3", "input": {"prompt": "x"}, "credits": 400}'
+    (line,) = read(tmp_path, "m.jsonl", row)
+    assert line.request == Generation("veo-3", {"prompt": "x"}, credits=400)
+    converter = Converter()
+    configure_manifest(converter)
+    for written in ("30.1", 30.1, "30.10"):
+        structured = converter.structure({"prompt": "x", "credits": written}, Row)
+        assert structured.credits == Decimal("30.1")
