@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from aivideo.errors import (
@@ -14,6 +15,7 @@ from aivideo.errors import (
     SubmitUnknownError,
     scrub,
 )
+from aivideo.manifest import ManifestError
 
 OK = 0
 FAILED = 1
@@ -27,6 +29,35 @@ TABLE = (
     "sent · 3 no credits, a spend cap or a ceiling · 4 the outcome of a create is unknown · "
     "130 interrupted"
 )
+
+
+_OPTIONS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("aspect_ratio", "base_url", "batch", "duration", "failure_rate", "image", "latency"),
+        *("max_credits", "max_requests_per_minute", "max_running_jobs", "poll_interval"),
+        *("progress", "rate_limit", "retry_after", "seed", "speed", "spend_limit", "task_seconds"),
+        *("wait_timeout",),
+    )
+} | {"jobs_in_flight": "--max-running-jobs", "default_balance": "--balance"}
+_ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=| (?=must))")
+_CALL = re.compile(r"call session\.resume_submits\(\)")
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's message in the words of the command line: options, not arguments.
+
+    A manifest's errors keep the names of its fields.
+    """
+    if isinstance(error, BudgetExceededError) and error.needed is not None:
+        return (
+            f"{error.needed} credits more would exceed --max-credits {error.ceiling}: "
+            f"{error.held} are charged, reserved or unknown; it was not sent"
+        )
+    text = str(error)
+    if not isinstance(error, ManifestError):
+        text = _ARGUMENT.sub(lambda found: f"{_OPTIONS[found[1]]} ", text)
+    return _CALL.sub("run the same command again", text)
 
 
 def code_of(error: BaseException) -> int:
@@ -50,5 +81,5 @@ def report_error(error: AIVideoError | OSError | ValueError) -> int:
     if isinstance(error, OSError) and error.strerror and error.filename:
         warn(f"{error.filename}: {error.strerror}")
     else:
-        warn(str(error))
+        warn(describe(error))
     return code_of(error)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aivideo.cli.console import in_dollars, number, print_json, say
+from aivideo.cli.exits import describe
 from aivideo.errors import AIVideoError, DownloadError
 from aivideo.ledger.journal import JobStatus
 from aivideo.manifest import Estimate, Result
@@ -90,7 +91,7 @@ class RunDisplay:
             reason = _reason(result.error)
             self._reasons[reason] += 1
             if self._reasons[reason] <= SAME_REASON:
-                self._say(f"{_where(result)}: {result.error}")
+                self._say(f"{_where(result)}: {describe(result.error)}")
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY:
             self.line()
 
@@ -181,7 +182,7 @@ def _reason(error: AIVideoError) -> str:
     """Return what is equal in errors that have the same cause."""
     if isinstance(error, DownloadError) and error.errno is not None:
         return os.strerror(error.errno)
-    return str(error)
+    return describe(error)
 
 
 def _where(result: Result) -> str:

@@ -160,7 +160,7 @@ async def _dry_run(
         except AIVideoError as error:
             if isinstance(error, ConfigurationError):
                 raise
-            why_not = f"The balance could not be read: {error}"
+            why_not = f"The balance could not be read: {exits.describe(error)}"
     covered = None if balance is None else balance >= estimate.credits
     if as_json:
         print_json(

@@ -38,7 +38,7 @@ async def _audit(path: Path, base_url: str | None, *, as_json: bool) -> int:
         desk = await stack.enter_async_context(desk_for_changes(path, client=client))
         audited = await desk.audit()
     if audited.error is not None:
-        exits.warn(f"the counter could not be read now: {audited.error}")
+        exits.warn(f"the counter could not be read now: {exits.describe(audited.error)}")
     if as_json:
         print_json(audited.finding)
         return exits.OK
