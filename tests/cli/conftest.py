@@ -21,30 +21,30 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FilledLedger:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Simulator]:
-    """A service in a thread of its own, on the real clock; a short task ends in a second."""
+    """A service in another thread, on the real clock; its tasks end within a second."""
     ready = threading.Event()
     found: list[tuple[Simulator, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    async def stand() -> None:
+    async def run_service() -> None:
         scenario = Scenario(task_seconds=0.05, queue_seconds=0.0, media="stub", seed=3)
         async with serve(scenario) as sim:
-            over = asyncio.Event()
-            found.append((sim, asyncio.get_running_loop(), over))
+            stopped = asyncio.Event()
+            found.append((sim, asyncio.get_running_loop(), stopped))
             ready.set()
-            await over.wait()
+            await stopped.wait()
 
-    thread = threading.Thread(target=lambda: asyncio.run(stand()))
+    thread = threading.Thread(target=lambda: asyncio.run(run_service()))
     thread.start()
     assert ready.wait(30)
-    [(sim, loop, over)] = found
+    [(sim, loop, stopped)] = found
     yield sim
-    loop.call_soon_threadsafe(over.set)
+    loop.call_soon_threadsafe(stopped.set)
     thread.join()
 
 
 @pytest.fixture
 def asked(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> Simulator:
-    """Have commands ask the service, with a key."""
+    """Point the commands to the service, with a key."""
     monkeypatch.setenv("AIVIDEO_API_KEY", "sk-test")
     monkeypatch.setenv("AIVIDEO_BASE_URL", service.url)
     return service

@@ -1,4 +1,4 @@
-"""A ledger that tests fill by hand, and what they ask of the commands that read it."""
+"""A ledger that tests fill by hand, and helpers for tests of the `jobs` commands."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def task_id(number: int) -> str:
 
 @define
 class FilledLedger:
-    """A ledger that is written by hand."""
+    """A ledger file that tests fill by hand."""
 
     path: Path
     clock: float = 1_700_000_000.0
@@ -60,7 +60,7 @@ class FilledLedger:
     def job(
         self, prompt: str, *events: Event | str, duration: int = 4, batch: str = "."
     ) -> JobRecord:
-        """Write down a job, and what happened to it."""
+        """Record a job, and what happened to it."""
         request = Sora2(prompt, duration=duration, aspect_ratio="16:9")
         self.clock += 10
         record = JobRecord(
@@ -88,19 +88,19 @@ class FilledLedger:
         return written
 
     def reading(self, consumed: int) -> None:
-        """Write down what the account's counter said."""
+        """Store a reading of the account's counter."""
         self.clock += 10
         account = Credits(balance=0, total_purchased=0, total_consumed=consumed)
         asyncio.run(self._with(lambda ledger: ledger.note_credits(account)))
 
     def find(self, job: JobRecord) -> JobRecord:
-        """Read a job again."""
+        """Return a job as it is now."""
         found: JobRecord = asyncio.run(self._with(lambda ledger: ledger.find(job.id)))
         return found
 
 
 def make_task(prompt: str, tmp_path: Path, *, duration: int = 4) -> str:
-    """Have a task made by another ledger, as one finds it on the dashboard."""
+    """Make a task with another ledger, as it would appear on the dashboard; return its id."""
     manifest = tmp_path / "elsewhere.txt"
     manifest.write_text(prompt, "utf-8")
     output = tmp_path / f"elsewhere-{duration}"

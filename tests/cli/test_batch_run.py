@@ -1,4 +1,4 @@
-"""What a batch's exit code says."""
+"""The exit code of a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def failed(error: AIVideoError) -> Result:
     return Result(line=LINE, status="failed", error=error)
 
 
-def report(*results: Result, stopped: bool = False, trouble: str | None = None) -> BatchReport:
+def report_of(*results: Result, stopped: bool = False, trouble: str | None = None) -> BatchReport:
     nothing = CreditTotals()
     return BatchReport(
         results=results, credits=nothing, this_run=nothing, stopped=stopped, trouble=trouble
@@ -28,19 +28,21 @@ def report(*results: Result, stopped: bool = False, trouble: str | None = None) 
 
 
 @pytest.mark.parametrize(
-    ("told", "code"),
+    ("report", "code"),
     [
-        (report(SAVED), 0),
-        (report(SAVED, trouble="the report could not be written"), 1),
-        (report(SAVED, stopped=True), 130),
-        (report(SAVED, stopped=True, trouble="the disk is full"), 1),
-        (report(SAVED, Result(line=LINE, status="unsent")), 1),
-        (report(SAVED, Result(line=LINE, status="unknown")), 4),
+        (report_of(SAVED), 0),
+        (report_of(SAVED, trouble="the report could not be written"), 1),
+        (report_of(SAVED, stopped=True), 130),
+        (report_of(SAVED, stopped=True, trouble="the disk is full"), 1),
+        (report_of(SAVED, Result(line=LINE, status="unsent")), 1),
+        (report_of(SAVED, Result(line=LINE, status="unknown")), 4),
         (
-            report(failed(BudgetExceededError("a ceiling", needed=100, held=0, ceiling=50)), SAVED),
+            report_of(
+                failed(BudgetExceededError("a ceiling", needed=100, held=0, ceiling=50)), SAVED
+            ),
             3,
         ),
     ],
 )
-def test_an_exit_code_says_the_worst_that_came_of_it(told: BatchReport, code: int) -> None:
-    assert _exit_code(told) == code
+def test_the_exit_code_is_that_of_the_worst_result(report: BatchReport, code: int) -> None:
+    assert _exit_code(report) == code

@@ -48,7 +48,7 @@ def test_audit_concludes_what_the_counter_proves_and_no_more(
 def test_audit_starts_at_the_last_reading_before_the_first_unknown_create(
     filled: FilledLedger, capsys: Said
 ) -> None:
-    # What others spent, and what failed, before the first unknown is no matter.
+    # Other people's spending and refunds before the first unknown create do not matter.
     filled.reading(0)
     filled.job("failed", CLAIM, Taken(task_id(1)), BROKE)
     filled.reading(777)
@@ -62,14 +62,14 @@ def test_audit_does_not_start_at_a_reading_taken_while_a_create_was_in_flight(
     filled: FilledLedger, capsys: Said
 ) -> None:
     filled.reading(0)
-    # Read while it was on its way: the counter may hold it already, or not.
-    on_its_way = filled.job("a", CLAIM)
+    # Read while it was in flight: the counter may include it already, or not.
+    in_flight = filled.job("a", CLAIM)
     filled.reading(100)
     lost = filled.job("b", CLAIM, LOST)
     assert lost.status is JobStatus.UNKNOWN
 
     async def take(ledger: SqliteLedger) -> None:
-        await ledger.record(on_its_way.id, Taken(task_id(1)))
+        await ledger.record(in_flight.id, Taken(task_id(1)))
 
     asyncio.run(filled._with(take))
     filled.reading(200)
@@ -102,7 +102,7 @@ def test_audit_reads_the_counter_once_more(
     before = asked.truth.charged - asked.truth.refunded
     filled.reading(before)
     lost = filled.job("A boat at night", CLAIM, ABANDONED)
-    task = make_task("A boat at night", tmp_path)  # it had been taken, as it turns out
+    task = make_task("A boat at night", tmp_path)  # it was taken after all
     capsys.readouterr()
     assert run(["jobs", "audit", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conclusion"] == "all charged"
@@ -110,7 +110,7 @@ def test_audit_reads_the_counter_once_more(
     capsys.readouterr()
     assert run(["jobs", "audit", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conclusion"] == "clean"
-    # No service: what was read before is compared, and it says so.
+    # No service: stored readings are compared, and a warning is printed.
     monkeypatch.setenv("AIVIDEO_BASE_URL", "http://127.0.0.1:9")
     assert run(["jobs", "audit", "--json"]) == 0
     said = capsys.readouterr()

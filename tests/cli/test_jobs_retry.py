@@ -20,7 +20,7 @@ from tests.cli.filled_ledger import (
 def test_a_create_of_a_dead_process_is_unknown_to_retry_too(
     filled: FilledLedger, capsys: Said
 ) -> None:
-    dead = filled.job("left on its way", CLAIM)
+    dead = filled.job("left in flight", CLAIM)
     assert run(["jobs", "retry", dead.id]) == 1
     assert "settle it first" in one_line(capsys)
     assert run(["jobs", "retry", dead.id, "--pay-again"]) == 0

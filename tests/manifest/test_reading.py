@@ -1,4 +1,4 @@
-"""Manifests as people's tools write them: every prompt once, and nothing guessed."""
+"""Reading manifests as people's tools write them: every prompt once, and nothing guessed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prompts(lines: list[Line]) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
-def test_a_line_of_text_is_a_prompt_however_lines_end(
+def test_each_line_of_text_is_a_prompt_with_any_line_ending(
     bom: str, ending: str, tmp_path: Path
 ) -> None:
     text = bom + ending.join(["A boat", "", "  ", " 雨中的纸船 🎬 ", "A kite"])
@@ -42,7 +42,7 @@ def test_a_line_of_text_is_a_prompt_however_lines_end(
 
 
 @pytest.mark.parametrize("sign", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
-def test_what_ends_a_line_nowhere_else_does_not_buy_two_clips(sign: str, tmp_path: Path) -> None:
+def test_unusual_line_separators_do_not_split_a_prompt(sign: str, tmp_path: Path) -> None:
     text = f"A boat{sign}in the rain\nA kite\n"
     assert prompts(read(tmp_path, "m.txt", text)) == [
         (1, f"A boat{sign}in the rain"),
@@ -52,7 +52,7 @@ def test_what_ends_a_line_nowhere_else_does_not_buy_two_clips(sign: str, tmp_pat
     assert prompts(read(tmp_path, "m.csv", quoted))[0][1] == f"A boat{sign}in the rain"
 
 
-def test_a_null_and_an_empty_cell_are_fields_that_are_not_said(tmp_path: Path) -> None:
+def test_a_null_or_an_empty_cell_is_a_field_that_is_not_stated(tmp_path: Path) -> None:
     rows = '{"prompt": "x", "duration": null, "aspect_ratio": "9:16", "image": null, "id": null}'
     (line,) = read(tmp_path, "m.jsonl", rows)
     assert line.request == Sora2("x", duration=4, aspect_ratio="9:16")
@@ -60,7 +60,7 @@ def test_a_null_and_an_empty_cell_are_fields_that_are_not_said(tmp_path: Path) -
     assert line.request == Sora2("x", duration=4, aspect_ratio="9:16")
 
 
-def test_spaces_around_names_and_cells_of_a_csv_are_no_part_of_them(tmp_path: Path) -> None:
+def test_blanks_around_csv_names_and_cells_are_ignored(tmp_path: Path) -> None:
     text = "\ufeffid, prompt, duration, aspect_ratio\r\nb 1, A boat, 8, 9:16\r\n"
     (line,) = read(tmp_path, "m.csv", text)
     assert line.id == "b 1"
@@ -75,9 +75,7 @@ def test_spaces_around_names_and_cells_of_a_csv_are_no_part_of_them(tmp_path: Pa
         ("m.csv", "prompt,unknown\nx,no\n", "must be true or false"),
     ],
 )
-def test_what_could_be_meant_otherwise_is_not_guessed(
-    name: str, text: str, expected: str, tmp_path: Path
-) -> None:
+def test_ambiguous_input_is_refused(name: str, text: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         read(tmp_path, name, text)
     assert expected in str(caught.value)

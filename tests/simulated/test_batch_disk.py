@@ -1,4 +1,4 @@
-"""A disk that fills while a batch runs: no job is lost by it, and nothing is half a line."""
+"""A disk that fills while a batch runs: no job is lost, and no line is written partly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aivideo.simulator import Scenario, serve
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_report_that_cannot_be_written_ends_the_run_and_the_ledger_has_what_was_bought(
+async def test_an_unwritable_report_ends_the_run_and_the_ledger_has_what_was_bought(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = tmp_path / "m.txt"
@@ -39,7 +39,7 @@ async def test_a_report_that_cannot_be_written_ends_the_run_and_the_ledger_has_w
     assert {job.status for job in stands.values()} <= {JobStatus.SAVED, JobStatus.RUNNING}
 
 
-def test_a_line_of_the_report_is_written_whole_or_not_at_all(
+def test_a_line_of_the_report_is_written_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = tmp_path / report.REPORT
@@ -49,13 +49,13 @@ def test_a_line_of_the_report_is_written_whole_or_not_at_all(
     first = written.read_bytes()
     opened = Path.open
 
-    class Nearly:
+    class NearlyFull:
         """A file on a disk with room for three bytes."""
 
         def __init__(self, path: Path) -> None:
             self.file = opened(path, "ab", buffering=0)
 
-        def __enter__(self) -> Nearly:
+        def __enter__(self) -> NearlyFull:
             return self
 
         def __exit__(self, *_: object) -> None:
@@ -70,7 +70,7 @@ def test_a_line_of_the_report_is_written_whole_or_not_at_all(
         def truncate(self, size: int) -> int:
             return self.file.truncate(size)
 
-    monkeypatch.setattr(Path, "open", lambda path, *args, **kwargs: Nearly(path))
+    monkeypatch.setattr(Path, "open", lambda path, *args, **kwargs: NearlyFull(path))
     with pytest.raises(OSError, match="No space left"):
         report.append(tmp_path, result)
     monkeypatch.undo()
