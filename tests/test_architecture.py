@@ -26,7 +26,7 @@ Sources: TypeAlias = Mapping[str, str]
 ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("edges", ("__main__", "cli", "manifest", "testing")),
     ("simulator", ("simulator",)),
-    ("session", ("_session",)),
+    ("session", ("_session", "desk")),
     ("shells", ("ledger.memory", "ledger.sqlite", "delivery")),
     ("service", ("_pacing", "_polling", "_api")),
     ("settings", ("settings", "_checks")),

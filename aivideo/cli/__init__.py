@@ -13,6 +13,8 @@ def main() -> NoReturn:
     except ModuleNotFoundError as error:
         if error.name not in ("cyclopts", "rich"):
             raise
-        print('aivideo: the command needs its extra: pip install "aivideo[cli]"', file=sys.stderr)
+        print(
+            'aivideo: the command needs its extra: pip install "aivideo-sdk[cli]"', file=sys.stderr
+        )
         raise SystemExit(2) from None
     raise SystemExit(run(sys.argv[1:]))

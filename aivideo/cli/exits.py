@@ -1,7 +1,8 @@
-"""What the exit codes mean, and every error as one line and one of them."""
+"""Exit codes, and how an error becomes one line and a code."""
 
 from __future__ import annotations
 
+import re
 import sys
 
 from aivideo._redaction import scrub
@@ -14,6 +15,7 @@ from aivideo.errors import (
     SpendLimitError,
     SubmitUnknownError,
 )
+from aivideo.manifest import ManifestError
 
 OK = 0
 FAILED = 1
@@ -23,13 +25,43 @@ UNKNOWN = 4
 INTERRUPTED = 130
 
 TABLE = (
-    "Exit codes: 0 all succeeded · 1 something failed · 2 bad input or setting, nothing was sent · "
-    "3 no money, a spend cap or a ceiling · 4 a create of unknown fate · 130 interrupted"
+    "Exit codes: 0 all succeeded · 1 something failed · 2 invalid input or setting, nothing was "
+    "sent · 3 no credits, a spend cap or a ceiling · 4 the outcome of a create is unknown · "
+    "130 interrupted"
 )
 
 
+_OPTIONS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("aspect_ratio", "base_url", "batch", "duration", "failure_rate", "image", "latency"),
+        *("max_credits", "max_requests_per_minute", "max_running_jobs", "poll_interval"),
+        *("progress", "rate_limit", "retry_after", "seed", "speed", "spend_limit", "task_seconds"),
+        *("wait_timeout",),
+    )
+} | {"jobs_in_flight": "--max-running-jobs", "default_balance": "--balance"}
+_ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=| (?=must))")
+_CALL = re.compile(r"call session\.resume_submits\(\)")
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's message in the words of the command line: options, not arguments.
+
+    A manifest's errors keep the names of its fields.
+    """
+    if isinstance(error, BudgetExceededError) and error.needed is not None:
+        return (
+            f"{error.needed} credits more would exceed --max-credits {error.ceiling}: "
+            f"{error.held} are charged, reserved or unknown; it was not sent"
+        )
+    text = str(error)
+    if not isinstance(error, ManifestError):
+        text = _ARGUMENT.sub(lambda found: f"{_OPTIONS[found[1]]} ", text)
+    return _CALL.sub("run the same command again", text)
+
+
 def code_of(error: BaseException) -> int:
-    """Say which exit code an error is."""
+    """Return the exit code of an error."""
     if isinstance(error, SubmitUnknownError):
         return UNKNOWN
     if isinstance(error, InsufficientCreditsError | SpendLimitError | BudgetExceededError):
@@ -39,15 +71,15 @@ def code_of(error: BaseException) -> int:
     return FAILED
 
 
-def say(text: str) -> None:
-    """Write one line to stderr."""
+def warn(text: str) -> None:
+    """Print one line to stderr."""
     print(f"aivideo: {' '.join(scrub(text).split())}", file=sys.stderr)
 
 
-def say_error(error: AIVideoError | OSError | ValueError) -> int:
-    """Write an error as one line, and return its exit code."""
+def report_error(error: AIVideoError | OSError | ValueError) -> int:
+    """Print an error as one line, and return its exit code."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        say(f"{error.filename}: {error.strerror}")
+        warn(f"{error.filename}: {error.strerror}")
     else:
-        say(str(error))
+        warn(describe(error))
     return code_of(error)

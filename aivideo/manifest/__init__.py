@@ -1,7 +1,7 @@
-"""A manifest in, files and outcomes out: what ``aivideo batch`` runs, without its screen.
+"""Make a clip for each line of a file: ``aivideo batch`` without its terminal output.
 
 :mod:`~aivideo.manifest.reading` reads the lines, :mod:`~aivideo.manifest.matching` finds the job
-of each line in the ledger, :mod:`~aivideo.manifest.run` makes what is left to be made, and
+of each line in the ledger, :mod:`~aivideo.manifest.run` submits and saves what is left, and
 :mod:`~aivideo.manifest.results` describes how each line ended.
 """
 
@@ -14,19 +14,27 @@ from aivideo.manifest.reading import (
     Line,
     ManifestError,
     check_folder,
+    configure_manifest,
     estimate,
     read_manifest,
     slug,
     text_of,
 )
-from aivideo.manifest.results import REPORT, UNFINISHED, BatchReport, Result
-from aivideo.manifest.run import Batch, Settings, check_files, prepare
+from aivideo.manifest.results import (
+    REPORT,
+    UNFINISHED,
+    BatchReport,
+    Result,
+    configure_report,
+)
+from aivideo.manifest.run import Batch, BatchSettings, check_files, prepare
 
 __all__ = [
     "REPORT",
     "UNFINISHED",
     "Batch",
     "BatchReport",
+    "BatchSettings",
     "Defaults",
     "Estimate",
     "Line",
@@ -34,9 +42,10 @@ __all__ = [
     "Match",
     "Plan",
     "Result",
-    "Settings",
     "check_files",
     "check_folder",
+    "configure_manifest",
+    "configure_report",
     "estimate",
     "match",
     "prepare",

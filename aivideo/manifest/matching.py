@@ -1,9 +1,9 @@
-"""Which line of a manifest is which job of a ledger: the same line is the same job, run after run.
+"""Match the lines of a manifest with the jobs of a ledger, so that runs continue earlier runs.
 
-A line is matched by its ``id``; one without, or whose id no job has, by its content and the
-how-manieth of that content it is. So a manifest may be sorted, cut and added to between runs, and
-the same prompt twice is two jobs. What has been bought for a line whose ``id`` asks for something
-else now is not bought over: that is refused, with the line's number.
+A line is matched by its ``id``. A line without one, or whose id no job has, is matched by its
+content and its occurrence number among lines of equal content. So a manifest may be sorted,
+shortened and extended between runs, and the same prompt twice is two jobs. If a line's ``id`` was
+bought for another request, the manifest is refused, with the line's number.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from aivideo.ledger.journal import JobRecord, JobStatus
 from aivideo.manifest.reading import Line, ManifestError, same_file
 from aivideo.models import TaskId
 
-_ON_ITS_WAY = (JobStatus.SUBMITTING, JobStatus.RUNNING, JobStatus.COMPLETED)
+_RETRYABLE = (JobStatus.FAILED, JobStatus.REFUSED)
+_SENDABLE = (JobStatus.PLANNED, "withdrawn")  # using a withdrawn job's key again revives it
+_SENT = (JobStatus.SUBMITTING, JobStatus.RUNNING, JobStatus.COMPLETED)
 
 
 @frozen
 class Match:
-    """A line, under the name of its job, and what the ledger knows of that (None: nothing)."""
+    """A line, with the ``id`` of its job, and that job's record if the ledger has one."""
 
     line: Line
     record: JobRecord | None = None
 
     @property
-    def task_to_take_up(self) -> TaskId | None:
-        """The task that the line says it has become, where the ledger knows of none."""
+    def stated_task(self) -> TaskId | None:
+        """The task that the line says it became, if the ledger does not know that task."""
         task_id, record = self.line.task_id, self.record
         if task_id is None or record is None:
             return task_id
@@ -39,23 +41,24 @@ class Match:
         return None if known else task_id
 
     def would_be_sent(self, *, retry_failed: bool = False) -> bool:
-        """Whether a run would POST it."""
-        if self.task_to_take_up is not None:
+        """Whether a run would send a create for it."""
+        if self.stated_task is not None:
             return False
         if self.record is None:
             return not self.line.unknown
-        again = (JobStatus.FAILED, JobStatus.REFUSED) if retry_failed else ()
-        return self.record.status in (JobStatus.PLANNED, *again)
+        if retry_failed and self.record.status in _RETRYABLE:
+            return True
+        return self.record.status in _SENDABLE
 
 
 @frozen
 class Plan:
-    """What a manifest is, beside what a ledger knows.
+    """The lines of a manifest, matched with the jobs of a ledger.
 
     Attributes:
-        matches: one a line.
-        orphans: jobs of the batch that no line asks for any more, and that were bought, or may
-            have been: they are seen to their end all the same.
+        matches: one per line.
+        orphans: jobs of the batch that no line asks for any more but that were, or may have been,
+            bought: they are polled and saved all the same.
     """
 
     matches: tuple[Match, ...]
@@ -67,10 +70,10 @@ def match(lines: Iterable[Line], records: Iterable[JobRecord]) -> Plan:
 
     Args:
         lines: the manifest.
-        records: the batch's jobs, in the order they were written down.
+        records: the batch's jobs, in the order they were recorded.
 
     Raises:
-        ManifestError: an ``id`` asks for something else than was bought under it.
+        ManifestError: an ``id`` was bought for another request.
     """
     lines = list(lines)
     left = {record.key: record for record in records if record.key is not None}
@@ -84,10 +87,10 @@ def match(lines: Iterable[Line], records: Iterable[JobRecord]) -> Plan:
         if models.fingerprint(line.request) != record.fingerprint:
             if not is_untaken(record):
                 problems.append(
-                    f"line {line.number}: id {line.id!r} was made of another request "
-                    f"(job {record.id}, {record.status}); give the changed line an id of its own"
+                    f"line {line.number}: id {line.id!r} was used for another request "
+                    f"(job {record.id}, {record.status}); give the changed line a new id"
                 )
-            # What it asks for now was never sent, and never refused.
+            # The changed request was never sent, and never refused.
             record = evolve(record, status=JobStatus.PLANNED)
         found[line.number] = record
     if problems:
@@ -108,12 +111,12 @@ def match(lines: Iterable[Line], records: Iterable[JobRecord]) -> Plan:
         name = line.id if record is None else record.key
         assert name is not None
         while record is None and same_file(name) in taken:
-            name += "+"  # a line that is new, where an older one went by that name
+            name += "+"  # a new line, where an older one had that name
         taken.add(same_file(name))
         matches.append(Match(evolve(line, id=name), record))
     orphans = [
         Match(Line(number=0, id=key, request=record.request, named=True), record)
         for key, record in left.items()
-        if record.status in _ON_ITS_WAY or (record.doubts and record.status is not JobStatus.SAVED)
+        if record.status in _SENT or (record.doubts and record.status is not JobStatus.SAVED)
     ]
     return Plan(tuple(matches), tuple(orphans))

@@ -1,9 +1,9 @@
-"""Manifests: what is to be made, a line each.
+"""Read manifests: one request a line.
 
-A manifest is JSONL, CSV (by its ending) or plain text with one prompt a line. It is read whole and
-checked whole before anything is sent; a broken line is named by file and number. A line may carry
-the ``task_id`` it became (it is watched again, not bought again) or ``unknown`` (it is never sent
-by itself): so does the manifest of what is left, which a batch that is stopped writes.
+A manifest is JSONL or CSV (by its file name ending), or plain text with one prompt a line. The
+whole file is read and checked before anything is sent, and an error names the file and line. A line
+may carry the ``task_id`` that it became (it is polled, not bought again) or ``unknown`` (it is
+never sent automatically): ``unfinished.jsonl``, which a stopped batch writes, uses both.
 """
 
 from __future__ import annotations
@@ -16,42 +16,29 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NewType, cast
 
 import orjson
-from attrs import frozen
+from attrs import field, fields, frozen
 
-from aivideo._amounts import whole
-from aivideo.errors import (
-    AIVideoError,
-    InvalidRequestError,
-)
+from aivideo._amounts import exact, plain
+from aivideo.errors import AIVideoError, InvalidRequestError
 from aivideo.models import Generation, Request, Sora2, TaskId
 
-_FIELDS = frozenset(
-    {
-        "id",
-        "prompt",
-        "duration",
-        "aspect_ratio",
-        "image",
-        "image_urls",
-        "model",
-        "input",
-        "credits",
-        "task_id",
-        "unknown",
-    }
-)
+if TYPE_CHECKING:
+    from cattrs import Converter
+
 _SHOWN_PROBLEMS = 10
 
 
 class ManifestError(AIVideoError, ValueError):
-    """A manifest that cannot be sent as it is; nothing of it was.
+    """A manifest that cannot be sent as it is; nothing was sent.
 
     Attributes:
-        problems: one line each: file, line number, what is wrong.
+        problems: one text per problem: file, line number, what is wrong.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -67,12 +54,12 @@ class Line:
     """One line of a manifest.
 
     Attributes:
-        number: its place in the file, from 1.
-        id: the name it goes by, unique in the manifest; its file is ``<id>.mp4``.
-        request: what is to be made.
-        named: whether its ``id`` was written on the line; else it is made of number and prompt.
-        task_id: the task it has become already, by the manifest's own word, or None.
-        unknown: whether nobody knows if it has become one: it is not sent.
+        number: the line number in the file, from 1.
+        id: a name, unique in the manifest; the result is saved as ``<id>.mp4``.
+        request: what to make.
+        named: whether the line states the ``id``; otherwise it is built from number and prompt.
+        task_id: the task that the line says it became, or None.
+        unknown: whether the line says that it may have become a task: it is not sent.
     """
 
     number: int
@@ -84,13 +71,13 @@ class Line:
 
     @property
     def file_name(self) -> str:
-        """The name of its file."""
-        return f"{_safe(self.id)}.mp4"  # another program's jobs may be called anything
+        """The name of the result's file."""
+        return f"{_file_stem(self.id)}.mp4"  # keys of other programs' jobs may hold any character
 
 
 @frozen
 class Defaults:
-    """What a line gets where it says nothing itself."""
+    """Values for lines that do not state their own."""
 
     duration: int | None = None
     aspect_ratio: str | None = None
@@ -101,24 +88,124 @@ class Estimate:
     """What a manifest would cost.
 
     Attributes:
-        rows: per model and length: how many, and their credits (None: price not known).
-        credits: of all whose price is known.
-        unpriced: how many have none.
+        rows: per model and length: how many, and their credits (None: price unknown).
+        credits: the sum of all known prices.
+        unpriced: how many have no known price.
     """
 
-    rows: tuple[tuple[str, int, int | None], ...]
-    credits: int
+    rows: tuple[tuple[str, int, Decimal | None], ...]
+    credits: Decimal
     unpriced: int
+
+
+# --- rows as written ----------------------------------------------------------------------------
+
+RowId = NewType("RowId", str)
+RowTaskId = NewType("RowTaskId", str)
+RowCredits = NewType("RowCredits", object)
+
+
+@frozen(kw_only=True)
+class Row:
+    """One row of a manifest as written; None: not stated.
+
+    Fields of type Any are checked by the request that is made of them, whose errors name the
+    field, its value, the rule and the cure.
+    """
+
+    id: RowId | None = None
+    prompt: Any = None
+    duration: Any = None
+    aspect_ratio: Any = None
+    image: Any = None
+    image_urls: Any = None
+    model: Any = Sora2.model
+    input: Any = None
+    credits: RowCredits | None = None
+    task_id: RowTaskId | None = None
+    unknown: bool = field(default=False)
+
+
+_FIELDS = frozenset(each.name for each in fields(Row))
+
+
+def configure_manifest(converter: Converter) -> None:
+    """Teach a converter to structure a :class:`Row` from a JSON object or a CSV row."""
+    from cattrs.gen import make_dict_structure_fn
+
+    converter.register_structure_hook_func(lambda kind: kind is RowId, _structure_id)
+    converter.register_structure_hook_func(lambda kind: kind is RowTaskId, _structure_task_id)
+    converter.register_structure_hook_func(lambda kind: kind is RowCredits, _structure_credits)
+    converter.register_structure_hook(bool, _structure_bool)
+    converter.register_structure_hook(
+        Row, make_dict_structure_fn(Row, converter, _cattrs_forbid_extra_keys=True)
+    )
+
+
+def _structure_id(value: object, _: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("must be a text")  # noqa: TRY004  joined with its name
+    return str(value)
+
+
+def _structure_task_id(value: object, _: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be the id of a task")
+    return value
+
+
+def _structure_bool(value: object, _: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004  as above
+    return value
+
+
+def _structure_credits(value: object, _: object) -> int | Decimal:
+    # The shortest decimal that reads back as this float is the number that the file states.
+    amount = exact(repr(value) if isinstance(value, float) else value)
+    return int(amount) if amount == amount.to_integral_value() else amount
+
+
+@cache
+def _row_converter() -> Converter:
+    from cattrs import Converter
+
+    converter = Converter()
+    configure_manifest(converter)
+    return converter
+
+
+def _row(values: Mapping[str, object]) -> Row:
+    """Structure a row.
+
+    Raises:
+        ValueError: a field is unknown, or its value is of another type; all problems in one line.
+    """
+    from cattrs.errors import ClassValidationError
+
+    # A null means "not stated", like an empty CSV cell.
+    stated = {name: value for name, value in values.items() if value is not None}
+    unknown_fields = sorted(values.keys() - _FIELDS)
+    if unknown_fields:
+        raise ValueError(f"unknown fields {unknown_fields}; known are {sorted(_FIELDS)}")
+    try:
+        return _row_converter().structure(stated, Row)
+    except ClassValidationError as error:
+        problems = [
+            f"{note.name}={stated[note.name]!r} {problem}"
+            for problem, note in error.group_exceptions()[0]
+        ]
+        raise ValueError("; ".join(problems)) from None
 
 
 # --- manifests ----------------------------------------------------------------------------------
 
 
 def read_manifest(path: Path, defaults: Defaults) -> list[Line]:
-    """Read a manifest, and check every line of it.
+    """Read a manifest and check every line.
 
     Raises:
-        ManifestError: it cannot be read, is empty, or has a broken line.
+        ManifestError: the file cannot be read, is empty, or has an invalid line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -130,16 +217,17 @@ def read_manifest(path: Path, defaults: Defaults) -> list[Line]:
     problems: list[str] = []
     lines: list[Line] = []
     seen: dict[str, int] = {}
-    for number, fields in _rows(path, text, problems):
+    for number, values in _rows(path, text, problems):
         try:
-            line = _line(number, fields, defaults)
+            line = _line(number, _row(values), defaults)
         except (InvalidRequestError, ValueError) as error:
             problems.append(f"{path}:{number}: {error}")
             continue
         earlier = seen.setdefault(same_file(line.id), number)
         if earlier != number:
             problems.append(
-                f"{path}:{number}: id {line.id!r} is that of line {earlier}; give each its own"
+                f"{path}:{number}: line {earlier} has the same id {line.id!r}; "
+                "each line needs its own"
             )
         lines.append(line)
     if problems:
@@ -150,6 +238,7 @@ def read_manifest(path: Path, defaults: Defaults) -> list[Line]:
 
 
 def _rows(path: Path, text: str, problems: list[str]) -> Iterable[tuple[int, Mapping[str, object]]]:
+    """Yield line numbers and rows; append to ``problems`` what cannot be read."""
     match path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
             return _json_rows(path, text, problems)
@@ -158,7 +247,7 @@ def _rows(path: Path, text: str, problems: list[str]) -> Iterable[tuple[int, Map
         case _:
             return (
                 (number, {"prompt": line.strip()})
-                # Not splitlines: a prompt may hold U+2028 or a form feed, and is one prompt still.
+                # Not splitlines: a prompt may contain U+2028 or a form feed.
                 for number, line in enumerate(re.split(r"\r\n?|\n", text), 1)
                 if line.strip()
             )
@@ -167,7 +256,7 @@ def _rows(path: Path, text: str, problems: list[str]) -> Iterable[tuple[int, Map
 def _json_rows(
     path: Path, text: str, problems: list[str]
 ) -> Iterable[tuple[int, Mapping[str, object]]]:
-    # Not splitlines: JSON text may hold U+2028 and its kin.
+    # Not splitlines: JSON strings may contain U+2028 and similar characters.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -189,25 +278,17 @@ def _csv_rows(
     if reader.fieldnames is None:
         return
     columns = reader.fieldnames = [name.strip() for name in reader.fieldnames]
-    strange = sorted(set(columns) - _FIELDS)
-    twice = sorted(name for name, count in Counter(columns).items() if count > 1)
-    if strange or twice or "prompt" not in columns:
-        what = (
-            f"unknown columns {strange}"
-            if strange
-            else f"columns named twice: {twice}"
-            if twice
-            else "no column 'prompt'"
-        )
+    problem = _header_problem(columns)
+    if problem is not None:
         problems.append(
-            f"{path}:1: {what}; the first line names columns such as id,prompt,duration"
+            f"{path}:1: {problem}; the first line names columns such as id,prompt,duration"
         )
         return
     try:
         for row in reader:
             number = reader.line_num
             if None in row or None in row.values():
-                problems.append(f"{path}:{number}: not as many cells as the first line has columns")
+                problems.append(f"{path}:{number}: its cells do not match the columns of line 1")
                 continue
             cells = {name: _csv_cell(name, cell) for name, cell in row.items() if cell}
             yield number, {name: cell for name, cell in cells.items() if cell != ""}
@@ -215,131 +296,126 @@ def _csv_rows(
         problems.append(f"{path}:{reader.line_num}: not CSV ({error})")
 
 
+def _header_problem(columns: list[str]) -> str | None:
+    unknown_columns = sorted(set(columns) - _FIELDS)
+    if unknown_columns:
+        return f"unknown columns {unknown_columns}"
+    repeated = sorted(name for name, count in Counter(columns).items() if count > 1)
+    if repeated:
+        return f"columns named twice: {repeated}"
+    return None if "prompt" in columns else "no column 'prompt'"
+
+
 def _csv_cell(name: str, cell: str) -> object:
+    """Return a cell as the JSON value that it stands for."""
     if name == "prompt":
         return cell
     cell = cell.strip()
-    return int(cell) if name in ("duration", "credits") and re.fullmatch("[0-9]+", cell) else cell
+    if name == "duration" and re.fullmatch("[0-9]+", cell):
+        return int(cell)
+    if name == "unknown" and cell.lower() in ("true", "false"):
+        return cell.lower() == "true"
+    return cell
 
 
-def _line(number: int, fields: Mapping[str, object], defaults: Defaults) -> Line:
-    strange = sorted(set(fields) - _FIELDS)
-    if strange:
-        raise ValueError(f"unknown fields {strange}; known are {sorted(_FIELDS)}")
-    given = fields.get("id")
-    if given is not None and not isinstance(given, str | int):
-        raise ValueError(f"id={given!r} must be a text")
-    task_id = fields.get("task_id")
-    if task_id is not None and (not isinstance(task_id, str) or not task_id.strip()):
-        raise ValueError(f"task_id={task_id!r} must be the id of a task")
-    unknown = fields.get("unknown")
-    if unknown is not None and not isinstance(unknown, bool):
-        raise ValueError(f"unknown={unknown!r} must be true or false")
-    # A null is a field that is not said, as an empty cell is.
-    request = _request({name: v for name, v in fields.items() if v is not None}, defaults)
-    name = str(given) if given is not None else f"{number:04d}-{slug(text_of(request))}"
+def _line(number: int, row: Row, defaults: Defaults) -> Line:
+    request = _request(row, defaults)
+    name = row.id if row.id is not None else f"{number:04d}-{slug(text_of(request))}"
     return Line(
         number=number,
-        id=_safe(name),
+        id=_file_stem(name),
         request=request,
-        named=given is not None,
-        task_id=task_id,
-        unknown=bool(unknown),
+        named=row.id is not None,
+        task_id=row.task_id,
+        unknown=row.unknown,
     )
 
 
-def _request(fields: Mapping[str, object], defaults: Defaults) -> Request:
-    model = fields.get("model", Sora2.model)
-    if model != Sora2.model or "input" in fields:
-        if "prompt" in fields or not isinstance(fields.get("input"), dict):
-            raise ValueError(f"model {model!r} needs its fields in an object `input`")
+def _request(row: Row, defaults: Defaults) -> Request:
+    if row.model != Sora2.model or row.input is not None:
+        if row.prompt is not None or not isinstance(row.input, dict):
+            raise ValueError(f"model {row.model!r} needs its fields in an object `input`")
         return Generation(
-            cast("str", model),
-            cast("dict[str, Any]", fields["input"]),
-            credits=cast("int | None", fields.get("credits")),
+            row.model, cast("dict[str, Any]", row.input), credits=cast("int | None", row.credits)
         )
-    for name, cure in (
-        ("prompt", "write a prompt"),
-        ("duration", "write it on the line, or give --duration 4, 8 or 12"),
-        ("aspect_ratio", "write it on the line, or give --aspect-ratio 16:9 or 9:16"),
+    duration: Any = defaults.duration if row.duration is None else row.duration
+    aspect_ratio: Any = defaults.aspect_ratio if row.aspect_ratio is None else row.aspect_ratio
+    for name, value, cure in (
+        ("prompt", row.prompt, "write a prompt"),
+        ("duration", duration, "write it on the line, or pass --duration 4, 8 or 12"),
+        ("aspect_ratio", aspect_ratio, "write it on the line, or pass --aspect-ratio 16:9 or 9:16"),
     ):
-        if fields.get(name, getattr(defaults, name, None)) is None:
+        if value is None:
             raise InvalidRequestError.because(name, None, "is missing", cure)
-    image = fields.get("image")
-    urls = fields.get("image_urls")
-    if image is None and isinstance(urls, list) and len(cast("list[object]", urls)) == 1:
-        image = cast("list[object]", urls)[0]
-    elif urls is not None:
-        image = urls
-    return Sora2(
-        cast("str", fields["prompt"]),
-        duration=cast("Any", fields.get("duration", defaults.duration)),
-        aspect_ratio=cast("Any", fields.get("aspect_ratio", defaults.aspect_ratio)),
-        image=cast("str | None", image),
-    )
+    image: Any = row.image
+    if image is None and isinstance(row.image_urls, list) and len(row.image_urls) == 1:
+        image = row.image_urls[0]
+    elif row.image_urls is not None:
+        image = row.image_urls  # refused, with the reason
+    return Sora2(row.prompt, duration=duration, aspect_ratio=aspect_ratio, image=image)
 
 
 def text_of(request: Request) -> str:
-    """Say what a request is about: its prompt, or its model where we do not know."""
+    """Return a request's prompt, or its model where it has none that we know."""
     return request.prompt if isinstance(request, Sora2) else request.model
 
 
 def slug(text: str) -> str:
-    """Make a short piece of a file name of a prompt."""
+    """Return a prompt shortened to a few words that suit a file name."""
     words = re.findall(r"[^\W_]+", text.lower())
     return "-".join(words)[:40].strip("-") or "clip"
 
 
-def _safe(name: str) -> str:
-    """Make ``name`` a file name on every system; what had to change gets a mark of its own."""
+def _file_stem(name: str) -> str:
+    """Return ``name`` as a file name for every system; a hash marks a name that had to change."""
     safe = re.sub(r"[^\w.+\- ]", "_", name).strip(" .")[:100]
     while len(safe.encode()) > 180:
         safe = safe[:-1]
     if safe == name and safe.upper().partition(".")[0] not in _RESERVED:
         return safe
-    mark = orjson.dumps(name)
-    return f"{safe or 'clip'}-{hashlib.sha256(mark).hexdigest()[:6]}"
+    digest = hashlib.sha256(orjson.dumps(name)).hexdigest()
+    return f"{safe or 'clip'}-{digest[:6]}"
 
 
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
 
 
 def same_file(name: str) -> str:
-    """Fold names that some file system takes for one."""
-    return name.casefold()  # some file systems do not tell Boat from boat
+    """Return a form that is equal for names that are one file on a case-insensitive file system."""
+    return name.casefold()
 
 
 def estimate(lines: Iterable[Line]) -> Estimate:
-    """Say what the lines would cost if each were sent, per model and length."""
-    counts: Counter[tuple[str, int | None]] = Counter()
+    """Return what the lines would cost if all were sent, per model and length."""
+    counts: Counter[tuple[str, Decimal | None]] = Counter()
     for line in lines:
         request = line.request
         name = (
             f"{request.model}, {request.duration} s"
             if isinstance(request, Sora2)
-            else (request.model)
+            else request.model
         )
-        counts[name, whole(request.credits)] += 1
+        counts[name, None if request.credits is None else exact(request.credits)] += 1
     rows = tuple(
-        (name, count, None if each is None else each * count)
+        (name, count, None if each is None else plain(each * count))
         for (name, each), count in sorted(
             counts.items(), key=lambda row: (row[0][0], row[0][1] or 0)
         )
     )
     return Estimate(
         rows,
-        sum(total for _, _, total in rows if total is not None),
+        plain(sum((total for _, _, total in rows if total is not None), Decimal(0))),
         sum(count for _, count, total in rows if total is None),
     )
 
 
 def check_folder(folder: Path) -> None:
-    """Find out whether files can be written into ``folder``; it is made where it is not there.
+    """Check that files can be written into ``folder``; create it if it does not exist.
 
-    Tried, not asked: permission bits say nothing to root, and nothing of a read-only disk.
+    A file is written and removed: permission bits say nothing about root or a read-only disk.
 
     Raises:
-        ManifestError: they cannot.
+        ManifestError: they cannot be written.
     """
     probe = folder / f".aivideo-{secrets.token_hex(4)}.probe"
     try:

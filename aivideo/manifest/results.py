@@ -1,4 +1,4 @@
-"""How lines of a batch ended, and the files that say so: ``report.jsonl``, ``unfinished.jsonl``."""
+"""How lines of a batch ended, and the files about it: ``report.jsonl``, ``unfinished.jsonl``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import orjson
 from attrs import field, frozen
 
-from aivideo._amounts import as_json, whole
+from aivideo._amounts import as_json
 from aivideo.errors import (
     AIVideoError,
     APIConnectionError,
@@ -36,6 +38,9 @@ from aivideo.ledger.journal import CreditTotals
 from aivideo.manifest.reading import Line
 from aivideo.models import Outcome, Sora2, Succeeded, TaskId
 
+if TYPE_CHECKING:
+    from cattrs import Converter
+
 UNFINISHED = "unfinished.jsonl"
 REPORT = "report.jsonl"
 
@@ -45,9 +50,15 @@ Status: TypeAlias = Literal["saved", "failed", "unknown", "running", "unsent"]
 
 @frozen(kw_only=True)
 class Result:
-    """How one line ended: ``status`` is saved, failed, unknown, running or unsent.
+    """How one line ended.
 
-    ``earlier``: it had ended so in an earlier run; this one did nothing for it.
+    Attributes:
+        line: the line.
+        status: saved, failed, unknown, running or unsent.
+        task_id: its task, or None.
+        path: its file, or None.
+        error: why it was not saved, or None.
+        earlier: it had ended so in an earlier run; this run did nothing for it.
     """
 
     line: Line
@@ -57,34 +68,18 @@ class Result:
     error: AIVideoError | None = None
     earlier: bool = False
 
-    def as_json(self) -> dict[str, Any]:
-        """Make it a row of the report; no URL in it."""
-        row: dict[str, Any] = {
-            "id": self.line.id,
-            "line": self.line.number or None,
-            "status": self.status,
-            "task_id": self.task_id,
-            "credits": whole(self.line.request.credits),
-            "file": None if self.path is None else str(self.path),
-        }
-        if self.error is not None:
-            row["error"] = type(self.error).__name__
-            row["code"] = self.error.code if isinstance(self.error, APIStatusError) else None
-            row["message"] = str(self.error)
-        return row
-
 
 @frozen(kw_only=True)
 class BatchReport:
     """How a batch ended.
 
     Attributes:
-        results: one a line, and one for each job of the batch that had lost its line.
-        credits: what became of the batch's credits, over all its runs.
-        this_run: what became of those that this run spent.
-        stopped: whether it was stopped before its end.
-        unfinished: the manifest of what is left, or None where nothing is.
-        trouble: what the disk or the ledger said that stopped it, in one line, or None.
+        results: one per line, and one per job of the batch that no line asks for any more.
+        credits: what became of the batch's credits, in all its runs.
+        this_run: what became of the credits that this run spent.
+        stopped: whether the run was stopped early.
+        unfinished: the manifest of what is left, or None if nothing is left.
+        trouble: the disk or ledger error that stopped the run, in one line, or None.
     """
 
     results: tuple[Result, ...]
@@ -94,30 +89,30 @@ class BatchReport:
     unfinished: Path | None = field(default=None)
     trouble: str | None = None
 
-    def count(self, status: str) -> int:
-        """How many lines ended as ``status``."""
+    def count(self, status: Status) -> int:
+        """Return how many lines ended as ``status``."""
         return sum(result.status == status for result in self.results)
 
     @property
-    def goes_on(self) -> bool:
+    def can_continue(self) -> bool:
         """Whether another run would do anything."""
-        return any(each.status != "unknown" and _left_over(each) for each in self.results)
+        return any(each.status != "unknown" and not _is_finished(each) for each in self.results)
 
     @property
     def refunded(self) -> int:
-        """How many failed at the service, and cost nothing: a retry would pay for them anew."""
+        """How many tasks failed and were refunded; a retry pays for them again."""
         return sum(isinstance(result.error, TaskFailedError) for result in self.results)
 
     @property
     def earlier(self) -> int:
-        """How many had been saved by earlier runs."""
+        """How many lines were saved by earlier runs."""
         return sum(result.status == "saved" and result.earlier for result in self.results)
 
 
 def result_of(line: Line, outcome: Outcome, *, earlier: bool) -> Result:
-    """Make the result of a line's outcome."""
+    """Return the result of a line from its outcome."""
     if isinstance(outcome, Succeeded):
-        # What an earlier run has saved has no URLs: they are signed, and not kept.
+        # Results saved by an earlier run have no URLs: those are signed, and not stored.
         return Result(
             line=line,
             status="saved",
@@ -129,20 +124,60 @@ def result_of(line: Line, outcome: Outcome, *, earlier: bool) -> Result:
     in_doubt = (SubmitUnknownError, InternalServerError, UpstreamError)
     status: Status = "failed"
     if isinstance(error, in_doubt) and task_id is None:
-        # Of a create answered by 500 or 503 it is not documented whether it was charged either.
+        # It is not documented whether a create answered by 500 or 503 is charged.
         status = "unknown"
     elif isinstance(error, SessionClosedError):
         status = "running" if task_id else "unsent"
     return Result(line=line, status=status, task_id=task_id, error=error, earlier=earlier)
 
 
+# --- files --------------------------------------------------------------------------------------
+
+
+def configure_report(converter: Converter) -> None:
+    """Teach a converter to unstructure a :class:`Result` as a row of ``report.jsonl``."""
+    converter.register_unstructure_hook(Decimal, as_json)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_unstructure_hook(Result, lambda each: converter.unstructure(_row(each)))
+
+
+@cache
+def _report_converter() -> Converter:
+    from cattrs import Converter
+
+    converter = Converter()
+    configure_report(converter)
+    return converter
+
+
+def _row(result: Result) -> dict[str, Any]:
+    """Return a row of the report; it holds no URL."""
+    row: dict[str, Any] = {
+        "id": result.line.id,
+        "line": result.line.number or None,
+        "status": result.status,
+        "task_id": result.task_id,
+        "credits": result.line.request.credits,
+        "file": result.path,
+    }
+    if result.error is not None:
+        row["error"] = type(result.error).__name__
+        row["code"] = result.error.code if isinstance(result.error, APIStatusError) else None
+        row["message"] = str(result.error)
+    return row
+
+
+def _encode(value: object) -> bytes:
+    return orjson.dumps(_report_converter().unstructure(value), option=orjson.OPT_APPEND_NEWLINE)
+
+
 def append(folder: Path, result: Result) -> None:
-    """Add a result to ``report.jsonl``: a whole line, or nothing.
+    """Append a result to ``report.jsonl``: a complete line, or nothing.
 
     Raises:
         OSError: it cannot be written.
     """
-    row = orjson.dumps(result.as_json(), option=orjson.OPT_APPEND_NEWLINE)
+    row = _encode(result)
     path = folder / REPORT
     with path.open("ab", buffering=0) as file:
         before, written = file.seek(0, os.SEEK_END), 0
@@ -151,18 +186,18 @@ def append(folder: Path, result: Result) -> None:
         finally:
             if written != len(row):
                 file.truncate(before)
-    if written != len(row):  # a disk that was nearly full
+    if written != len(row):  # the disk was nearly full
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def write_unfinished(folder: Path, results: Iterable[Result]) -> Path | None:
-    """Write the manifest of what is left, whole or not at all; remove it where nothing is.
+    """Write the manifest of what is left, atomically; remove it if nothing is left.
 
     Raises:
         OSError: it cannot be written.
     """
     target = folder / UNFINISHED
-    rows = [row for result in results if (row := _left_over(result)) is not None]
+    rows = [_manifest_row(result) for result in results if not _is_finished(result)]
     if not rows:
         target.unlink(missing_ok=True)
         return None
@@ -170,7 +205,7 @@ def write_unfinished(folder: Path, results: Iterable[Result]) -> Path | None:
     try:
         with part.open("xb") as file:
             for row in rows:
-                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                file.write(_encode(row))
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
@@ -180,10 +215,8 @@ def write_unfinished(folder: Path, results: Iterable[Result]) -> Path | None:
     return target
 
 
-def _left_over(result: Result) -> dict[str, Any] | None:
-    """Make the manifest line that goes on with a line, or None where there is nothing to do."""
-    if result.status == "saved" or (result.status == "failed" and _is_final(result)):
-        return None
+def _manifest_row(result: Result) -> dict[str, Any]:
+    """Return the manifest row that continues a line."""
     request = result.line.request
     row: dict[str, Any] = {"id": result.line.id}
     if isinstance(request, Sora2):
@@ -197,7 +230,7 @@ def _left_over(result: Result) -> dict[str, Any] | None:
     else:
         row |= {"model": request.model, "input": request.input}
         if request.stated_credits is not None:
-            row["credits"] = as_json(request.stated_credits)
+            row["credits"] = request.stated_credits
     if result.task_id is not None:
         row["task_id"] = result.task_id
     if result.status == "unknown":
@@ -205,14 +238,16 @@ def _left_over(result: Result) -> dict[str, Any] | None:
     return row
 
 
-def _is_final(result: Result) -> bool:
-    """Whether a failed line is over: it would fail again, or there is nothing left to fetch."""
+def _is_finished(result: Result) -> bool:
+    """Whether another run has nothing to do for a line: it would fail again, or is saved."""
+    if result.status != "failed":
+        return result.status == "saved"
     if result.task_id is not None:
         return isinstance(result.error, TaskFailedError | TaskNotFoundError | ResultExpiredError)
-    # Without a task: no money, a ceiling, a bad key, no network or a full disk are no fault of
-    # the line.
-    waits = (
+    # These errors say nothing about the line itself: no money, a ceiling, a bad key, no network,
+    # a full disk.
+    not_final = (
         *(InsufficientCreditsError, SpendLimitError, BudgetExceededError),
         *(AuthenticationError, PermissionDeniedError, APIConnectionError, LedgerError),
     )
-    return not isinstance(result.error, waits)
+    return not isinstance(result.error, not_final)

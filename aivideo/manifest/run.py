@@ -1,4 +1,4 @@
-"""One run over a manifest: what was done is skipped, what runs is watched, the rest is sent."""
+"""One run of a batch: skip lines that are done, poll tasks that run, submit the rest."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
+from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from aivideo._session.job import Job
-from aivideo._session.session import Session
 from aivideo.delivery import download
+from aivideo.desk import IN_DOUBT, RETRYABLE
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
@@ -32,41 +33,45 @@ from aivideo.manifest.reading import Line, ManifestError
 from aivideo.manifest.results import BatchReport, Result, result_of
 from aivideo.models import Failed, Outcome, Request, TaskId
 
+if TYPE_CHECKING:
+    from aivideo._session.job import Job
+    from aivideo._session.session import Session
+
 log = logging.getLogger("aivideo.manifest")
 
 SPEND_LIMIT_PAUSE = 60.0
-"""Seconds until submits are tried again, when the user chose to wait for a spend cap to reset."""
+"""Seconds between attempts to submit while waiting for a spend cap to reset."""
 
-_IN_DOUBT = (JobStatus.SUBMITTING, JobStatus.UNKNOWN, JobStatus.FAULTED)
-_ENDED = (JobStatus.FAILED, JobStatus.REFUSED)
-_DISK = frozenset(
+_DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG)
 )
-"""What a disk says that it will say of the next file too."""
+"""Errors of one file that the next file would meet as well."""
 
 
 @frozen(kw_only=True)
-class Settings:
+class BatchSettings:
     """What a run may do.
 
     Attributes:
         name: the batch's name in the ledger: the same name and line is the same job.
-        max_credits: ceiling over all that the batch was ever charged, reserves or does not know.
+        max_credits: a ceiling on the credits that all runs of the batch were charged, have
+            reserved or cannot account for. It is stored with the batch: None leaves the stored
+            ceiling as it is, "none" removes it.
         retry_failed: send lines again that failed (and were refunded) or were refused.
         wait_for_spend_limit: at the key's spend cap, wait until it resets.
     """
 
     name: str
-    max_credits: int | None = None
+    max_credits: Decimal | Literal["none"] | None = None
     retry_failed: bool = False
     wait_for_spend_limit: bool = False
 
 
 async def prepare(ledger: Ledger, name: str, lines: Iterable[Line]) -> Plan:
-    """Find out what a ledger knows of a manifest's lines.
+    """Match a manifest's lines with the jobs of their batch.
 
     Raises:
-        ManifestError: an ``id`` asks for something else than was bought under it.
+        ManifestError: an ``id`` was bought for another request.
         LedgerError: the ledger cannot be read.
     """
     await ledger.lapse()
@@ -74,39 +79,40 @@ async def prepare(ledger: Ledger, name: str, lines: Iterable[Line]) -> Plan:
 
 
 def check_files(folder: Path, plan: Plan, *, overwrite: bool) -> None:
-    """Find out, before anything is spent, whether a file is in the way that no job has made.
+    """Check, before anything is spent, that no file exists that a new job would replace.
 
-    A line that says its ``task_id`` is not bought, so nothing is in its way.
+    Lines that state their ``task_id`` are not bought, so their files may exist.
 
     Raises:
-        ManifestError: one is: to make it again would be to pay again.
+        ManifestError: a file exists and the ledger does not know its job: making it again would
+            pay again.
     """
-    there = [
+    existing = [
         each.line.file_name
         for each in plan.matches
         if each.record is None
-        and each.task_to_take_up is None
+        and each.stated_task is None
         and (folder / each.line.file_name).exists()
     ]
-    if there and not overwrite:
-        more = f", and {len(there) - 1} more" if len(there) > 1 else ""
+    if existing and not overwrite:
+        more = f", and {len(existing) - 1:,} more do" if len(existing) > 1 else ""
         problem = (
-            f"{folder / there[0]} is there already{more}, and the ledger knows nothing of it: "
-            "sending it again would pay again; name the ledger it was made with (--ledger), "
-            "choose another --output, or insist with --overwrite"
+            f"{folder / existing[0]} already exists{more}, and the ledger has no job for it. "
+            "To make it is to pay again: pass the --ledger that it was made with, choose another "
+            "--output, or pass --overwrite to pay for new clips"
         )
         raise ManifestError([problem])
 
 
 class Batch:
-    """One run. ``results`` grows as lines end.
+    """One run of a batch. ``results`` grows as lines end.
 
     Args:
-        session: what sends, watches and fetches.
-        plan: what is to be made, and what is known of it.
-        folder: where the files go.
+        session: submits, polls and downloads.
+        plan: the lines, matched with their jobs.
+        folder: where the files are saved.
         settings: what the run may do.
-        on_result: told of each line that ends.
+        on_result: called with the result of each line that ends.
     """
 
     def __init__(
@@ -114,7 +120,7 @@ class Batch:
         session: Session,
         plan: Plan,
         folder: Path,
-        settings: Settings,
+        settings: BatchSettings,
         *,
         on_result: Callable[[Result], None] | None = None,
     ) -> None:
@@ -136,18 +142,18 @@ class Batch:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Submit nothing more; what is under way finishes. Call it from the loop's thread."""
+        """Submit nothing more; requests in flight finish. Call it from the event loop's thread."""
         if not self._stop.is_set():
             self._stop.set()
             self._session.stop_submits("the batch was stopped")
-            self._write_unfinished()  # at once: whoever stops may stop harder
+            self._write_unfinished()  # at once: a second Ctrl-C may follow
 
     async def run(self) -> BatchReport:
         """Run until every line has ended, or until :meth:`stop` has taken effect.
 
         Raises:
-            AuthenticationError: the key is not good; nothing was sent.
-            PermissionDeniedError: nor is this machine's address; nothing was sent.
+            AuthenticationError: the key was rejected; nothing was sent.
+            PermissionDeniedError: this machine's IP address was rejected; nothing was sent.
         """
         await self._read_balance()
         download.remove_leftovers(self.folder)
@@ -157,7 +163,7 @@ class Batch:
             await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 await self._session.drain()
-                # What had its verdict or its file by now is told in the next turns of the loop.
+                # Jobs that have ended by now are reported in the next iterations of the loop.
                 await asyncio.wait((work,), timeout=0.2)
             unfinished = self._write_unfinished()
             if work.done():
@@ -177,22 +183,22 @@ class Batch:
         )
 
     async def _read_balance(self) -> None:
-        """Have the account's counter in the ledger: `jobs audit` compares such readings."""
+        """Store a reading of the account's counter in the ledger, for `aivideo jobs audit`."""
         try:
             await self._session.credits()
         except (AuthenticationError, PermissionDeniedError):
             raise
         except AIVideoError as error:
-            log.info("the balance could not be asked for: %s", error)
+            log.info("could not read the balance: %s", error)
 
     async def _work(self) -> None:
         parts = []
         for each in self._matches.values():
-            if each.task_to_take_up is not None:
-                parts.append(self._take_up(each.line, each.task_to_take_up))
+            if each.stated_task is not None:
+                parts.append(self._save_stated_task(each.line, each.stated_task))
             elif each.record is None and each.line.unknown:
                 self._note(Result(line=each.line, status="unknown"))
-        parts += [self._see_to_its_end(each) for each in self.plan.orphans if each.record]
+        parts += [self._save_orphan(each) for each in self.plan.orphans if each.record]
         tasks = [asyncio.create_task(part) for part in (*parts, self._generate())]
         try:
             await asyncio.gather(*tasks)
@@ -206,7 +212,7 @@ class Batch:
         left = [
             each
             for each in self.plan.matches
-            if each.task_to_take_up is None and (each.record is not None or not each.line.unknown)
+            if each.stated_task is None and (each.record is not None or not each.line.unknown)
         ]
         while left:
             self._sending = left
@@ -216,36 +222,36 @@ class Batch:
                 save_to=self._path_of_sending,
                 batch=settings.name,
                 key=lambda index, _: self._sending[index].line.id,
-                max_credits=settings.max_credits,
+                max_credits=_ceiling(settings.max_credits),
                 retry_failed=settings.retry_failed,
                 on_job=self._note_job,
             )
             async with aclosing(outcomes):
                 async for outcome in outcomes:
                     each = left[outcome.index]
-                    if self._is_to_wait_for(outcome):
+                    if self._waits_for_spend_limit(outcome):
                         again.append(each)
                     elif isinstance(outcome, Failed) and isinstance(outcome.error, LedgerError):
-                        self._give_up(str(outcome.error))  # it was not sent: it was not written
+                        self._abort(str(outcome.error))  # not recorded, so not sent
                     else:
-                        self._note(result_of(each.line, outcome, earlier=self._had_ended(each)))
+                        self._note(result_of(each.line, outcome, earlier=self._ended_earlier(each)))
             left = again
             if left:
                 await asyncio.sleep(SPEND_LIMIT_PAUSE)
                 if self.stopped:
-                    return  # who stops it meanwhile closes the gate for good
+                    return  # stop() has closed the gate for good
                 self._session.resume_submits()
 
-    def _had_ended(self, each: Match) -> bool:
-        """Whether a line had failed, or was of unknown fate, before this run, and stays so."""
+    def _ended_earlier(self, each: Match) -> bool:
+        """Whether a line had failed or was unknown before this run, and is not sent by it."""
         record = each.record
         if record is None:
             return False
-        return record.status in (JobStatus.UNKNOWN, JobStatus.FAULTED) or (
-            record.status in _ENDED and not self._settings.retry_failed
+        return record.status in IN_DOUBT or (
+            record.status in RETRYABLE and not self._settings.retry_failed
         )
 
-    def _is_to_wait_for(self, outcome: Outcome) -> bool:
+    def _waits_for_spend_limit(self, outcome: Outcome) -> bool:
         return (
             self._settings.wait_for_spend_limit
             and not self._stop.is_set()
@@ -253,16 +259,16 @@ class Batch:
             and isinstance(outcome.error, SpendLimitError)
         )
 
-    async def _take_up(self, line: Line, task_id: TaskId) -> None:
-        """Save the result of a task that a line says it has become; the ledger knows of none."""
+    async def _save_stated_task(self, line: Line, task_id: TaskId) -> None:
+        """Save the result of a task that a line states and the ledger does not know."""
         path = self._path(line)
-        if path.exists():  # files come whole or not at all: an earlier run has fetched it
+        if path.exists():  # files appear complete: an earlier run has saved it
             self._note(Result(line=line, status="saved", task_id=task_id, path=path, earlier=True))
         else:
             await self._save(line, self._session.job(task_id))
 
-    async def _see_to_its_end(self, each: Match) -> None:
-        """See a job to its end that no line asks for any more: it was paid for."""
+    async def _save_orphan(self, each: Match) -> None:
+        """Save a job that no line asks for any more: it was paid for."""
         assert each.record is not None
         if each.record.task_id is None:
             self._note(Result(line=each.line, status="unknown", earlier=True))
@@ -290,51 +296,62 @@ class Batch:
 
     def _note(self, result: Result) -> None:
         if result.status == "unsent":
-            return  # it says what is, not how it ended: the end of the run asks again
+            return  # not an end: the end of the run reports where the line is then
         self.results[result.line.id] = result
         if not result.earlier:
             try:
                 reports.append(self.folder, result)
             except OSError as error:
-                self._give_up(f"{self.folder / reports.REPORT}: {error.strerror}")
+                self._abort(f"{self.folder / reports.REPORT}: {error.strerror}")
         if self._on_result is not None:
             self._on_result(result)
         number = result.error.errno if isinstance(result.error, DownloadError) else None
-        if number is not None and number in _DISK:
-            self._give_up(f"{self.folder}: {os.strerror(number)}")
+        if number is not None and number in _DISK_ERRORS:
+            self._abort(f"{self.folder}: {os.strerror(number)}")
 
-    def _give_up(self, why: str) -> None:
-        """Stop: what cannot be written down or saved is not bought. The next run goes on."""
+    def _abort(self, why: str) -> None:
+        """Stop: nothing is bought that cannot be recorded or saved. The next run continues."""
         if self._trouble is None:
             self._trouble = why
         self.stop()
 
     def _result_of(self, each: Match) -> Result:
-        """Say how a line stands, ended or not."""
+        """Return the result of a line, whether it has ended or not."""
         line, record = each.line, each.record
         known = self.results.get(line.id)
         if known is not None:
             return known
-        if each.task_to_take_up is not None:
-            return Result(line=line, status="running", task_id=each.task_to_take_up)
-        # The job knows what was taken, however little of it has been told so far.
+        if each.stated_task is not None:
+            return Result(line=line, status="running", task_id=each.stated_task)
+        # The job handle knows its task even if no outcome was reported yet.
         job = self._jobs.get(line.id)
-        task_id, status = _stands(job, record)
+        task_id, status = _task_and_status(job, record)
         if task_id is not None:
             return Result(line=line, status="running", task_id=task_id)
-        return Result(line=line, status="unknown" if status in _IN_DOUBT else "unsent")
+        return Result(line=line, status="unknown" if _may_be_taken(status) else "unsent")
 
     def _write_unfinished(self) -> Path | None:
         results = [self._result_of(each) for each in self._matches.values()]
         try:
             return reports.write_unfinished(self.folder, results)
         except OSError as error:
-            # The ledger knows all that it would say.
-            self._give_up(f"{self.folder / reports.UNFINISHED}: {error.strerror}")
+            # The ledger holds all of it as well.
+            self._abort(f"{self.folder / reports.UNFINISHED}: {error.strerror}")
             return None
 
 
-def _stands(job: Job | None, record: JobRecord | None) -> tuple[TaskId | None, JobStatus | None]:
+def _task_and_status(
+    job: Job | None, record: JobRecord | None
+) -> tuple[TaskId | None, JobStatus | None]:
     if job is not None:
         return job.task_id, job.status
     return (None, None) if record is None else (record.task_id, record.status)
+
+
+def _may_be_taken(status: JobStatus | None) -> bool:
+    return status is JobStatus.SUBMITTING or status in IN_DOUBT
+
+
+def _ceiling(credits: Decimal | Literal["none"] | None) -> int | None:  # noqa: A002
+    """Return a ceiling as today's sessions take it: whole credits, and none stored."""
+    return None if credits is None or credits == "none" else int(credits)

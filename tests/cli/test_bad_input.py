@@ -1,4 +1,4 @@
-"""Each bad input: one clear line, a non-zero exit, no traceback, and nothing sent."""
+"""Invalid input: one clear line, a non-zero exit code, no traceback, and nothing sent."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GOOD = {"prompt": "A boat", "duration": 4, "aspect_ratio": "16:9"}
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIVIDEO_API_KEY", "sk-test")
-    # Nobody listens there: a command that got as far as the network would say so.
+    # Nothing listens there: a command that reaches the network fails with another error.
     monkeypatch.setenv("AIVIDEO_BASE_URL", "http://127.0.0.1:9")
 
 
@@ -41,13 +41,13 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["generate", "🎬" * 5001], "5001 characters"),
         (["generate", "x", "--duration", "5"], "4, 8 or 12"),
         (["generate", "x", "--duration", "eight"], "duration"),
-        (["generate", "x", "--aspect-ratio", "1:1"], "'16:9' or '9:16'"),
+        (["generate", "x", "--aspect-ratio", "1:1"], "--aspect-ratio '1:1'"),
         (["generate", "x", "--image", "photo.jpg"], "image"),
         (["generate", "x", "--image", "ftp://example.com/photo.jpg"], "http"),
         (["generate", "x", "--base-url", "api.example.com"], "scheme"),
         (["generate", "x", "--base-url", "http://api.example.com"], "https"),
         (["generate", "x", "--nonsense"], "nonsense"),
-        (["credits", "--base-url", "://"], "base_url"),
+        (["credits", "--base-url", "://"], "--base-url '://' "),
         (["batch", "missing.txt", "--output", "out"], "missing.txt"),
         (["generate", "x", "--duration", "7.6"], "7.6"),
         (["generate", "x", "--wait-timeout", "nan"], "--wait-timeout"),
@@ -58,11 +58,11 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["simulate", "--port", "0", "--results-port", "-1"], "-1"),
         (["simulate", "--speed", "nan"], "speed"),
         (["simulate", "--latency", "-1"], "latency"),
-        (["simulate", "--spend-limit", "-1"], "spend_limit"),
+        (["simulate", "--spend-limit", "-1"], "--spend-limit"),
         (["simulate", "--task-seconds", "nan"], "nan"),
     ],
 )
-def test_a_bad_argument_is_one_line_that_names_it(
+def test_an_invalid_argument_prints_one_line_that_names_it(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2
@@ -72,7 +72,7 @@ def test_a_bad_argument_is_one_line_that_names_it(
 @pytest.mark.parametrize(
     ("key", "expected"), [("", "no API key"), ("abc", "'sk-'"), ("sk-a b", "space")]
 )
-def test_a_bad_key_is_one_line_that_does_not_show_it(
+def test_an_invalid_key_prints_one_line_without_the_key(
     key: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AIVIDEO_API_KEY", key)
@@ -99,7 +99,7 @@ def test_a_bad_key_is_one_line_that_does_not_show_it(
         ("m.txt", "A boat\n" + "x" * 5001 + "\n", 2, "5001 characters"),
     ],
 )
-def test_a_broken_line_is_named_by_file_and_number(
+def test_an_invalid_line_is_reported_with_file_and_line_number(
     name: str, text: str, number: int, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(name).write_text(text, "utf-8")
@@ -111,7 +111,7 @@ def test_a_broken_line_is_named_by_file_and_number(
     assert not Path("out").exists()
 
 
-def test_a_manifest_that_is_not_utf8_says_on_which_line(
+def test_a_manifest_that_is_not_utf8_is_reported_with_its_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("m.txt").write_bytes(b"A boat\nCaf\xe9\n")
@@ -120,13 +120,13 @@ def test_a_manifest_that_is_not_utf8_says_on_which_line(
 
 
 @pytest.mark.parametrize("name", ["m.txt", "m.csv", "m.jsonl"])
-def test_an_empty_manifest_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_manifest_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(name).write_text("\n", "utf-8")
     assert run(["batch", name, "--output", "out"]) == 2
     assert name in one_line(capsys)
 
 
-def test_a_prompt_list_without_a_length_names_the_option(
+def test_prompts_without_a_duration_name_the_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("m.txt").write_text("A boat\n", "utf-8")
@@ -135,17 +135,17 @@ def test_a_prompt_list_without_a_length_names_the_option(
 
 
 @pytest.mark.parametrize("where", ["a-file", "a-file/below", "/proc/aivideo-out"])
-def test_a_folder_that_cannot_be_written_is_found_first_even_by_root(
+def test_an_unwritable_folder_is_found_before_anything_is_sent_even_as_root(
     where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("a-file").write_text("in the way", "utf-8")
+    Path("a-file").write_text("not a folder", "utf-8")
     Path("m.txt").write_text("A boat\n", "utf-8")
     options = ["--duration", "4", "--aspect-ratio", "16:9"]
     assert run(["batch", "m.txt", "--output", where, *options]) != 0
     assert "cannot write" in one_line(capsys)
 
 
-def test_files_that_are_there_already_are_not_paid_for_again(
+def test_existing_files_without_a_job_are_not_paid_for_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("out").mkdir()
@@ -157,32 +157,32 @@ def test_files_that_are_there_already_are_not_paid_for_again(
     assert Path("out/0001-a-boat.mp4").read_bytes() == b"bought"
 
 
-def test_a_port_in_use_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert run(["simulate", "--port", str(port)]) != 0
     assert str(port) in one_line(capsys)
 
 
-def test_a_service_that_is_not_there_is_one_line(
+def test_an_unreachable_service_prints_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(["credits"]) == 1
     assert "127.0.0.1:9" in one_line(capsys)
 
 
-def test_without_its_extra_the_command_says_how_to_install_it() -> None:
+def test_without_its_extra_the_command_prints_how_to_install_it() -> None:
     block = "import sys; sys.modules['cyclopts'] = None; from aivideo.cli import main; main()"
     command = [sys.executable, "-c", block]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert 'pip install "aivideo[cli]"' in done.stderr
+    assert 'pip install "aivideo-sdk[cli]"' in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("missing", ["av", "PIL"])
 @pytest.mark.parametrize("command", ["demo", "simulate"])
-def test_without_the_simulator_s_extra_it_says_so_before_it_starts(
+def test_without_the_simulator_extra_it_is_refused_before_it_starts(
     command: str,
     missing: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -190,11 +190,11 @@ def test_without_the_simulator_s_extra_it_says_so_before_it_starts(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     assert run([command]) == 2
-    assert 'pip install "aivideo[cli,simulator]"' in one_line(capsys)
+    assert 'pip install "aivideo-sdk[cli,simulator]"' in one_line(capsys)
     assert [*Path().iterdir()] == []
 
 
-def test_a_clip_that_was_paid_for_is_not_replaced_unasked(
+def test_an_existing_clip_is_replaced_only_with_overwrite(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("boat.mp4").write_bytes(b"bought")

@@ -1,4 +1,4 @@
-"""`aivideo generate` and `task`: what is found before a credit is spent, and how to go on."""
+"""`aivideo generate` and `aivideo task`: checks before anything is spent, and how to continue."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from aivideo import Session
-from aivideo.cli import app
+from aivideo._session import session
 from aivideo.cli.app import run
 from aivideo.simulator import Endpoint, Fault, Occasion, Scenario, Simulator, serve
 
 
 @contextmanager
 def serving(**settings: object) -> Iterator[Simulator]:
-    """Serve from a loop of its own: the command runs one in this thread."""
+    """Serve from another thread's event loop: the command runs one in this thread."""
     settings = {"media": "stub", "task_seconds": 0.1, "queue_seconds": 0.0, **settings}
     ready: Future[tuple[Simulator, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
@@ -43,7 +43,7 @@ def serving(**settings: object) -> Iterator[Simulator]:
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIVIDEO_API_KEY", "sk-test")
     monkeypatch.setenv("AIVIDEO_BASE_URL", "http://127.0.0.1:9")
@@ -59,7 +59,7 @@ def interrupt_at_creates(sim: Simulator, fault: Fault) -> None:
     sim.hook = hook
 
 
-def test_a_task_that_was_taken_while_ctrl_c_was_pressed_is_named(
+def test_a_task_that_is_taken_during_ctrl_c_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving(latency=0.3) as sim:
@@ -68,13 +68,13 @@ def test_a_task_that_was_taken_while_ctrl_c_was_pressed_is_named(
         (task_id,) = sim.truth.tasks
     assert code == 130
     said = capsys.readouterr().err
-    assert "its answer is waited for" in said
-    line = f"go on with: aivideo task {task_id} --save 'my boat.mp4' --base-url {sim.url}"
+    assert "the create was sent; waiting for its answer" in said
+    line = f"continue with: aivideo task {task_id} --save 'my boat.mp4' --base-url {sim.url}"
     assert line in said
     assert "Traceback" not in said
 
 
-def test_a_create_of_unknown_fate_is_named_after_ctrl_c_too(
+def test_a_create_with_an_unknown_outcome_is_printed_after_ctrl_c(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving(latency=0.3) as sim:
@@ -83,21 +83,21 @@ def test_a_create_of_unknown_fate_is_named_after_ctrl_c_too(
     assert "may or may not have been taken" in capsys.readouterr().err
 
 
-def test_a_failed_task_is_not_said_to_go_on(
+def test_a_failed_task_prints_no_command_to_continue(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "Session", partial(Session, poll_interval=0.05))
+    monkeypatch.setattr(session, "Session", partial(Session, poll_interval=0.05))
     with serving(failure_rate=1.0) as sim:
         assert run(["generate", "A boat", "--base-url", sim.url]) == 1
     said = capsys.readouterr().err
     assert "failed: upstream_error" in said
-    assert "go on with" not in said
+    assert "continue with" not in said
 
 
 @pytest.mark.parametrize(
     ("target", "expected"), [("", "it is a folder"), ("n" * 300 + ".mp4", "File name too long")]
 )
-def test_a_file_that_cannot_be_written_is_found_before_it_is_paid_for(
+def test_an_unwritable_file_is_found_before_anything_is_spent(
     target: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving() as sim:
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_written_is_found_before_it_is_paid_for(
         ["batch", "m.txt", "--duration", "4", "--aspect-ratio", "16:9", "--output", "new"],
     ],
 )
-def test_without_a_key_no_folder_is_made(
+def test_without_a_key_no_folder_is_created(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("m.txt").write_text("A boat\n", "utf-8")

@@ -1,4 +1,4 @@
-"""Which line is which job: what a person means who edits a manifest between two runs."""
+"""Matching lines with jobs when a manifest is edited between two runs."""
 
 from __future__ import annotations
 
@@ -73,32 +73,32 @@ def unknown(key: str, prompt: str) -> JobRecord:
 
 
 def as_pairs(plan: Plan) -> list[tuple[str, str | None]]:
-    """Say of each line under which name it goes, and which job it is."""
+    """Return the id of each line and the key of its job."""
     return [
         (each.line.id, None if each.record is None else each.record.key) for each in plan.matches
     ]
 
 
-def test_the_same_manifest_is_the_same_jobs() -> None:
+def test_the_same_manifest_matches_the_same_jobs() -> None:
     records = [saved("0001-a", "a"), running("0002-b", "b"), planned("0003-c", "c")]
     plan = match([line(1, "a"), line(2, "b"), line(3, "c")], records)
     assert as_pairs(plan) == [(key, key) for key in ("0001-a", "0002-b", "0003-c")]
     assert plan.orphans == ()
 
 
-def test_the_same_prompt_twice_is_two_jobs_in_their_order() -> None:
+def test_equal_prompts_match_jobs_in_their_order() -> None:
     lines = [line(1, "a"), line(2, "a")]
     assert as_pairs(match(lines, [])) == [("0001-a", None), ("0002-a", None)]
     records = [saved("0001-a", "a"), planned("0002-a", "a")]
     assert as_pairs(match(lines, records)) == [("0001-a", "0001-a"), ("0002-a", "0002-a")]
 
 
-def test_a_line_that_comes_once_more_is_one_new_job() -> None:
+def test_one_more_equal_line_is_one_new_job() -> None:
     plan = match([line(1, "a"), line(2, "a"), line(3, "a")], [saved("0001-a", "a")])
     assert as_pairs(plan) == [("0001-a", "0001-a"), ("0002-a", None), ("0003-a", None)]
 
 
-def test_lines_that_moved_are_known_by_their_content() -> None:
+def test_lines_that_moved_are_matched_by_content() -> None:
     records = [saved("0001-a", "a"), running("0002-b", "b")]
     lines = [line(1, "new"), line(2, "b"), line(3, "a")]
     assert as_pairs(match(lines, records)) == [
@@ -108,7 +108,7 @@ def test_lines_that_moved_are_known_by_their_content() -> None:
     ]
 
 
-def test_a_new_line_never_takes_the_name_of_another_job() -> None:
+def test_a_new_line_never_gets_the_key_of_another_job() -> None:
     # Line 2 was "b" once; now it is a second "a", which would be called as line 1 of today was.
     records = [saved("0001-b", "b"), saved("0002-a", "a")]
     plan = match([line(1, "a"), line(2, "a")], records)
@@ -118,14 +118,14 @@ def test_a_new_line_never_takes_the_name_of_another_job() -> None:
     assert as_pairs(plan) == [("Boat+", None)]
 
 
-def test_an_id_that_is_added_or_taken_away_changes_nothing() -> None:
+def test_adding_or_removing_an_id_changes_nothing() -> None:
     assert as_pairs(match([line(1, "a", id="boat")], [saved("0001-a", "a")])) == [
         ("0001-a", "0001-a")
     ]
     assert as_pairs(match([line(1, "a")], [saved("boat", "a")])) == [("boat", "boat")]
 
 
-def test_an_id_goes_before_content() -> None:
+def test_an_id_is_matched_before_content() -> None:
     # Two takes of one prompt: each keeps its own, wherever its line stands now.
     records = [saved("first", "a"), running("second", "a")]
     plan = match([line(1, "a", id="second"), line(2, "a", id="first")], records)
@@ -145,20 +145,24 @@ def test_an_id_goes_before_content() -> None:
     ],
     ids=lambda job: str(job.status),
 )
-def test_an_id_that_asks_for_something_else_than_was_bought_is_refused(job: JobRecord) -> None:
-    with pytest.raises(ManifestError, match=r"line 7: id 'boat' .* id of its own") as caught:
+def test_an_id_that_was_bought_for_another_request_is_refused(job: JobRecord) -> None:
+    with pytest.raises(ManifestError, match=r"line 7: id 'boat' .* new id") as caught:
         match([line(7, "another", id="boat")], [job])
     assert job.id in str(caught.value)
 
 
 @pytest.mark.parametrize("events", [(), (Claimed(), Refused(WHY))])
-def test_an_id_that_was_never_taken_may_ask_for_something_else(events: tuple[Event, ...]) -> None:
+def test_an_id_that_was_never_taken_may_be_used_for_another_request(
+    events: tuple[Event, ...],
+) -> None:
     plan = match([line(1, "another", id="boat")], [record("boat", boat("a"), *events)])
     assert as_pairs(plan) == [("boat", "boat")]
-    assert plan.matches[0].would_be_sent(), "it is another request now: an old refusal says nothing"
+    assert plan.matches[0].would_be_sent(), (
+        "it is another request now: the old refusal does not apply"
+    )
 
 
-def test_ids_that_change_places_are_refused_once_one_was_taken() -> None:
+def test_swapped_ids_are_refused_once_one_was_taken() -> None:
     lines = [line(1, "b", id="one"), line(2, "a", id="two")]
     assert len(match(lines, [planned("one", "a"), planned("two", "b")]).matches) == 2
     with pytest.raises(ManifestError, match="id 'two'"):
@@ -180,14 +184,12 @@ def test_ids_that_change_places_are_refused_once_one_was_taken() -> None:
     ],
     ids=lambda each: str(getattr(each, "status", "")),
 )
-def test_what_was_bought_is_seen_to_its_end_without_its_line(
-    job: JobRecord, is_orphan: bool
-) -> None:
+def test_a_bought_job_without_a_line_is_an_orphan(job: JobRecord, is_orphan: bool) -> None:
     plan = match([line(1, "a")], [job])
     assert [each.record for each in plan.orphans] == ([job] if is_orphan else [])
 
 
-def test_a_file_that_is_saved_is_no_orphan_whatever_an_older_post_became() -> None:
+def test_a_saved_job_is_no_orphan_even_if_an_earlier_create_is_unknown() -> None:
     job = unknown("x", "gone")
     for event in (Retried(may_pay_twice=True), Claimed(), Taken("t"), Completed(), Saved("x", 1)):
         job = apply(job, event)
@@ -196,7 +198,7 @@ def test_a_file_that_is_saved_is_no_orphan_whatever_an_older_post_became() -> No
     assert match([line(1, "a")], [job]).orphans == ()
 
 
-def test_what_would_be_sent_is_what_was_never_taken() -> None:
+def test_only_lines_that_were_never_taken_would_be_sent() -> None:
     failed = apply(running("x", "a"), Failed(WHY))
     refused = record("x", boat("a"), Claimed(), Refused(WHY))
     for job, sent, retried in (
@@ -215,7 +217,7 @@ def test_what_would_be_sent_is_what_was_never_taken() -> None:
         assert not Match(evolve(line(1, "a"), **known)).would_be_sent()
 
 
-def test_other_models_are_matched_by_their_input_too() -> None:
+def test_other_models_are_matched_by_their_input() -> None:
     def request(prompt: str) -> Generation:
         return Generation("veo-3", {"prompt": prompt}, credits=10)
 
@@ -224,7 +226,7 @@ def test_other_models_are_matched_by_their_input_too() -> None:
     assert match(lines, [record("0004-veo-3", request("b"))]).matches[0].record is None
 
 
-def test_a_name_that_was_given_is_read_back_as_it_is(tmp_path: object) -> None:
+def test_a_key_is_read_back_unchanged(tmp_path: object) -> None:
     from pathlib import Path
 
     # unfinished.jsonl names lines as their jobs are called, a "+" and all.
@@ -237,21 +239,21 @@ def test_a_name_that_was_given_is_read_back_as_it_is(tmp_path: object) -> None:
     assert as_pairs(match([again], records)) == [("0002-a+", "0002-a+")]
 
 
-def test_the_key_of_another_program_makes_no_file_outside_the_folder() -> None:
+def test_a_key_of_another_program_stays_inside_the_folder() -> None:
     # generate_many(batch=…, key=…) may have called it anything.
     plan = match([line(1, "a")], [planned("../../a", "a")])
     assert "/" not in plan.matches[0].line.file_name
 
 
-def test_a_line_that_says_its_task_is_not_sent_whatever_the_ledger_has_missed() -> None:
+def test_a_line_that_states_its_task_is_not_sent_whatever_the_ledger_says() -> None:
     # A ledger whose disk was full knows the POST and not its task; unfinished.jsonl knows both.
     told = evolve(line(1, "a"), task_id="t")
     for job in (planned("x", "a"), unknown("x", "a")):
         each = Match(told, job)
-        assert each.task_to_take_up == "t"
+        assert each.stated_task == "t"
         assert not each.would_be_sent(retry_failed=True)
     # What the ledger knows better stands: that task has failed, and is to be sent again.
     failed = apply(running("x", "a"), Failed(WHY))
     again = Match(evolve(told, task_id="task-of-x"), apply(failed, Retried()))
-    assert again.task_to_take_up is None
+    assert again.stated_task is None
     assert again.would_be_sent()

@@ -1,4 +1,4 @@
-"""The same command again: over a service, a ledger on disk and a folder, on virtual time."""
+"""Running a batch again: with a service, a ledger on disk and a folder, on virtual time."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.manifest import (
     Batch,
     BatchReport,
+    BatchSettings,
     Defaults,
     ManifestError,
     Result,
-    Settings,
     check_files,
     prepare,
     read_manifest,
@@ -50,8 +50,8 @@ Row = str | Mapping[str, object]
 
 
 @define
-class House:
-    """A service, and a place with a folder and a ledger; each run of a batch is a new session."""
+class BatchSetup:
+    """A service, and a folder with a ledger; each run of a batch is a new session."""
 
     place: Path
     scenario: Scenario
@@ -64,7 +64,7 @@ class House:
 
     @property
     def creates(self) -> int:
-        """How many creates the service has seen."""
+        """How many creates the service has received."""
         return self.service.truth.creates_seen
 
     def ledger(self) -> SqliteLedger:
@@ -83,7 +83,7 @@ class House:
         session: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> BatchReport:
-        """Run a batch over a manifest of prompts, or of rows; ``stop_when`` is Ctrl-C."""
+        """Run a batch over prompts or rows; ``stop_when`` stops it, as Ctrl-C does."""
         manifest = self.place / "manifest.jsonl"
         manifest.write_bytes(b"\n".join(orjson.dumps(as_row(row)) for row in rows))
         return await self.run_file(
@@ -119,7 +119,7 @@ class House:
                     working,
                     plan,
                     folder,
-                    Settings(name=output, **settings),
+                    BatchSettings(name=output, **settings),
                     on_result=None if heard is None else heard.append,
                 )
                 running = asyncio.create_task(run.run())
@@ -133,15 +133,15 @@ class House:
             await ledger.aclose()
 
     async def jobs(self) -> dict[str, JobRecord]:
-        """Give what the ledger knows, by prompt (of two alike, the later)."""
+        """Return the ledger's jobs by prompt (of equal prompts, the last)."""
         ledger = self.ledger()
         try:
             return {str(job.request.input["prompt"]): job async for job in ledger.jobs()}
         finally:
             await ledger.aclose()
 
-    async def tell(self, prompt: str, event: Any) -> None:
-        """Say what became of the POST of a prompt, as `jobs settle` does."""
+    async def record(self, prompt: str, event: Any) -> None:
+        """Record an event of a prompt's job, as `jobs settle` does."""
         job = (await self.jobs())[prompt]
         ledger = self.ledger()
         try:
@@ -150,11 +150,11 @@ class House:
             await ledger.aclose()
 
     def taken(self) -> dict[str, int]:
-        """Count how often each prompt was taken."""
+        """Return how often each prompt was taken."""
         return dict(self.service.truth.prompts_taken())
 
     def task_of(self, prompt: str) -> str:
-        """Find the task of a prompt in the truth."""
+        """Return the service's task of a prompt."""
         tasks = self.service.truth.tasks.values()
         return next(task.id for task in tasks if task.prompt == prompt)
 
@@ -164,24 +164,24 @@ def as_row(row: Row) -> Mapping[str, object]:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return make_house(tmp_path)
+def setup(tmp_path: Path) -> BatchSetup:
+    return make_setup(tmp_path)
 
 
-def make_house(place: Path, **settings: Any) -> House:
+def make_setup(place: Path, **settings: Any) -> BatchSetup:
     calm: dict[str, Any] = {"task_seconds": 60.0, "media": "stub", "latency": 0.1, "seed": 5}
-    return House(place, Scenario(**{**calm, **settings}))
+    return BatchSetup(place, Scenario(**{**calm, **settings}))
 
 
 def statuses(report: BatchReport) -> list[str]:
     return [result.status for result in report.results]
 
 
-async def some_taken_and_no_more(house: House, *rows: Row, most: int = 2) -> BatchReport:
-    """Run until ``most`` jobs are taken, and stop: they run on at the service."""
-    return await house.run(
+async def some_taken_and_no_more(setup: BatchSetup, *rows: Row, most: int = 2) -> BatchReport:
+    """Run until ``most`` jobs are taken, and stop; their tasks continue at the service."""
+    return await setup.run(
         *rows,
-        stop_when=lambda _: house.service.truth.creates_taken >= most,
+        stop_when=lambda _: setup.service.truth.creates_taken >= most,
         session={"max_requests_in_flight": 1},
     )
 
@@ -189,30 +189,30 @@ async def some_taken_and_no_more(house: House, *rows: Row, most: int = 2) -> Bat
 # --- the same command again -------------------------------------------------------------------
 
 
-async def test_lines_that_are_done_cost_no_request_and_no_credit(house: House) -> None:
-    first = await house.run("a", "b", "c")
+async def test_lines_that_are_done_cost_no_request_and_no_credits(setup: BatchSetup) -> None:
+    first = await setup.run("a", "b", "c")
     assert statuses(first) == ["saved"] * 3
-    before = dict(house.service.truth.requests)
-    report_file = (house.place / "out" / "report.jsonl").read_bytes()
-    again = await house.run("a", "b", "c")
+    before = dict(setup.service.truth.requests)
+    report_file = (setup.place / "out" / "report.jsonl").read_bytes()
+    again = await setup.run("a", "b", "c")
     assert statuses(again) == ["saved"] * 3
     assert again.earlier == 3
     assert again.credits.charged == 300
     assert again.this_run.held == 0
     asked = {
         endpoint: count - before.get(endpoint, 0)
-        for endpoint, count in house.service.truth.requests.items()
+        for endpoint, count in setup.service.truth.requests.items()
         if count != before.get(endpoint, 0)
     }
     assert asked == {Endpoint.CREDITS: 2}, "the account's counter, before and after"
-    assert (house.place / "out" / "report.jsonl").read_bytes() == report_file
+    assert (setup.place / "out" / "report.jsonl").read_bytes() == report_file
 
 
 @pytest.mark.parametrize("harm", ["gone", "truncated", "grown"])
-async def test_a_file_that_is_not_whole_is_fetched_again_and_not_paid_again(
-    house: House, harm: str
+async def test_an_incomplete_file_is_downloaded_again_and_not_paid_again(
+    setup: BatchSetup, harm: str
 ) -> None:
-    first = await house.run("a", "b")
+    first = await setup.run("a", "b")
     path = first.results[0].path
     assert path is not None
     whole = path.read_bytes()
@@ -223,119 +223,119 @@ async def test_a_file_that_is_not_whole_is_fetched_again_and_not_paid_again(
             path.write_bytes(whole[:-1])
         case _:
             path.write_bytes(whole + b"x")
-    downloads = house.service.truth.downloads
-    again = await house.run("a", "b")
+    downloads = setup.service.truth.downloads
+    again = await setup.run("a", "b")
     assert path.read_bytes() == whole
     assert statuses(again) == ["saved", "saved"]
     assert [result.earlier for result in again.results] == [False, True]
-    assert house.service.truth.downloads - downloads == 1
-    assert house.creates == 2
+    assert setup.service.truth.downloads - downloads == 1
+    assert setup.creates == 2
 
 
-async def test_a_file_whose_url_is_dead_is_a_clear_failure_and_not_paid_again(
+async def test_a_missing_file_with_an_expired_url_fails_and_is_not_paid_again(
     tmp_path: Path,
 ) -> None:
-    house = make_house(tmp_path, epoch=time.time() - 100_000)
-    first = await house.run("a")
+    setup = make_setup(tmp_path, epoch=time.time() - 100_000)
+    first = await setup.run("a")
     path = first.results[0].path
     assert path is not None
     path.unlink()
     await asyncio.sleep(90_000)
-    again = await house.run("a")
+    again = await setup.run("a")
     (result,) = again.results
     assert result.status == "failed"
     assert isinstance(result.error, ResultExpiredError)
     assert "24 hours" in str(result.error)
-    assert house.creates == 1
-    assert again.unfinished is None, "there is nothing left to be done for it"
+    assert setup.creates == 1
+    assert again.unfinished is None, "nothing is left to do for it"
 
 
-async def test_what_runs_is_watched_again_and_what_was_not_sent_is(house: House) -> None:
-    stopped = await some_taken_and_no_more(house, "a", "b", "c", "d")
+async def test_running_jobs_are_polled_again_and_unsent_ones_are_sent(setup: BatchSetup) -> None:
+    stopped = await some_taken_and_no_more(setup, "a", "b", "c", "d")
     assert stopped.stopped
     assert sorted(statuses(stopped)) == ["running", "running", "unsent", "unsent"]
-    again = await house.run("a", "b", "c", "d")
+    again = await setup.run("a", "b", "c", "d")
     assert statuses(again) == ["saved"] * 4
-    assert house.taken() == dict.fromkeys("abcd", 1)
+    assert setup.taken() == dict.fromkeys("abcd", 1)
     assert again.credits.charged == 400
     assert again.this_run.charged == 200
-    assert not (house.place / "out" / "unfinished.jsonl").exists()
+    assert not (setup.place / "out" / "unfinished.jsonl").exists()
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "cut_before", "internal_error_taken", "html_502"])
-async def test_what_may_have_been_taken_is_told_of_and_never_sent(
+async def test_a_job_that_may_have_been_taken_is_reported_and_never_sent(
     tmp_path: Path, fault: str
 ) -> None:
     faults: dict[str, Any] = {f"create_{fault}": Nth(1)}
-    house = make_house(tmp_path, faults=Faults(**faults))
-    first = await house.run("a", "b", session={"max_requests_in_flight": 1})
+    setup = make_setup(tmp_path, faults=Faults(**faults))
+    first = await setup.run("a", "b", session={"max_requests_in_flight": 1})
     assert statuses(first) == ["unknown", "saved"]
-    for again in (await house.run("a", "b"), await house.run("a", "b", retry_failed=True)):
+    for again in (await setup.run("a", "b"), await setup.run("a", "b", retry_failed=True)):
         assert statuses(again) == ["unknown", "saved"]
         assert again.results[0].earlier
-        assert not again.goes_on, "the same command would do nothing for it"
+        assert not again.can_continue, "another run would do nothing for it"
         assert again.credits.unknown == 100
-    assert house.creates == 2
-    row = orjson.loads((house.place / "out" / "unfinished.jsonl").read_bytes())
+    assert setup.creates == 2
+    row = orjson.loads((setup.place / "out" / "unfinished.jsonl").read_bytes())
     assert (row["id"], row["unknown"]) == ("0001-a", True)
 
 
-async def test_what_a_person_settles_goes_on(tmp_path: Path) -> None:
-    house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1), create_cut_before=Nth(2)))
-    first = await house.run("a", "b", "c", session={"max_requests_in_flight": 1})
+async def test_a_settled_job_continues(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1), create_cut_before=Nth(2)))
+    first = await setup.run("a", "b", "c", session={"max_requests_in_flight": 1})
     assert statuses(first) == ["unknown", "unknown", "saved"]
-    await house.tell("a", Taken(house.task_of("a")))
-    await house.tell("b", Released())
-    again = await house.run("a", "b", "c")
+    await setup.record("a", Taken(setup.task_of("a")))
+    await setup.record("b", Released())
+    again = await setup.run("a", "b", "c")
     assert statuses(again) == ["saved"] * 3
-    assert house.taken() == dict.fromkeys("abc", 1)
+    assert setup.taken() == dict.fromkeys("abc", 1)
     assert again.credits.charged == 300
 
 
-async def test_the_same_prompt_twice_is_two_files_whichever_run_makes_them(house: House) -> None:
-    await some_taken_and_no_more(house, "a", "a", "a", most=1)
-    again = await house.run("a", "a", "a")
-    assert house.taken() == {"a": 3}
+async def test_equal_prompts_are_separate_files_whichever_run_makes_them(setup: BatchSetup) -> None:
+    await some_taken_and_no_more(setup, "a", "a", "a", most=1)
+    again = await setup.run("a", "a", "a")
+    assert setup.taken() == {"a": 3}
     assert len({result.path for result in again.results}) == 3
-    third = await house.run("a", "a", "a", "a")
-    assert house.taken() == {"a": 4}
+    third = await setup.run("a", "a", "a", "a")
+    assert setup.taken() == {"a": 4}
     assert third.earlier == 3
 
 
 # --- a manifest that is edited ------------------------------------------------------------------
 
 
-async def test_lines_on_top_and_in_another_order_are_the_same_jobs(house: House) -> None:
-    await some_taken_and_no_more(house, "a", "b", "c")
-    again = await house.run("new", "c", "b", "a")
+async def test_added_and_reordered_lines_are_the_same_jobs(setup: BatchSetup) -> None:
+    await some_taken_and_no_more(setup, "a", "b", "c")
+    again = await setup.run("new", "c", "b", "a")
     assert statuses(again) == ["saved"] * 4
-    assert house.taken() == dict.fromkeys(["a", "b", "c", "new"], 1)
+    assert setup.taken() == dict.fromkeys(["a", "b", "c", "new"], 1)
 
 
-async def test_a_line_that_is_gone_is_seen_to_its_end_if_it_runs_and_else_not_sent(
-    house: House,
+async def test_the_job_of_a_removed_line_is_saved_if_it_runs_and_otherwise_not_sent(
+    setup: BatchSetup,
 ) -> None:
-    await some_taken_and_no_more(house, "a", "b", "c", "d")
-    again = await house.run("b", "d")
+    await some_taken_and_no_more(setup, "a", "b", "c", "d")
+    again = await setup.run("b", "d")
     assert [(result.line.number, result.status) for result in again.results] == [
         (1, "saved"),
         (2, "saved"),
         (0, "saved"),
     ]
-    assert house.taken() == dict.fromkeys("abd", 1), "nobody asks for c any more"
-    jobs = await house.jobs()
+    assert setup.taken() == dict.fromkeys("abd", 1), "no line asks for c any more"
+    jobs = await setup.jobs()
     assert jobs["a"].status is JobStatus.SAVED
     assert Path(str(jobs["a"].path)).is_file()
     assert jobs["c"].status is JobStatus.PLANNED
-    back = await house.run("a", "b", "c", "d")
+    back = await setup.run("a", "b", "c", "d")
     assert statuses(back) == ["saved"] * 4
-    assert house.taken() == dict.fromkeys("abcd", 1)
+    assert setup.taken() == dict.fromkeys("abcd", 1)
 
 
-async def test_ids_that_are_added_or_removed_change_nothing(house: House) -> None:
-    await some_taken_and_no_more(house, "a", {"prompt": "b", "id": "boat"}, "c", most=2)
-    again = await house.run({"prompt": "a", "id": "first"}, "b", "c")
-    assert house.taken() == dict.fromkeys("abc", 1)
+async def test_adding_or_removing_ids_changes_nothing(setup: BatchSetup) -> None:
+    await some_taken_and_no_more(setup, "a", {"prompt": "b", "id": "boat"}, "c", most=2)
+    again = await setup.run({"prompt": "a", "id": "first"}, "b", "c")
+    assert setup.taken() == dict.fromkeys("abc", 1)
     assert [result.line.file_name for result in again.results] == [
         "0001-a.mp4",
         "boat.mp4",
@@ -343,83 +343,83 @@ async def test_ids_that_are_added_or_removed_change_nothing(house: House) -> Non
     ]
 
 
-async def test_a_prompt_that_changes_under_its_id_before_it_is_taken_is_just_that(
-    house: House,
+async def test_a_prompt_changed_under_its_id_before_it_was_taken_is_sent(
+    setup: BatchSetup,
 ) -> None:
     named = {"id": "x", "prompt": "before"}
-    await some_taken_and_no_more(house, "a", named, most=1)
-    assert (await house.jobs())["before"].status is JobStatus.PLANNED
+    await some_taken_and_no_more(setup, "a", named, most=1)
+    assert (await setup.jobs())["before"].status is JobStatus.PLANNED
     heard: list[Result] = []
-    await house.run("a", {"id": "x", "prompt": "after"}, heard=heard)
-    assert house.taken() == {"a": 1, "after": 1}
+    await setup.run("a", {"id": "x", "prompt": "after"}, heard=heard)
+    assert setup.taken() == {"a": 1, "after": 1}
     assert {result.line.file_name for result in heard} == {"0001-a.mp4", "x.mp4"}
 
 
-async def test_a_prompt_that_changes_under_its_id_after_it_was_refused_is_new_and_reported(
+async def test_a_prompt_changed_under_its_id_after_it_was_refused_is_new_and_reported(
     tmp_path: Path,
 ) -> None:
-    house = make_house(tmp_path)
-    await house.run("a", session={"max_requests_in_flight": 1})
-    await some_taken_and_no_more(house, "a", {"id": "x", "prompt": "before"}, most=0)
-    ledger = house.ledger()
-    job = (await house.jobs())["before"]
+    setup = make_setup(tmp_path)
+    await setup.run("a", session={"max_requests_in_flight": 1})
+    await some_taken_and_no_more(setup, "a", {"id": "x", "prompt": "before"}, most=0)
+    ledger = setup.ledger()
+    job = (await setup.jobs())["before"]
     await ledger.claim(job.id, lease=1)
     await ledger.record(job.id, Refused(Reason(message="no", status=400, code="invalid_request")))
     await ledger.aclose()
-    again = await house.run("a", {"id": "x", "prompt": "after"})
+    again = await setup.run("a", {"id": "x", "prompt": "after"})
     assert statuses(again) == ["saved", "saved"]
     assert not again.results[1].earlier
-    assert b'"id":"x"' in (house.place / "out" / "report.jsonl").read_bytes()
+    assert b'"id":"x"' in (setup.place / "out" / "report.jsonl").read_bytes()
 
 
-async def test_a_prompt_that_changes_under_its_id_after_it_was_taken_is_refused(
-    house: House,
+async def test_a_prompt_changed_under_its_id_after_it_was_taken_is_refused(
+    setup: BatchSetup,
 ) -> None:
-    await some_taken_and_no_more(house, {"id": "x", "prompt": "before"}, "b", most=1)
-    with pytest.raises(ManifestError, match="line 1: id 'x' was made of another request"):
-        await house.run({"id": "x", "prompt": "after"}, "b")
-    assert house.taken() == {"before": 1}
+    await some_taken_and_no_more(setup, {"id": "x", "prompt": "before"}, "b", most=1)
+    with pytest.raises(ManifestError, match="line 1: id 'x' was used for another request"):
+        await setup.run({"id": "x", "prompt": "after"}, "b")
+    assert setup.taken() == {"before": 1}
 
 
 # --- failures, and going on after them ------------------------------------------------------------
 
 
-async def test_what_failed_is_sent_again_only_when_asked(tmp_path: Path) -> None:
-    house = make_house(tmp_path, failure_rate=1.0)
-    assert statuses(await house.run("a", "b")) == ["failed", "failed"]
-    again = await house.run("a", "b")
+async def test_failed_jobs_are_sent_again_only_on_request(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, failure_rate=1.0)
+    assert statuses(await setup.run("a", "b")) == ["failed", "failed"]
+    again = await setup.run("a", "b")
     assert statuses(again) == ["failed", "failed"]
     assert all(result.earlier for result in again.results)
-    assert house.creates == 2
-    house.service.scenario = evolve(house.service.scenario, failure_rate=0.0)
-    third = await house.run("a", "b", retry_failed=True)
+    assert setup.creates == 2
+    setup.service.scenario = evolve(setup.service.scenario, failure_rate=0.0)
+    third = await setup.run("a", "b", retry_failed=True)
     assert statuses(third) == ["saved", "saved"]
-    assert house.taken() == {"a": 2, "b": 2}
+    assert setup.taken() == {"a": 2, "b": 2}
     assert (third.credits.charged, third.credits.refunded) == (200, 200)
-    assert (await house.run("a", "b", retry_failed=True)).earlier == 2
-    assert house.creates == 4
+    assert (await setup.run("a", "b", retry_failed=True)).earlier == 2
+    assert setup.creates == 4
 
 
-async def test_what_a_person_has_sent_again_is_sent_by_the_next_run(tmp_path: Path) -> None:
-    house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1)), failure_rate=1.0)
-    first = await house.run("a", "b", session={"max_requests_in_flight": 1})
+async def test_retried_jobs_are_sent_by_the_next_run(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1)), failure_rate=1.0)
+    first = await setup.run("a", "b", session={"max_requests_in_flight": 1})
     assert statuses(first) == ["unknown", "failed"]
-    house.service.scenario = evolve(house.service.scenario, failure_rate=0.0)
-    await house.tell("b", Retried())
-    assert statuses(await house.run("a", "b")) == ["unknown", "saved"]
-    assert house.taken() == {"a": 1, "b": 2}
-    # They insist: it is made, and what it may have cost twice stays in the sums.
-    await house.tell("a", Retried(may_pay_twice=True))
-    third = await house.run("a", "b")
+    setup.service.scenario = evolve(setup.service.scenario, failure_rate=0.0)
+    await setup.record("b", Retried())
+    assert statuses(await setup.run("a", "b")) == ["unknown", "saved"]
+    assert setup.taken() == {"a": 1, "b": 2}
+    # With pay_again it is made, and what may be charged twice stays in the sums.
+    await setup.record("a", Retried(True))
+    third = await setup.run("a", "b")
     assert statuses(third) == ["saved", "saved"]
-    assert house.taken() == {"a": 2, "b": 2}
+    assert setup.taken() == {"a": 2, "b": 2}
     assert (third.credits.charged, third.credits.unknown) == (200, 100)
 
 
-async def test_an_unknown_whose_line_is_gone_is_told_of_all_the_same(tmp_path: Path) -> None:
-    house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1)))
-    await house.run("a", "b", session={"max_requests_in_flight": 1})
-    report = await house.run("b")
+async def test_an_unknown_job_of_a_removed_line_is_still_reported(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1)))
+    await setup.run("a", "b", session={"max_requests_in_flight": 1})
+    report = await setup.run("b")
     assert [(result.line.id, result.status) for result in report.results] == [
         ("0002-b", "saved"),
         ("0001-a", "unknown"),
@@ -427,59 +427,59 @@ async def test_an_unknown_whose_line_is_gone_is_told_of_all_the_same(tmp_path: P
     assert report.unfinished is not None
 
 
-async def test_a_ceiling_counts_all_runs(house: House) -> None:
-    first = await house.run("a", "b", "c", "d", max_credits=250)
+async def test_a_ceiling_counts_all_runs(setup: BatchSetup) -> None:
+    first = await setup.run("a", "b", "c", "d", max_credits=250)
     assert sorted(statuses(first)) == ["failed", "failed", "saved", "saved"]
     assert first.unfinished is not None
-    again = await house.run("a", "b", "c", "d", max_credits=250)
+    again = await setup.run("a", "b", "c", "d", max_credits=250)
     errors = [result.error for result in again.results if result.status == "failed"]
     assert [type(error) for error in errors] == [BudgetExceededError] * 2
-    assert house.creates == 2
-    assert statuses(await house.run("a", "b", "c", "d", max_credits=400)) == ["saved"] * 4
-    assert house.creates == 4
+    assert setup.creates == 2
+    assert statuses(await setup.run("a", "b", "c", "d", max_credits=400)) == ["saved"] * 4
+    assert setup.creates == 4
 
 
 async def test_a_spend_cap_can_be_waited_for(tmp_path: Path) -> None:
-    house = make_house(tmp_path, spend_limit=200, spend_window=600.0)
+    setup = make_setup(tmp_path, spend_limit=200, spend_window=600.0)
     began = asyncio.get_running_loop().time()
-    report = await house.run("a", "b", "c", "d", "e", wait_for_spend_limit=True)
+    report = await setup.run("a", "b", "c", "d", "e", wait_for_spend_limit=True)
     assert statuses(report) == ["saved"] * 5
-    assert house.taken() == dict.fromkeys("abcde", 1)
+    assert setup.taken() == dict.fromkeys("abcde", 1)
     assert asyncio.get_running_loop().time() - began > 1200
 
 
-async def test_a_batch_that_is_stopped_while_it_waits_for_a_spend_cap_sends_nothing_more(
+async def test_a_batch_stopped_while_it_waits_for_a_spend_cap_sends_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aivideo.manifest.run.SPEND_LIMIT_PAUSE", 0.1)
-    house = make_house(tmp_path, spend_limit=200, spend_window=6000.0)
+    setup = make_setup(tmp_path, spend_limit=200, spend_window=6000.0)
     seen: list[int] = []
 
     def waits(run: Batch) -> bool:
         if len(run.results) < 2:
             return False
-        seen.append(house.creates)
+        seen.append(setup.creates)
         return True
 
-    report = await house.run("a", "b", "c", stop_when=waits, wait_for_spend_limit=True)
+    report = await setup.run("a", "b", "c", stop_when=waits, wait_for_spend_limit=True)
     assert sorted(statuses(report)) == ["saved", "saved", "unsent"]
-    assert house.creates == seen[0]
+    assert setup.creates == seen[0]
 
 
-async def test_a_spend_cap_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    house = make_house(tmp_path, spend_limit=200, spend_window=600.0)
-    first = await house.run("a", "b", "c", session={"max_requests_in_flight": 1})
+async def test_a_spend_cap_stops_and_the_same_command_can_continue(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, spend_limit=200, spend_window=600.0)
+    first = await setup.run("a", "b", "c", session={"max_requests_in_flight": 1})
     assert statuses(first) == ["saved", "saved", "failed"]
-    assert first.goes_on
+    assert first.can_continue
     await asyncio.sleep(600)
-    assert statuses(await house.run("a", "b", "c")) == ["saved"] * 3
-    assert house.taken() == dict.fromkeys("abc", 1)
+    assert statuses(await setup.run("a", "b", "c")) == ["saved"] * 3
+    assert setup.taken() == dict.fromkeys("abc", 1)
 
 
 async def test_a_full_disk_ends_the_run_before_more_is_bought(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = make_house(tmp_path, rate_limit=TokenBucket(2, 2), task_seconds=1.0)
+    setup = make_setup(tmp_path, rate_limit=TokenBucket(2, 2), task_seconds=1.0)
     prompts = [f"p{number}" for number in range(40)]
 
     async def full(task: CompletedTask, *_: object, **__: object) -> Path:
@@ -487,18 +487,18 @@ async def test_a_full_disk_ends_the_run_before_more_is_bought(
 
     with monkeypatch.context() as disk:
         disk.setattr(download, "save", full)
-        report = await house.run(*prompts, session={"poll_interval": 1.0})
-    assert report.trouble == f"{house.place / 'out'}: No space left on device"
-    assert house.service.truth.creates_taken < 40, "what cannot be saved is not bought"
+        report = await setup.run(*prompts, session={"poll_interval": 1.0})
+    assert report.trouble == f"{setup.place / 'out'}: No space left on device"
+    assert setup.service.truth.creates_taken < 40, "what cannot be saved is not bought"
     assert report.count("unsent") > 0
-    assert report.goes_on
-    assert statuses(await house.run(*prompts)) == ["saved"] * 40
-    assert house.taken() == dict.fromkeys(prompts, 1)
+    assert report.can_continue
+    assert statuses(await setup.run(*prompts)) == ["saved"] * 40
+    assert setup.taken() == dict.fromkeys(prompts, 1)
 
 
 @pytest.mark.parametrize("number", [errno.EISDIR, errno.ENAMETOOLONG])
-async def test_a_file_that_alone_cannot_be_written_ends_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch, number: int
+async def test_one_unwritable_file_does_not_stop_the_batch(
+    setup: BatchSetup, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     save = download.save
 
@@ -508,123 +508,125 @@ async def test_a_file_that_alone_cannot_be_written_ends_nothing(
         return await save(task, target, transport)
 
     monkeypatch.setattr(download, "save", one_cannot)
-    report = await house.run("a", "b", "c")
+    report = await setup.run("a", "b", "c")
     assert statuses(report) == ["failed", "saved", "saved"]
     assert report.trouble is None
-    assert report.goes_on, "it is fetched again, and not bought again"
+    assert report.can_continue, "it is downloaded again, and not bought again"
 
 
 @pytest.mark.parametrize("name", ["append", "write_unfinished"])
-async def test_a_report_that_cannot_be_written_loses_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch, name: str
+async def test_an_unwritable_report_loses_no_job(
+    setup: BatchSetup, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(reports, name, full)
-    report = await house.run("a", "b")
+    report = await setup.run("a", "b")
     assert report.trouble is not None
     assert "No space left on device" in report.trouble
     monkeypatch.undo()
-    assert statuses(await house.run("a", "b")) == ["saved", "saved"]
-    assert house.taken() == {"a": 1, "b": 1}
+    assert statuses(await setup.run("a", "b")) == ["saved", "saved"]
+    assert setup.taken() == {"a": 1, "b": 1}
 
 
-async def test_ctrl_c_in_the_middle_then_the_same_command(house: House) -> None:
+async def test_repeated_ctrl_c_and_the_same_command(setup: BatchSetup) -> None:
     prompts = [f"p{number}" for number in range(24)]
     runs = 0
     while True:
-        seen = house.service.truth.creates_seen
-        report = await house.run(
+        seen = setup.service.truth.creates_seen
+        report = await setup.run(
             *prompts,
-            stop_when=lambda _, seen=seen: house.service.truth.creates_seen >= seen + 5,  # type: ignore[misc]
+            stop_when=lambda _, seen=seen: setup.service.truth.creates_seen >= seen + 5,  # type: ignore[misc]
         )
         runs += 1
         if not report.stopped:
             break
-        rows = (house.place / "out" / "unfinished.jsonl").read_bytes().splitlines()
+        rows = (setup.place / "out" / "unfinished.jsonl").read_bytes().splitlines()
         assert len(rows) == report.count("running") + report.count("unsent")
-        assert report.count("unknown") == 0, "what was under way was waited for"
+        assert report.count("unknown") == 0, "requests in flight were waited for"
     assert runs > 3
     assert statuses(report) == ["saved"] * 24
-    assert house.taken() == dict.fromkeys(prompts, 1)
+    assert setup.taken() == dict.fromkeys(prompts, 1)
 
 
 # --- folders and ledgers -------------------------------------------------------------------------
 
 
-async def test_two_folders_on_one_ledger_are_two_batches(house: House) -> None:
-    await house.run("a", output="one", max_credits=100)
-    await house.run("a", output="two", max_credits=100)
-    assert house.taken() == {"a": 2}
-    assert (await house.run("a", output="one")).earlier == 1
-    assert house.taken() == {"a": 2}
+async def test_two_folders_on_one_ledger_are_two_batches(setup: BatchSetup) -> None:
+    await setup.run("a", output="one", max_credits=100)
+    await setup.run("a", output="two", max_credits=100)
+    assert setup.taken() == {"a": 2}
+    assert (await setup.run("a", output="one")).earlier == 1
+    assert setup.taken() == {"a": 2}
 
 
-async def test_a_folder_that_moves_with_its_ledger_goes_on(
+async def test_a_folder_that_moves_with_its_ledger_can_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
-    house = make_house(tmp_path / "here")
-    await some_taken_and_no_more(house, "a", "b", "c")
-    await house.run("a", "b", "c", stop_when=lambda run: len(run.results) >= 1)
+    setup = make_setup(tmp_path / "here")
+    await some_taken_and_no_more(setup, "a", "b", "c")
+    await setup.run("a", "b", "c", stop_when=lambda run: len(run.results) >= 1)
     (tmp_path / "here").rename(tmp_path / "there")
-    house.place = tmp_path / "there"
-    downloads = house.service.truth.downloads
-    again = await house.run("a", "b", "c")
+    setup.place = tmp_path / "there"
+    downloads = setup.service.truth.downloads
+    again = await setup.run("a", "b", "c")
     assert statuses(again) == ["saved"] * 3
-    assert house.taken() == dict.fromkeys("abc", 1)
-    assert again.earlier >= 1, "what lies there was found there"
-    assert house.service.truth.downloads - downloads == 3 - again.earlier
+    assert setup.taken() == dict.fromkeys("abc", 1)
+    assert again.earlier >= 1, "existing files were found"
+    assert setup.service.truth.downloads - downloads == 3 - again.earlier
 
 
-async def test_unfinished_as_a_manifest_pays_for_nothing_twice(tmp_path: Path) -> None:
-    house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1)))
-    await some_taken_and_no_more(house, "a", "b", "c", "d")
-    left = house.place / "out" / "unfinished.jsonl"
+async def test_unfinished_jsonl_as_a_manifest_pays_for_nothing_twice(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1)))
+    await some_taken_and_no_more(setup, "a", "b", "c", "d")
+    left = setup.place / "out" / "unfinished.jsonl"
     rows = [orjson.loads(row) for row in left.read_bytes().splitlines()]
     assert {row["id"] for row in rows} == {"0001-a", "0002-b", "0003-c", "0004-d"}
     assert "task_id" in rows[1]
-    copy = house.place / "left.jsonl"
+    copy = setup.place / "left.jsonl"
     copy.write_bytes(left.read_bytes())
-    again = await house.run_file(copy)
+    again = await setup.run_file(copy)
     assert statuses(again) == ["unknown", "saved", "saved", "saved"]
     # And the old manifest after it.
-    assert statuses(await house.run("a", "b", "c", "d")) == ["unknown", "saved", "saved", "saved"]
-    assert house.taken() == dict.fromkeys("abcd", 1)
+    assert statuses(await setup.run("a", "b", "c", "d")) == ["unknown", "saved", "saved", "saved"]
+    assert setup.taken() == dict.fromkeys("abcd", 1)
 
 
-async def test_unfinished_without_its_ledger_pays_for_nothing_twice_either(tmp_path: Path) -> None:
-    house = make_house(tmp_path, faults=Faults(create_cut_after=Nth(1)))
-    await some_taken_and_no_more(house, "a", "b", "c", "d")
-    copy = house.place / "left.jsonl"
-    copy.write_bytes((house.place / "out" / "unfinished.jsonl").read_bytes())
+async def test_unfinished_jsonl_without_its_ledger_pays_for_nothing_twice(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1)))
+    await some_taken_and_no_more(setup, "a", "b", "c", "d")
+    copy = setup.place / "left.jsonl"
+    copy.write_bytes((setup.place / "out" / "unfinished.jsonl").read_bytes())
     for name in ("aivideo.db", "aivideo.db-wal", "aivideo.db-shm"):
-        (house.place / name).unlink(missing_ok=True)
-    first = await house.run_file(copy, output="new", stop_when=lambda run: len(run.results) > 1)
+        (setup.place / name).unlink(missing_ok=True)
+    first = await setup.run_file(copy, output="new", stop_when=lambda run: len(run.results) > 1)
     assert first.stopped
-    again = await house.run_file(copy, output="new")
+    again = await setup.run_file(copy, output="new")
     assert statuses(again) == ["unknown", "saved", "saved", "saved"]
-    assert house.taken() == dict.fromkeys("abcd", 1)
+    assert setup.taken() == dict.fromkeys("abcd", 1)
 
 
-async def test_two_runs_at_once_make_each_once(house: House) -> None:
+async def test_two_simultaneous_runs_make_each_clip_once(setup: BatchSetup) -> None:
     prompts = [f"p{number}" for number in range(12)]
-    reports = await asyncio.gather(house.run(*prompts), house.run(*prompts))
+    reports = await asyncio.gather(setup.run(*prompts), setup.run(*prompts))
     for report in reports:
         assert statuses(report) == ["saved"] * 12
-    assert house.taken() == dict.fromkeys(prompts, 1)
+    assert setup.taken() == dict.fromkeys(prompts, 1)
 
 
-async def test_a_file_that_nobody_knows_of_is_in_the_way_and_named(house: House) -> None:
-    (house.place / "out").mkdir()
-    (house.place / "out" / "0002-b.mp4").write_bytes(b"bought")
-    with pytest.raises(ManifestError, match=r"0002-b\.mp4 is there already"):
-        await house.run("a", "b")
-    assert house.creates == 0
-    assert statuses(await house.run("a", "b", overwrite=True)) == ["saved", "saved"]
-    assert statuses(await house.run("a", "b")) == ["saved", "saved"], "now it is known"
-    assert house.creates == 2
+async def test_an_existing_file_without_a_job_is_refused_unless_overwrite(
+    setup: BatchSetup,
+) -> None:
+    (setup.place / "out").mkdir()
+    (setup.place / "out" / "0002-b.mp4").write_bytes(b"bought")
+    with pytest.raises(ManifestError, match=r"0002-b\.mp4 already exists"):
+        await setup.run("a", "b")
+    assert setup.creates == 0
+    assert statuses(await setup.run("a", "b", overwrite=True)) == ["saved", "saved"]
+    assert statuses(await setup.run("a", "b")) == ["saved", "saved"], "the ledger has the job now"
+    assert setup.creates == 2
 
 
 # --- generate_many -------------------------------------------------------------------------------
@@ -635,12 +637,12 @@ def boat(prompt: str) -> Sora2:
 
 
 async def make(
-    house: House, *prompts: str, leave_after: int | None = None, **options: Any
+    setup: BatchSetup, *prompts: str, leave_after: int | None = None, **options: Any
 ) -> list[Any]:
-    """Have ``generate_many`` make prompts in a session of its own; left early if told so."""
-    ledger = house.ledger()
+    """Run ``generate_many`` over prompts in a new session, and leave it early if told to."""
+    ledger = setup.ledger()
     outcomes = []
-    async with house.session(ledger, max_requests_in_flight=2) as session:
+    async with setup.session(ledger, max_requests_in_flight=2) as session:
         generating = session.generate_many(map(boat, prompts), **options)
         async for outcome in generating:
             outcomes.append(outcome)
@@ -651,76 +653,80 @@ async def make(
     return outcomes
 
 
-async def test_many_with_a_batch_go_on_where_they_were_left(house: House) -> None:
+async def test_generate_many_with_a_batch_continues_where_it_was_left(setup: BatchSetup) -> None:
     prompts = [f"p{number}" for number in range(8)]
-    await make(house, *prompts, batch="night", save_to=house.place, leave_after=1)
-    ends = await make(house, "new", *reversed(prompts), batch="night", save_to=house.place)
+    await make(setup, *prompts, batch="night", save_to=setup.place, leave_after=1)
+    ends = await make(setup, "new", *reversed(prompts), batch="night", save_to=setup.place)
     assert [type(end) for end in ends] == [Succeeded] * 9
-    assert house.taken() == dict.fromkeys(["new", *prompts], 1)
-    assert len([*house.place.glob("*.mp4")]) == 9
+    assert setup.taken() == dict.fromkeys(["new", *prompts], 1)
+    assert len([*setup.place.glob("*.mp4")]) == 9
 
 
-async def test_many_with_a_batch_and_the_same_request_twice_are_two_jobs(house: House) -> None:
-    await make(house, "a", "a", "b", batch="night")
-    await make(house, "b", "a", "a", batch="night")
-    assert house.taken() == {"a": 2, "b": 1}
-    await make(house, "a", "a", "a", batch="night")
-    assert house.taken() == {"a": 3, "b": 1}
-    await make(house, "a", batch="another night")
-    assert house.taken() == {"a": 4, "b": 1}
+async def test_generate_many_with_a_batch_makes_equal_requests_separate_jobs(
+    setup: BatchSetup,
+) -> None:
+    await make(setup, "a", "a", "b", batch="night")
+    await make(setup, "b", "a", "a", batch="night")
+    assert setup.taken() == {"a": 2, "b": 1}
+    await make(setup, "a", "a", "a", batch="night")
+    assert setup.taken() == {"a": 3, "b": 1}
+    await make(setup, "a", batch="another night")
+    assert setup.taken() == {"a": 4, "b": 1}
 
 
-async def test_many_with_keys_are_known_by_them(house: House) -> None:
+async def test_generate_many_matches_jobs_by_key(setup: BatchSetup) -> None:
     def key(index: int, request: object) -> str:
         return f"scene-{index}"
 
-    await make(house, "a", "b", batch="night", key=key)
-    ends = await make(house, "b", "a", "c", batch="night", key=key)
+    await make(setup, "a", "b", batch="night", key=key)
+    ends = await make(setup, "b", "a", "c", batch="night", key=key)
     failed = [end for end in ends if isinstance(end, Failed)]
-    assert sorted(end.index for end in failed) == [0, 1], "scene 0 was made of something else"
+    assert sorted(end.index for end in failed) == [0, 1], "key 0 was used for another request"
     assert all("another request" in str(end.error) for end in failed)
-    assert house.taken() == dict.fromkeys("abc", 1)
+    assert setup.taken() == dict.fromkeys("abc", 1)
 
 
-async def test_many_without_a_batch_are_new_work_each_time(house: House) -> None:
-    await make(house, "a", "b")
-    await make(house, "a", "b")
-    assert house.taken() == {"a": 2, "b": 2}
+async def test_generate_many_without_a_batch_is_new_work_each_time(setup: BatchSetup) -> None:
+    await make(setup, "a", "b")
+    await make(setup, "a", "b")
+    assert setup.taken() == {"a": 2, "b": 2}
 
 
-async def test_many_that_failed_are_sent_again_only_when_asked(tmp_path: Path) -> None:
-    house = make_house(tmp_path, failure_rate=1.0)
-    await make(house, "a", batch="night")
-    (end,) = await make(house, "a", batch="night")
+async def test_generate_many_sends_failed_jobs_again_only_on_request(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, failure_rate=1.0)
+    await make(setup, "a", batch="night")
+    (end,) = await make(setup, "a", batch="night")
     assert isinstance(end, Failed)
-    assert end.task_id == house.task_of("a")
-    assert house.creates == 1
-    await make(house, "a", batch="night", retry_failed=True)
-    assert house.creates == 2
+    assert end.task_id == setup.task_of("a")
+    assert setup.creates == 1
+    await make(setup, "a", batch="night", retry_failed=True)
+    assert setup.creates == 2
 
 
-async def test_a_task_of_somebody_else_is_nobodys_job(house: House) -> None:
-    client = Client("sk-test", transport=house.transport)
+async def test_a_stated_task_of_another_program_is_saved_and_not_recorded(
+    setup: BatchSetup,
+) -> None:
+    client = Client("sk-test", transport=setup.transport)
     task_id = await client.create(boat("elsewhere"))
-    report = await house.run({"prompt": "elsewhere", "task_id": task_id}, "a")
+    report = await setup.run({"prompt": "elsewhere", "task_id": task_id}, "a")
     assert statuses(report) == ["saved", "saved"]
-    assert house.taken() == {"elsewhere": 1, "a": 1}
+    assert setup.taken() == {"elsewhere": 1, "a": 1}
     assert report.credits.charged == 100, "what was bought elsewhere is not this batch's"
-    again = await house.run({"prompt": "elsewhere", "task_id": task_id}, "a")
+    again = await setup.run({"prompt": "elsewhere", "task_id": task_id}, "a")
     assert statuses(again) == ["saved", "saved"]
     assert again.earlier == 2
 
 
-async def test_a_task_that_only_the_manifest_knows_is_saved_and_not_bought_again(
-    house: House,
+async def test_a_task_stated_only_by_the_manifest_is_saved_and_not_bought_again(
+    setup: BatchSetup,
 ) -> None:
-    await some_taken_and_no_more(house, "b", most=1)
-    client = Client("sk-test", transport=house.transport)
+    await some_taken_and_no_more(setup, "b", most=1)
+    client = Client("sk-test", transport=setup.transport)
     task_id = await client.create(boat("a"))
-    # The ledger has the line, and missed its task: somebody said that it was not taken.
-    await house.run("a", "b", max_credits=100)
-    assert (await house.jobs())["a"].status is JobStatus.PLANNED
+    # The ledger has the line without its task: somebody settled it as not taken.
+    await setup.run("a", "b", max_credits=100)
+    assert (await setup.jobs())["a"].status is JobStatus.PLANNED
     row = {"id": "0001-a", "prompt": "a", "task_id": task_id}
-    report = await house.run(row, "b")
+    report = await setup.run(row, "b")
     assert statuses(report)[:2] == ["saved", "saved"]
-    assert house.taken() == {"a": 1, "b": 1}
+    assert setup.taken() == {"a": 1, "b": 1}

@@ -1,4 +1,4 @@
-"""A disk that fills while a batch runs: no job is lost by it, and nothing is half a line."""
+"""A disk that fills while a batch runs: no job is lost, and no line is written partly."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from aivideo import JobStatus, Session, Sora2
-from aivideo.manifest import Batch, Defaults, Line, Result, Settings, prepare, read_manifest
+from aivideo.manifest import Batch, BatchSettings, Defaults, Line, Result, prepare, read_manifest
 from aivideo.manifest import results as report
 from aivideo.simulator import Scenario, serve
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_report_that_cannot_be_written_ends_the_run_and_the_ledger_has_what_was_bought(
+async def test_an_unwritable_report_ends_the_run_and_the_ledger_has_what_was_bought(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = tmp_path / "m.txt"
@@ -30,7 +30,7 @@ async def test_a_report_that_cannot_be_written_ends_the_run_and_the_ledger_has_w
     scenario = Scenario(media="stub", task_seconds=(10.0, 60.0))
     async with serve(scenario) as sim, Session("sk-x", base_url=sim.url) as session:
         plan = await prepare(session.ledger, "b", lines)
-        said = await Batch(session, plan, tmp_path, Settings(name="b")).run()
+        said = await Batch(session, plan, tmp_path, BatchSettings(name="b")).run()
         stands = {job.request.prompt: job async for job in session.ledger.jobs()}
         bought = {task.prompt: task.id for task in sim.truth.tasks.values()}
     assert said.trouble is not None
@@ -39,7 +39,7 @@ async def test_a_report_that_cannot_be_written_ends_the_run_and_the_ledger_has_w
     assert {job.status for job in stands.values()} <= {JobStatus.SAVED, JobStatus.RUNNING}
 
 
-def test_a_line_of_the_report_is_written_whole_or_not_at_all(
+def test_a_line_of_the_report_is_written_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = tmp_path / report.REPORT
@@ -49,13 +49,13 @@ def test_a_line_of_the_report_is_written_whole_or_not_at_all(
     first = written.read_bytes()
     opened = Path.open
 
-    class Nearly:
+    class NearlyFull:
         """A file on a disk with room for three bytes."""
 
         def __init__(self, path: Path) -> None:
             self.file = opened(path, "ab", buffering=0)
 
-        def __enter__(self) -> Nearly:
+        def __enter__(self) -> NearlyFull:
             return self
 
         def __exit__(self, *_: object) -> None:
@@ -70,7 +70,7 @@ def test_a_line_of_the_report_is_written_whole_or_not_at_all(
         def truncate(self, size: int) -> int:
             return self.file.truncate(size)
 
-    monkeypatch.setattr(Path, "open", lambda path, *args, **kwargs: Nearly(path))
+    monkeypatch.setattr(Path, "open", lambda path, *args, **kwargs: NearlyFull(path))
     with pytest.raises(OSError, match="No space left"):
         report.append(tmp_path, result)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""The two commands that need no key: the demo, and the stand-in service by itself."""
+"""``aivideo demo``: twelve clips from a stand-in service, without a key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, cast
 from rich.console import Console
 
 from aivideo import manifest as batches
-from aivideo._session.session import Session
 from aivideo.cli import exits
-from aivideo.cli.run import run_batch
+from aivideo.cli.batch_run import run_batch
 from aivideo.errors import ConfigurationError
 from aivideo.models import Sora2
 
@@ -32,20 +31,39 @@ CLIPS = (
 )
 
 
-def _simulator() -> Any:
-    # Asked for here: the simulator imports them when it makes its first video, which is too late.
+def demo(*, output: Path = Path("aivideo-demo")) -> int:
+    """Make twelve clips with a stand-in for the service on this machine. No key, no cost.
+
+    Example: aivideo demo
+
+    Parameters
+    ----------
+    output
+        The folder for the files; files of an earlier demo are replaced.
+    """
+    return asyncio.run(_run_demo(output))
+
+
+def import_simulator() -> Any:
+    """Import the simulator.
+
+    Raises:
+        ConfigurationError: its extra is not installed.
+    """
+    # Checked here: the simulator imports them when it makes its first video, which is too late.
     if any(find_spec(name) is None for name in ("av", "PIL")):
         raise ConfigurationError(
-            'the stand-in service needs its extra: pip install "aivideo[cli,simulator]"'
+            'the stand-in service needs its extra: pip install "aivideo-sdk[cli,simulator]"'
         )
     import aivideo.simulator as simulator
 
     return simulator
 
 
-async def run_demo(output: Path) -> int:
-    """Turn twelve prompts into twelve files, against a service of our own."""
-    simulator = _simulator()
+async def _run_demo(output: Path) -> int:
+    from aivideo._session.session import Session
+
+    simulator = import_simulator()
     lines = [
         batches.Line(
             number=number,
@@ -61,7 +79,7 @@ async def run_demo(output: Path) -> int:
     batches.check_folder(output)
     console = Console()
     console.print(
-        "A stand-in of the AI Video API runs on this machine: no key, no cost, 10 × the speed.\n"
+        "A stand-in for the AI Video API runs on this machine: no key, no cost, 10 × the speed.\n"
         f"Twelve prompts become twelve MP4s in {output}/.",
         highlight=False,
     )
@@ -70,7 +88,7 @@ async def run_demo(output: Path) -> int:
     )
     async with simulator.serve(scenario) as sim:
         session = Session("sk-demo", base_url=sim.url)
-        settings = batches.Settings(name="demo")
+        settings = batches.BatchSettings(name="demo")
         code = await run_batch(session, lines, output, settings, overwrite=True, table=True)
     if code == exits.OK:
         console.print(
@@ -78,41 +96,6 @@ async def run_demo(output: Path) -> int:
             '  AIVIDEO_API_KEY=sk-demo aivideo generate "A red kite" '
             "--base-url http://127.0.0.1:8811",
             highlight=False,
-            soft_wrap=True,  # a command to be copied is one line
+            soft_wrap=True,  # commands to be copied stay on one line
         )
     return code
-
-
-def run_simulator(
-    settings: dict[str, Any],
-    rate_limit: str | None,
-    task_seconds: str | None,
-    *,
-    host: str,
-    port: int,
-    results_port: int,
-) -> int:
-    """Run the stand-in service until Ctrl-C, then say what it saw."""
-    simulator = _simulator()
-    if rate_limit is not None:
-        settings["rate_limit"] = simulator.parse_rate_limit(rate_limit)
-    if task_seconds is not None:
-        settings["task_seconds"] = simulator.parse_seconds(task_seconds)
-    scenario = simulator.Scenario(**settings)
-
-    def ready(sim: Any) -> None:
-        print(f"The stand-in service listens at {sim.url} (results at {sim.results_url}).")
-        print("In another terminal:")
-        print(f"  export AIVIDEO_BASE_URL={sim.url} AIVIDEO_API_KEY=sk-demo")
-        print('  aivideo generate "A paper boat in the rain"')
-        print(f"What it has seen: {sim.url}/_sim/truth   Ctrl-C ends it.", flush=True)
-
-    summary = asyncio.run(
-        simulator.serve_forever(
-            scenario, host=host, port=port, results_port=results_port, on_ready=ready
-        )
-    )
-    print()
-    for name, value in summary.items():
-        print(f"{name:24} {value}")
-    return exits.OK

@@ -1,0 +1,517 @@
+"""Desk: what a person does with the jobs of a ledger, as an API.
+
+The ``aivideo jobs`` commands print what a :class:`Desk` returns; a web page or a handler calls the
+same methods. A desk changes ledger records only. It never sends a create: jobs that it marks to be
+sent again are sent by the next run of their batch, or by ``Session.resume()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from aivideo._amounts import exact, plain
+from aivideo._api import callback_tokens
+from aivideo.errors import (
+    AIVideoError,
+    ConfigurationError,
+    ContradictionError,
+    LedgerError,
+    TaskNotFoundError,
+)
+from aivideo.ledger import Ledger, journal
+from aivideo.ledger import audit as audits
+from aivideo.ledger.audit import Finding, Reading
+from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.models import Credits, Task, TaskId
+
+IN_DOUBT = (JobStatus.UNKNOWN, JobStatus.FAULTED)
+"""Statuses of jobs whose create may have been taken and charged."""
+
+RETRYABLE = (JobStatus.FAILED, JobStatus.REFUSED)
+"""Statuses of jobs that cost nothing and may be sent again on request."""
+
+_URGENT_FIRST = (
+    *IN_DOUBT,
+    JobStatus.SUBMITTING,
+    JobStatus.RUNNING,
+    JobStatus.COMPLETED,
+    *RETRYABLE,
+    JobStatus.PLANNED,
+)
+BY_URGENCY = (*_URGENT_FIRST, *(each for each in JobStatus if each not in _URGENT_FIRST))
+"""All statuses, those that need a person first: the order of :meth:`Desk.list`."""
+
+
+class Refusal(StrEnum):
+    """Why a desk refused an operation."""
+
+    NO_SUCH_JOB = "no_such_job"
+    NOTHING_TO_SETTLE = "nothing_to_settle"
+    TASK_OF_ANOTHER_JOB = "task_of_another_job"
+    NO_SUCH_TASK = "no_such_task"
+    TASK_DOES_NOT_MATCH = "task_does_not_match"
+    NOT_RETRYABLE = "not_retryable"
+    MAY_PAY_AGAIN = "may_pay_again"
+    TOO_FEW_READINGS = "too_few_readings"
+
+
+class DeskError(AIVideoError):
+    """An operation that a desk refused. No job was changed.
+
+    Attributes:
+        refusal: why, for programs.
+        problem: why, in words.
+        cure: what to do next, in terms of this API.
+    """
+
+    def __init__(self, refusal: Refusal, problem: str, cure: str) -> None:
+        super().__init__(f"{problem}; {cure}")
+        self.refusal = refusal
+        self.problem = problem
+        self.cure = cure
+
+
+class AccountSource(Protocol):
+    """What a desk asks the service; a ``Client`` and a ``Session`` both provide it."""
+
+    async def retrieve(self, task_id: TaskId) -> Task:
+        """``GET`` a task."""
+        ...
+
+    async def credits(self) -> Credits:
+        """``GET`` the balance."""
+        ...
+
+
+@frozen(kw_only=True)
+class JobList:
+    """A list of jobs, and the sums of the whole batch or ledger.
+
+    Attributes:
+        records: the listed jobs, those that need a person first.
+        left: how many more jobs match and were cut off by ``limit``.
+        counts: how many jobs have each status, listed or not.
+        totals: credits by what became of them, in all jobs, listed or not.
+    """
+
+    records: tuple[JobRecord, ...]
+    left: int
+    counts: Mapping[JobStatus, int]
+    totals: CreditTotals
+
+
+@frozen(kw_only=True)
+class Retry:
+    """What :meth:`Desk.retry` marked to be sent again.
+
+    Attributes:
+        records: the jobs, now ``planned``.
+        credits: what sending them again will charge, as far as prices are known.
+        at_risk: credits of their earlier creates whose outcome is unknown: with ``pay_again=True``
+            these may turn out to be charged as well.
+        unpriced: how many of the jobs have no known price.
+    """
+
+    records: tuple[JobRecord, ...]
+    credits: Decimal
+    at_risk: Decimal
+    unpriced: int
+
+
+@frozen(kw_only=True)
+class Cancellation:
+    """What :meth:`Desk.cancel` did.
+
+    Attributes:
+        withdrawn: jobs that will not be sent.
+        too_late: jobs that had left ``planned`` before; they are unchanged.
+    """
+
+    withdrawn: tuple[JobRecord, ...]
+    too_late: tuple[JobRecord, ...]
+
+
+@frozen(kw_only=True)
+class Audit:
+    """What the account's counter says about the jobs of a ledger.
+
+    Attributes:
+        finding: the comparison of two readings of the counter.
+        in_doubt: the jobs with a create whose outcome is unknown.
+        error: why the counter could not be read now, or None; then ``finding`` compares the
+            readings that were stored before.
+    """
+
+    finding: Finding
+    in_doubt: tuple[JobRecord, ...]
+    error: AIVideoError | None = field(default=None)
+
+
+class Desk:
+    """List, show, settle, retry, cancel and audit the jobs of a ledger.
+
+    ::
+
+        desk = Desk(SqliteLedger("clips/aivideo.db"))
+        for job in (await desk.list([JobStatus.UNKNOWN])).records:
+            print(job.id, job.request.prompt)
+
+    A method that takes several names looks all of them up, and checks all of them, before it
+    changes the first. ``name`` is always a job's id or the id of one of its tasks.
+
+    Args:
+        ledger: the jobs. The caller closes it.
+        client: used to check a task and to read the balance: a ``Client`` or a ``Session``. The
+            caller closes it.
+
+    Every method may raise :class:`~aivideo.LedgerError`: the ledger cannot be read or written.
+    """
+
+    def __init__(self, ledger: Ledger, *, client: AccountSource | None = None) -> None:
+        self._ledger = ledger
+        self._client = client
+
+    # --- reading --------------------------------------------------------------------------
+
+    async def list(
+        self,
+        statuses: Iterable[JobStatus] = (),
+        *,
+        batch: str | None = None,
+        limit: int | None = None,
+    ) -> JobList:
+        """List jobs, those that need a person first, with the sums of the whole batch or ledger.
+
+        Args:
+            statuses: only jobs with one of these; none: all jobs.
+            batch: only jobs of this batch; None: all. It applies to the sums too.
+            limit: list at most so many jobs; None: all of them.
+        """
+        wanted = frozenset(statuses) or frozenset(JobStatus)
+        records: list[JobRecord] = []
+        if limit is None or limit > 0:
+            async with aclosing(self.jobs(wanted, batch=batch)) as found:
+                async for record in found:
+                    records.append(record)
+                    if len(records) == limit:
+                        break
+        counts = await self._ledger.counts(batch=batch)
+        matching = sum(count for status, count in counts.items() if status in wanted)
+        return JobList(
+            records=tuple(records),
+            left=max(0, matching - len(records)),
+            counts=counts,
+            totals=await self._ledger.totals(batch=batch),
+        )
+
+    async def jobs(
+        self, statuses: Collection[JobStatus] = (), *, batch: str | None = None
+    ) -> AsyncGenerator[JobRecord, None]:
+        """Yield what :meth:`list` would list, without holding all of it in memory."""
+        await self._find_abandoned()
+        for status in BY_URGENCY:
+            if not statuses or status in statuses:
+                async for record in self._ledger.jobs(batch=batch, statuses=(status,)):
+                    yield record
+
+    async def show(self, name: str) -> JobRecord:
+        """Return one job with all its attempts.
+
+        Raises:
+            DeskError: there is no such job.
+        """
+        await self._find_abandoned()
+        return await self._find(name)
+
+    # --- changing -------------------------------------------------------------------------
+
+    async def settle(
+        self,
+        names: Iterable[str],
+        *,
+        task_id: TaskId | None = None,
+        not_taken: bool = False,
+        check: bool = True,
+    ) -> tuple[JobRecord, ...]:
+        """Record what became of creates whose outcome is unknown. The ledger believes it.
+
+        Of a job with several such creates, the latest is settled.
+
+        Args:
+            names: the jobs; only one with ``task_id``.
+            task_id: the create was taken and became this task: the job is polled and saved.
+            not_taken: the creates were not taken: their credits are free, the jobs may be sent.
+            check: ask the service for the task first, and compare its model, prompt and length
+                with the job's; this needs the desk's ``client``.
+
+        Returns:
+            The jobs as they are now.
+
+        Raises:
+            ConfigurationError: the arguments do not go together.
+            DeskError: there is no such job or task, the job has no create whose outcome is
+                unknown, or the task is another job's.
+            AIVideoError: the service could not be asked for the task.
+        """
+        names = _several(names)
+        if (task_id is None) is not not_taken:
+            raise ConfigurationError("pass either task_id=… or not_taken=True")
+        if not names or (task_id is not None and len(names) > 1):
+            raise ConfigurationError("names must hold one job; several only with not_taken=True")
+        await self._ledger.lapse()
+        found = [await self._find(name) for name in names]
+        numbers = [_number_in_doubt(job) for job in found]
+        event: Event = journal.Released()
+        if task_id is not None:
+            await self._check_task(task_id, found[0], numbers[0], ask=check)
+            event = journal.Taken(task_id)
+        return tuple(
+            [
+                await self._ledger.record(job.id, event, attempt=number)
+                for job, number in zip(found, numbers, strict=True)
+            ]
+        )
+
+    async def retry(
+        self,
+        names: Iterable[str] = (),
+        *,
+        all_failed: bool = False,
+        batch: str | None = None,
+        pay_again: bool = False,
+    ) -> Retry:
+        """Mark jobs to be sent again, as new creates of the same jobs. This sends nothing.
+
+        Args:
+            names: jobs that failed (and were refunded) or were refused.
+            all_failed: instead of ``names``: all jobs that failed or were refused.
+            batch: with ``all_failed``: only those of this batch.
+            pay_again: allow ``names`` to hold jobs whose outcome is unknown: if their first create
+                was taken after all, both are charged.
+
+        Raises:
+            ConfigurationError: the arguments do not go together.
+            DeskError: there is no such job, or it cannot be sent again.
+        """
+        names = _several(names)
+        if bool(names) is all_failed:
+            raise ConfigurationError("pass either names=… or all_failed=True")
+        if batch is not None and not all_failed:
+            raise ConfigurationError("batch=… needs all_failed=True")
+        await self._ledger.lapse()
+        if all_failed:
+            found = [each async for each in self._ledger.jobs(batch=batch, statuses=RETRYABLE)]
+        else:
+            found = [await self._find(name) for name in names]
+        event = journal.Retried(pay_again)
+        for job in found:
+            _check_retryable(job, event)
+        return _summarized([await self._ledger.record(job.id, event) for job in found])
+
+    async def cancel(self, names: Iterable[str] = (), *, batch: str | None = None) -> Cancellation:
+        """Withdraw jobs that are still ``planned``: they are not sent, and cost nothing.
+
+        A job that a process is about to send may be claimed first; it is then too late for it.
+
+        Args:
+            names: the jobs.
+            batch: instead of ``names``: all planned jobs of this batch. Jobs of the batch that
+                were sent and have not ended count as too late.
+
+        Raises:
+            ConfigurationError: neither ``names`` nor ``batch``, or both.
+            DeskError: there is no such job.
+        """
+        names = _several(names)
+        if bool(names) is (batch is not None):
+            raise ConfigurationError("pass either names=… or batch=…")
+        await self._ledger.lapse()
+        if names:
+            found = [await self._find(name) for name in names]
+        else:
+            found = [each async for each in self._ledger.jobs(batch=batch, statuses=_NOT_ENDED)]
+        withdrawn: list[JobRecord] = []
+        too_late: list[JobRecord] = []
+        for job in found:
+            after = await self._withdraw(job)
+            (withdrawn if after.status == _WITHDRAWN else too_late).append(after)
+        return Cancellation(withdrawn=tuple(withdrawn), too_late=tuple(too_late))
+
+    async def _withdraw(self, job: JobRecord) -> JobRecord:
+        """Withdraw a planned job; return what it is now, which may be something else."""
+        if job.status is not JobStatus.PLANNED:
+            return job
+        try:
+            return await self._ledger.record(job.id, _withdrawal())
+        except ContradictionError:  # claimed since it was read
+            return await self._find(job.id)
+
+    # --- auditing -------------------------------------------------------------------------
+
+    async def audit(self) -> Audit:
+        """Compare the ledger with the account's own counter of consumed credits.
+
+        With a ``client`` the counter is read once more, and the reading is stored. If that fails,
+        the readings that were stored before are compared (:attr:`Audit.error`).
+
+        Raises:
+            ConfigurationError: the client's settings cannot work.
+            DeskError: fewer than two readings are stored.
+        """
+        await self._ledger.lapse()
+        error = await self._read_counter()
+        readings = await self._ledger.readings()
+        if len(readings) < 2:
+            raise DeskError(
+                Refusal.TOO_FEW_READINGS,
+                f"an audit compares two readings of the account's counter, and {len(readings)} "
+                f"{'is' if len(readings) == 1 else 'are'} stored",
+                "call audit() again with client=…",
+            )
+        in_doubt = [job async for job in self._ledger.jobs() if job.doubts]
+        return Audit(finding=_compare(readings, in_doubt), in_doubt=tuple(in_doubt), error=error)
+
+    async def _read_counter(self) -> AIVideoError | None:
+        if self._client is None:
+            return None
+        before = await self._ledger.readings()
+        try:
+            account = await self._client.credits()
+        except ConfigurationError:
+            raise
+        except AIVideoError as error:
+            return error
+        if len(await self._ledger.readings()) == len(before):  # a Session may have stored it
+            await self._ledger.note_credits(account)
+        return None
+
+    # --- shared ---------------------------------------------------------------------------
+
+    async def _find_abandoned(self) -> None:
+        """Mark creates of dead processes as unknown; a read-only ledger is read as it is."""
+        with suppress(LedgerError):
+            await self._ledger.lapse()
+
+    async def _find(self, name: str) -> JobRecord:
+        found = await self._ledger.find(name) or await self._ledger.find_task(name)
+        if found is None:
+            raise DeskError(
+                Refusal.NO_SUCH_JOB, f"the ledger has no job {name!r}", "list() returns all jobs"
+            )
+        return found
+
+    async def _check_task(self, task_id: TaskId, job: JobRecord, number: int, *, ask: bool) -> None:
+        """Refuse a task that cannot be what an attempt of a job became."""
+        other = await self._ledger.find_task(task_id)
+        if other is not None:
+            raise DeskError(
+                Refusal.TASK_OF_ANOTHER_JOB,
+                f"task {task_id} already belongs to job {other.id}",
+                "check which of the two jobs it is",
+            )
+        if not ask:
+            return
+        if self._client is None:
+            raise ConfigurationError(
+                "check=True asks the service for the task: pass client=… to Desk, or check=False"
+            )
+        try:
+            task = await self._client.retrieve(task_id)
+        except TaskNotFoundError:
+            raise DeskError(
+                Refusal.NO_SUCH_TASK,
+                f"the service has no task {task_id}",
+                "copy the whole id, or pass check=False",
+            ) from None
+        why_not = callback_tokens.mismatch(job.request, task, sent_at=job.attempt(number).sent_at)
+        if why_not is not None:
+            raise DeskError(
+                Refusal.TASK_DOES_NOT_MATCH,
+                f"task {task_id} is not that of job {job.id}: {why_not}",
+                "look for another task, or pass check=False",
+            )
+
+
+_WITHDRAWN: str = "withdrawn"
+
+
+def _withdrawal() -> Event:
+    event: Any = getattr(journal, "Withdrawn", None)
+    if event is None:
+        raise LedgerError("this version's ledgers cannot withdraw jobs")
+    withdrawn: Event = event()
+    return withdrawn
+
+
+_NOT_ENDED = tuple(each for each in _URGENT_FIRST if each not in RETRYABLE)
+
+
+def _several(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ConfigurationError("names must be a list of job ids, not one str")
+    return tuple(dict.fromkeys(names))
+
+
+def _number_in_doubt(job: JobRecord) -> int:
+    """Return the number of the latest attempt whose outcome is unknown."""
+    for attempt in reversed(job.attempts):
+        if journal.holding(attempt.status) is journal.Holding.UNKNOWN:
+            return attempt.number
+    raise DeskError(
+        Refusal.NOTHING_TO_SETTLE,
+        f"job {job.id} is {job.status} and has nothing to settle",
+        "another process is submitting it, or its lease has not expired"
+        if job.status is JobStatus.SUBMITTING
+        else "only creates whose outcome is unknown can be settled",
+    )
+
+
+def _check_retryable(job: JobRecord, event: journal.Retried) -> None:
+    try:
+        journal.apply(job, event)
+    except ContradictionError:
+        if job.status in IN_DOUBT:
+            raise DeskError(
+                Refusal.MAY_PAY_AGAIN,
+                f"job {job.id} is {job.status}: its create may have been charged",
+                "settle it first, or pass pay_again=True",
+            ) from None
+        raise DeskError(
+            Refusal.NOT_RETRYABLE,
+            f"job {job.id} is {job.status}",
+            "only jobs that failed or were refused are sent again",
+        ) from None
+
+
+def _summarized(records: Sequence[JobRecord]) -> Retry:
+    prices = [(exact(job.credits), job.doubts) for job in records if job.credits is not None]
+    return Retry(
+        records=tuple(records),
+        credits=plain(sum((price for price, _ in prices), Decimal(0))),
+        at_risk=plain(sum((price * doubts for price, doubts in prices), Decimal(0))),
+        unpriced=len(records) - len(prices),
+    )
+
+
+def _compare(readings: Sequence[Reading], in_doubt: Sequence[JobRecord]) -> Finding:
+    """Compare the last reading with the one that says most about what is unknown."""
+    sent = [
+        (attempt.sent_at, job.credits or 0)
+        for job in in_doubt
+        for attempt in job.attempts
+        if journal.holding(attempt.status) is journal.Holding.UNKNOWN
+    ]
+    # Start from the last reading before the first unknown create: earlier refunds and other
+    # people's spending then do not blur the result. A reading taken while a create was in flight
+    # says less, because the counter may or may not have included it.
+    first = min((sent_at for sent_at, _ in sent), default=0.0)
+    quiet = [each for each in readings[:-1] if each.at <= first and not each.ledger.reserved]
+    since = quiet[-1] if quiet else readings[0]
+    prices = [price for sent_at, price in sent if sent_at >= since.at]
+    return audits.conclude(since, readings[-1], prices=prices)

@@ -1,0 +1,118 @@
+"""Results of lines, and the files that a batch writes about them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from cattrs import Converter
+
+from aivideo import (
+    AIVideoError,
+    APIConnectionError,
+    BudgetExceededError,
+    DownloadError,
+    Failed,
+    InvalidRequestError,
+    LedgerError,
+    SessionClosedError,
+    SubmitUnknownError,
+    UpstreamError,
+)
+from aivideo.manifest import Defaults, Line, Result, configure_report, read_manifest
+from aivideo.manifest import results as files
+from aivideo.manifest.results import result_of
+from aivideo.models import Generation, Sora2
+
+BOAT = Sora2("A boat", duration=4, aspect_ratio="16:9", image="https://example.com/boat.png")
+LINE = Line(number=3, id="boat", request=BOAT)
+JOB: Any = SimpleNamespace(id="j")
+BAD_GATEWAY = UpstreamError("bad gateway", status=503, code="upstream_error")
+
+
+@pytest.mark.parametrize(
+    ("error", "task_id", "status"),
+    [
+        (SubmitUnknownError("no answer", job=JOB), None, "unknown"),
+        (BAD_GATEWAY, None, "unknown"),
+        (BAD_GATEWAY, "t", "failed"),
+        (SessionClosedError("closed"), None, "unsent"),
+        (SessionClosedError("closed"), "t", "running"),
+        (InvalidRequestError("a rule"), None, "failed"),
+    ],
+)
+def test_a_failed_outcome_becomes_a_result(
+    error: AIVideoError, task_id: str | None, status: str
+) -> None:
+    result = result_of(LINE, Failed(BOAT, error, task_id=task_id), earlier=False)
+    assert (result.status, result.task_id, result.error) == (status, task_id, error)
+
+
+def test_a_row_of_the_report_is_plain_json(tmp_path: Path) -> None:
+    files.append(tmp_path, Result(line=LINE, status="saved", task_id="t", path=Path("a/boat.mp4")))
+    files.append(tmp_path, Result(line=LINE, status="failed", error=BAD_GATEWAY))
+    first, second = (tmp_path / files.REPORT).read_bytes().splitlines()
+    assert orjson.loads(first) == {
+        "id": "boat",
+        "line": 3,
+        "status": "saved",
+        "task_id": "t",
+        "credits": 100,
+        "file": "a/boat.mp4",
+    }
+    assert orjson.loads(second) == {
+        "id": "boat",
+        "line": 3,
+        "status": "failed",
+        "task_id": None,
+        "credits": 100,
+        "file": None,
+        "error": "UpstreamError",
+        "code": "upstream_error",
+        "message": str(BAD_GATEWAY),
+    }
+
+
+def test_any_converter_can_be_taught_the_report() -> None:
+    converter = Converter()
+    configure_report(converter)
+    row = converter.unstructure({"result": Result(line=LINE, status="unsent"), "sum": Decimal(100)})
+    assert row["result"]["credits"] == 100
+    assert type(row["sum"]) is int
+
+
+def test_what_is_left_is_a_manifest_of_the_same_lines(tmp_path: Path) -> None:
+    other = Generation("veo-3", {"prompt": "A kite", "seed": 5}, credits=400)
+    left = [
+        Result(line=LINE, status="running", task_id="t"),
+        Result(line=Line(number=4, id="kite", request=other), status="unknown"),
+        Result(line=Line(number=5, id="done", request=BOAT), status="saved", task_id="u"),
+    ]
+    path = files.write_unfinished(tmp_path, left)
+    assert path is not None
+    boat, kite = read_manifest(path, Defaults())
+    assert (boat.id, boat.request, boat.task_id, boat.unknown) == ("boat", BOAT, "t", False)
+    assert (kite.id, kite.request, kite.task_id, kite.unknown) == ("kite", other, None, True)
+    assert files.write_unfinished(tmp_path, left[2:]) is None
+    assert [*tmp_path.iterdir()] == [], "an old manifest of what is left is removed"
+
+
+@pytest.mark.parametrize(
+    ("error", "task_id", "is_left"),
+    [
+        (InvalidRequestError("a rule"), None, False),
+        (LedgerError("the disk is full"), None, True),
+        (APIConnectionError("no connection", written=False), None, True),
+        (BudgetExceededError("a ceiling", needed=100, held=0, ceiling=50), None, True),
+        (DownloadError("cannot write it", task=None), "t", True),
+    ],
+)
+def test_a_failed_line_is_left_unless_it_would_fail_again(
+    error: AIVideoError, task_id: str | None, is_left: bool, tmp_path: Path
+) -> None:
+    result = Result(line=LINE, status="failed", task_id=task_id, error=error)
+    assert (files.write_unfinished(tmp_path, [result]) is not None) is is_left
