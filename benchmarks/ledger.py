@@ -35,7 +35,7 @@ from pathlib import Path
 import orjson
 
 from aivideo import models
-from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_values

@@ -32,7 +32,7 @@ from aivideo.errors import (
     WaitTimeoutError,
     scrub,
 )
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.models import FailedTask, Sora2, TaskFailure
 
 KEY = "sk-live-abcdef0123456789"

@@ -27,7 +27,7 @@ from aivideo.errors import (
     SessionClosedError,
     TaskFailedError,
 )
-from aivideo.ledger.journal import JobRecord, JobStatus
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
 
 log = logging.getLogger("aivideo._session.session")

@@ -46,8 +46,9 @@ from aivideo.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from aivideo.ledger import Ledger, journal
-from aivideo.ledger.journal import Attempt, AttemptStatus, Holding, JobRecord, JobStatus
+from aivideo.ledger import Ledger, events
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus
+from aivideo.ledger.totals import Holding
 from aivideo.models import (
     CompletedTask,
     Credits,
@@ -245,7 +246,7 @@ class Engine:
         record = await self.ledger.plan(record, replace=replace)
         if retry_failed and record.status in (JobStatus.FAILED, JobStatus.REFUSED):
             try:
-                record = await self.ledger.record(record.id, journal.Retried())
+                record = await self.ledger.record(record.id, events.Retried())
             except ContradictionError:
                 # Somebody else was asked for the same, and was faster: it is as they left it.
                 record = await self.ledger.find(record.id) or record
@@ -471,7 +472,7 @@ class Engine:
                 "task %s, named for job %s, is not its own: %s", task.id, record.id, why_not
             )
             return None
-        taken = journal.Taken(task.id)
+        taken = events.Taken(task.id)
         try:
             record = await self.ledger.record(record.id, taken, attempt=attempt.number)
         except ContradictionError as error:  # told meanwhile, and otherwise

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from aivideo import catalog
 from aivideo.errors import AIVideoError, SessionClosedError
-from aivideo.ledger.journal import Holding, JobStatus
+from aivideo.ledger.records import JobStatus
+from aivideo.ledger.totals import Holding
 from aivideo.models import CompletedTask, Request, Task, TaskId
 
 

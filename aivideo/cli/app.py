@@ -30,7 +30,7 @@ from aivideo.errors import (
     SubmitUnknownError,
     TaskFailedError,
 )
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import CompletedTask, FailedTask, Sora2, Task
 

@@ -28,10 +28,11 @@ from aivideo.errors import (
     scrub,
 )
 from aivideo.ledger import audit as audits
-from aivideo.ledger import journal
+from aivideo.ledger import events, records, totals, transitions
 from aivideo.ledger.audit import Finding, Reading
-from aivideo.ledger.journal import Attempt, CreditTotals, JobRecord, JobStatus
+from aivideo.ledger.records import Attempt, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import CreditTotals
 from aivideo.manifest import text_of
 from aivideo.models import Sora2, Task, TaskId
 
@@ -402,14 +403,14 @@ async def _settle(
         # All are looked at before one is told: a slip in the last name leaves nothing half done.
         found = [await _find(ledger, name) for name in names]
         numbers = [_doubtful(job) for job in found]
-        event: journal.Verdict = journal.Released()
+        event: events.AttemptEvent = events.Released()
         if task_id is not None:
             other = await ledger.find_task(task_id)
             if other is not None:
                 raise LedgerError(f"task {task_id} is that of job {other.id} already")
             if check:
                 await _check_task(task_id, found[0], numbers[0], base_url)
-            event = journal.Taken(task_id)
+            event = events.Taken(task_id)
         for job, number in zip(found, numbers, strict=True):
             now = await ledger.record(job.id, event, attempt=number)
             print(f"job {now.id} is {_stands(now)} now")
@@ -436,7 +437,7 @@ async def _check_task(task_id: TaskId, job: JobRecord, number: int, base_url: st
 
 def _doubtful(job: JobRecord) -> int:
     """Find the POST that a person can settle: the latest of unknown fate."""
-    in_doubt = (journal.AttemptStatus.UNKNOWN, journal.AttemptStatus.FAULTED)
+    in_doubt = (records.AttemptStatus.UNKNOWN, records.AttemptStatus.FAULTED)
     for attempt in reversed(job.attempts):
         if attempt.status in in_doubt:
             return attempt.number
@@ -492,9 +493,9 @@ async def _retry(
         else:
             over = (JobStatus.FAILED, JobStatus.REFUSED)
             found = [job async for job in ledger.jobs(batch=batch, statuses=over)]
-        again = journal.Retried(may_pay_twice=may_pay_twice)
+        again = events.Retried(may_pay_twice=may_pay_twice)
         for job in found:
-            journal.apply(job, again)  # refuses; all are looked at before one is told
+            transitions.apply(job, again)  # refuses; all are looked at before one is told
         for job in found:
             await ledger.record(job.id, again)
     finally:
@@ -559,7 +560,7 @@ def _conclude(readings: Sequence[Reading], doubtful: Sequence[JobRecord]) -> Fin
         (attempt.sent_at, job.credits or 0)
         for job in doubtful
         for attempt in job.attempts
-        if journal.holding(attempt.status) is journal.Holding.UNKNOWN
+        if totals.holding(attempt.status) is totals.Holding.UNKNOWN
     ]
     # The last before the first of them: what others spent, and what failed, before is no matter.
     # One that was taken while a POST was on its way says less, for it may hold it or not.

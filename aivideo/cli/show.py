@@ -20,7 +20,7 @@ from rich.text import Text
 from aivideo import catalog
 from aivideo._session.session import Session, SessionStatistics
 from aivideo.errors import AIVideoError, DownloadError
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.manifest import BatchReport, Estimate, Result
 from aivideo.models import Sora2
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
-from aivideo.ledger.journal import CreditTotals
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits
 
 

@@ -7,9 +7,12 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from aivideo.errors import ContradictionError, LedgerError
-from aivideo.ledger import budget, journal, planned_again, same_job
+from aivideo.ledger import budget, events, records, totals, transitions
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.rules import planned_again, same_job
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, TaskId
 
 _OVER = (JobStatus.COMPLETED, JobStatus.SAVED, JobStatus.FAILED, JobStatus.REFUSED)
@@ -78,17 +81,17 @@ class MemoryLedger:
         held = self._totals.get(job.batch, _NOTHING).held
         budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
         now = self._now()
-        claimed = journal.Claimed(owner=self._owner, lease_until=now + lease, at=now)
-        return self._write(job, journal.apply(job, claimed))
+        claimed = events.Claimed(owner=self._owner, lease_until=now + lease, at=now)
+        return self._write(job, transitions.apply(job, claimed))
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         """Write down what happened; see :class:`~aivideo.ledger.Ledger`."""
         job = self._job(job_id)
-        if isinstance(event, journal.Taken):
+        if isinstance(event, events.Taken):
             other = self._by_task.get(event.task_id, job_id)
             if other != job_id:
                 raise ContradictionError(f"task {event.task_id} is that of job {other} already")
-        return self._write(job, journal.apply(job, event, attempt))
+        return self._write(job, transitions.apply(job, event, attempt))
 
     async def lapse(self) -> Sequence[JobRecord]:
         """Write ``unknown`` for lapsed claims; see :class:`~aivideo.ledger.Ledger`."""
@@ -97,8 +100,8 @@ class MemoryLedger:
         for job in list(self._jobs.values()):
             for attempt in job.attempts:
                 abandoned = attempt.owner != self._owner and attempt.lease_until < now
-                if attempt.status is journal.AttemptStatus.SUBMITTING and abandoned:
-                    after = journal.apply(job, journal.ABANDONED, attempt.number)
+                if attempt.status is records.AttemptStatus.SUBMITTING and abandoned:
+                    after = transitions.apply(job, events.ABANDONED, attempt.number)
                     lapsed.append(self._write(job, after))
         return lapsed
 
@@ -160,7 +163,7 @@ class MemoryLedger:
         for attempt in after.attempts:
             if attempt.task_id is not None:
                 self._by_task[attempt.task_id] = after.id
-        change = journal.credits_moved(before, after)
+        change = totals.credits_moved(before, after)
         if change:
             self._totals[after.batch] = self._totals.get(after.batch, _NOTHING).plus(change)
         if after.key is None and after.status in _OVER and before.status not in _OVER:

@@ -23,14 +23,10 @@ from aivideo.errors import (
     InvalidRequestError,
     LedgerError,
 )
-from aivideo.ledger import Ledger, journal
-from aivideo.ledger.journal import (
-    CreditTotals,
-    Event,
-    JobRecord,
-    JobStatus,
-    Reason,
-)
+from aivideo.ledger import Ledger, events, transitions
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, Generation, Request, Sora2
 
 WHY = Reason(message="because the check says so", status=400, code="invalid_request")
@@ -153,12 +149,12 @@ class _Bench:
             await asyncio.gather(*(self.one.plan(self.job(batch=batch)) for _ in range(count)))
         )
 
-    async def told(self, *events: Event, batch: str | None = None) -> JobRecord:
+    async def told(self, *heard: Event, batch: str | None = None) -> JobRecord:
         """Plan a job, claim it with handle one, and have these events happen to it."""
         job = await self.one.plan(self.job(batch=batch or self.batch()))
         claimed = await self.one.claim(job.id, lease=LEASE)
         assert claimed is not None, "a planned job can be claimed"
-        for event in events:
+        for event in heard:
             claimed = await self.one.record(job.id, event)
         return claimed
 
@@ -261,14 +257,14 @@ async def _a_request_is_replaced_only_while_it_cannot_have_been_taken(bench: _Be
     assert await bench.one.find_key(batch, "k") == now, promise
     assert await bench.one.find(asked.id) is None, f"{promise}, and makes no second one"
     for ends, replaced in (
-        ((journal.Refused(WHY),), True),
-        ((journal.Released(),), True),
+        ((events.Refused(WHY),), True),
+        ((events.Released(),), True),
         ((), False),
-        ((journal.Doubted(WHY),), False),
-        ((journal.Faulted(WHY),), False),
-        ((journal.Taken(f"t-{batch}-1"),), False),
-        ((journal.Taken(f"t-{batch}-2"), journal.Completed()), False),
-        ((journal.Taken(f"t-{batch}-3"), journal.Failed(WHY)), False),
+        ((events.Doubted(WHY),), False),
+        ((events.Faulted(WHY),), False),
+        ((events.Taken(f"t-{batch}-1"),), False),
+        ((events.Taken(f"t-{batch}-2"), events.Completed()), False),
+        ((events.Taken(f"t-{batch}-3"), events.Failed(WHY)), False),
     ):
         names = " ".join(type(event).__name__ for event in ends) or "a claim"
         key = f"after {names}"
@@ -333,20 +329,20 @@ async def _a_claim_is_won_once(bench: _Bench) -> None:
 
 async def _only_what_is_planned_can_be_claimed(bench: _Bench) -> None:
     batch = bench.batch()
-    for events, again in (
-        ((journal.Released(),), True),
-        ((journal.Refused(WHY),), False),
-        ((journal.Doubted(WHY),), False),
-        ((journal.Faulted(WHY),), False),
-        ((journal.Taken(f"t-{batch}-1"),), False),
-        ((journal.Taken(f"t-{batch}-2"), journal.Completed()), False),
-        ((journal.Taken(f"t-{batch}-3"), journal.Failed(WHY)), False),
-        ((journal.Taken(f"t-{batch}-4"), journal.Failed(WHY), journal.Retried()), True),
-        ((journal.Doubted(WHY), journal.Retried(may_pay_twice=True)), True),
+    for told, again in (
+        ((events.Released(),), True),
+        ((events.Refused(WHY),), False),
+        ((events.Doubted(WHY),), False),
+        ((events.Faulted(WHY),), False),
+        ((events.Taken(f"t-{batch}-1"),), False),
+        ((events.Taken(f"t-{batch}-2"), events.Completed()), False),
+        ((events.Taken(f"t-{batch}-3"), events.Failed(WHY)), False),
+        ((events.Taken(f"t-{batch}-4"), events.Failed(WHY), events.Retried()), True),
+        ((events.Doubted(WHY), events.Retried(may_pay_twice=True)), True),
     ):
-        job = await bench.told(*events)
+        job = await bench.told(*told)
         claimed = await bench.two.claim(job.id, lease=LEASE)
-        names = " ".join(type(event).__name__ for event in events)
+        names = " ".join(type(event).__name__ for event in told)
         if again:
             assert claimed is not None, f"after {names} a job can be claimed again"
             assert claimed.latest == 2, f"after {names} a claim is a second attempt"
@@ -383,22 +379,22 @@ async def _a_ceiling_is_exact_under_concurrency(bench: _Bench) -> None:
 
 async def _a_ceiling_is_freed_by_proof_alone(bench: _Bench) -> None:
     table: tuple[tuple[str, list[Event], bool], ...] = (
-        ("a refusal", [journal.Refused(WHY)], True),
-        ("a release", [journal.Released()], True),
-        ("a refund", [journal.Taken("{}"), journal.Failed(WHY)], True),
-        ("a doubt", [journal.Doubted(WHY)], False),
-        ("a server error", [journal.Faulted(WHY)], False),
-        ("a success", [journal.Taken("{}")], False),
-        ("an end", [journal.Taken("{}"), journal.Completed()], False),
-        ("a doubt that is sent again", [journal.Doubted(WHY), INSISTED], False),
+        ("a refusal", [events.Refused(WHY)], True),
+        ("a release", [events.Released()], True),
+        ("a refund", [events.Taken("{}"), events.Failed(WHY)], True),
+        ("a doubt", [events.Doubted(WHY)], False),
+        ("a server error", [events.Faulted(WHY)], False),
+        ("a success", [events.Taken("{}")], False),
+        ("an end", [events.Taken("{}"), events.Completed()], False),
+        ("a doubt that is sent again", [events.Doubted(WHY), INSISTED], False),
     )
-    for name, events, freed in table:
+    for name, told, freed in table:
         batch = bench.batch()
         first, second = await bench.planned(batch, 2)
         await bench.one.claim(first.id, lease=LEASE, ceiling=100)
-        for event in events:
-            if isinstance(event, journal.Taken):
-                event = journal.Taken(f"t-{batch}")  # noqa: PLW2901  its batch is not known above
+        for event in told:
+            if isinstance(event, events.Taken):
+                event = events.Taken(f"t-{batch}")  # noqa: PLW2901  its batch is not known above
             await bench.one.record(first.id, event)
         claim = bench.two.claim(second.id, lease=LEASE, ceiling=100)
         if not freed:
@@ -410,7 +406,7 @@ async def _a_ceiling_is_freed_by_proof_alone(bench: _Bench) -> None:
             raise AssertionError(f"{name} frees a ceiling: it raised {error!r}") from error
 
 
-INSISTED = journal.Retried(may_pay_twice=True)
+INSISTED = events.Retried(may_pay_twice=True)
 
 
 async def _a_ceiling_counts_its_batch_alone(bench: _Bench) -> None:
@@ -468,30 +464,30 @@ async def _a_price_is_the_one_stated_last_while_nothing_is_counted_at_another(
 async def _every_verdict_lands(bench: _Bench) -> None:
     batch = bench.batch()
     for event, status, totals in (
-        (journal.Taken(f"t-{batch}"), JobStatus.RUNNING, CreditTotals(charged=100)),
-        (journal.Released(), JobStatus.PLANNED, CreditTotals()),
-        (journal.Refused(WHY), JobStatus.REFUSED, CreditTotals()),
-        (journal.Faulted(WHY), JobStatus.FAULTED, CreditTotals(unknown=100)),
-        (journal.Doubted(WHY), JobStatus.UNKNOWN, CreditTotals(unknown=100)),
+        (events.Taken(f"t-{batch}"), JobStatus.RUNNING, CreditTotals(charged=100)),
+        (events.Released(), JobStatus.PLANNED, CreditTotals()),
+        (events.Refused(WHY), JobStatus.REFUSED, CreditTotals()),
+        (events.Faulted(WHY), JobStatus.FAULTED, CreditTotals(unknown=100)),
+        (events.Doubted(WHY), JobStatus.UNKNOWN, CreditTotals(unknown=100)),
     ):
         name = type(event).__name__
         for handle in bench.handles:
             batch = bench.batch()
-            if isinstance(event, journal.Taken):
-                event = journal.Taken(f"t-{batch}")  # noqa: PLW2901  a task is one attempt's
+            if isinstance(event, events.Taken):
+                event = events.Taken(f"t-{batch}")  # noqa: PLW2901  a task is one attempt's
             job = await bench.told(batch=batch)
             promise = f"record({name}) lands, whoever writes it"
             said = await handle.record(job.id, event, attempt=1)
             found = await bench.stands(job, status, promise)
             assert found == said, f"{promise}: it returns what the job is now"
-            expected = journal.apply(job, event)
+            expected = transitions.apply(job, event)
             assert found == expected, f"{promise}: {expected!r} is kept as {found!r}"
             kept = await bench.two.totals(batch=batch)
             assert kept == totals, f"{promise}: its credits count as {kept!r}"
-    job = await bench.told(journal.Taken(f"t-{bench.batch()}"))
+    job = await bench.told(events.Taken(f"t-{bench.batch()}"))
     promise = "an end is kept with its times, and a file with its place and size"
-    await bench.one.record(job.id, journal.Completed(1_700_000_000.0, 1_700_000_100.5))
-    saved = await bench.two.record(job.id, journal.Saved("a folder/ü.mp4", 2**40))
+    await bench.one.record(job.id, events.Completed(1_700_000_000.0, 1_700_000_100.5))
+    saved = await bench.two.record(job.id, events.Saved("a folder/ü.mp4", 2**40))
     found = await bench.stands(job, JobStatus.SAVED, promise)
     assert found == saved, promise
     assert (found.path, found.size) == ("a folder/ü.mp4", 2**40), promise
@@ -501,18 +497,18 @@ async def _every_verdict_lands(bench: _Bench) -> None:
 
 async def _what_contradicts_is_refused_and_changes_nothing(bench: _Bench) -> None:
     batch = bench.batch()
-    running = await bench.told(journal.Taken(f"t-{batch}"), batch=batch)
+    running = await bench.told(events.Taken(f"t-{batch}"), batch=batch)
     spent = await bench.one.totals(batch=batch)
     promise = "what has happened already changes nothing"
-    assert await bench.two.record(running.id, journal.Taken(f"t-{batch}")) == running, promise
+    assert await bench.two.record(running.id, events.Taken(f"t-{batch}")) == running, promise
     assert await bench.one.totals(batch=batch) == spent, f"{promise}, and moves no credits"
     contradictions: list[Event] = [
-        journal.Taken(f"t2-{batch}"),
-        journal.Released(),
-        journal.Refused(WHY),
-        journal.Retried(),
-        journal.Saved("too-soon.mp4"),
-        journal.Claimed(),
+        events.Taken(f"t2-{batch}"),
+        events.Released(),
+        events.Refused(WHY),
+        events.Retried(),
+        events.Saved("too-soon.mp4"),
+        events.Claimed(),
     ]
     for event in contradictions:
         promise = f"record({type(event).__name__}) of a running job is refused"
@@ -520,14 +516,14 @@ async def _what_contradicts_is_refused_and_changes_nothing(bench: _Bench) -> Non
             await refused(handle.record(running.id, event), ContradictionError, promise)
         assert await bench.two.find(running.id) == running, f"{promise}, and changes nothing"
     assert await bench.one.totals(batch=batch) == spent, "a refused event moves no credits"
-    nobody = bench.one.record("no-such-job", journal.Released())
+    nobody = bench.one.record("no-such-job", events.Released())
     await refused(nobody, LedgerError, "record() of no job is an error")
-    no_attempt = bench.one.record(running.id, journal.Released(), attempt=7)
+    no_attempt = bench.one.record(running.id, events.Released(), attempt=7)
     await refused(no_attempt, LedgerError, "record() of no attempt is an error")
     # One refused among many at once must not take the others with it.
     others = [await bench.told() for _ in range(4)]
-    calls = [bench.one.record(job.id, journal.Released()) for job in others]
-    calls.insert(2, bench.one.record(running.id, journal.Released()))
+    calls = [bench.one.record(job.id, events.Released()) for job in others]
+    calls.insert(2, bench.one.record(running.id, events.Released()))
     ends = await asyncio.gather(*calls, return_exceptions=True)
     promise = "a refused event is refused alone, not with those written at the same time"
     assert [isinstance(end, LedgerError) for end in ends] == [False, False, True, False, False], (
@@ -537,20 +533,20 @@ async def _what_contradicts_is_refused_and_changes_nothing(bench: _Bench) -> Non
 
 async def _a_task_belongs_to_one_attempt(bench: _Bench) -> None:
     batch = bench.batch()
-    job = await bench.told(journal.Taken(f"t-{batch}"), batch=batch)
+    job = await bench.told(events.Taken(f"t-{batch}"), batch=batch)
     other = await bench.told(batch=batch)
     promise = "a task belongs to one job"
     for handle in bench.handles:
-        taken = handle.record(other.id, journal.Taken(f"t-{batch}"))
+        taken = handle.record(other.id, events.Taken(f"t-{batch}"))
         await refused(taken, ContradictionError, promise)
     assert await bench.one.find_task(f"t-{batch}") == job, promise
     await bench.stands(other, JobStatus.SUBMITTING, f"{promise}, and the other is left as it was")
     promise = "a task belongs to one attempt of its job"
     batch = bench.batch()
-    job = await bench.told(journal.Doubted(WHY), INSISTED, batch=batch)
+    job = await bench.told(events.Doubted(WHY), INSISTED, batch=batch)
     await bench.one.claim(job.id, lease=LEASE)
-    job = await bench.one.record(job.id, journal.Taken(f"t-{batch}"))
-    twice = bench.two.record(job.id, journal.Taken(f"t-{batch}"), attempt=1)
+    job = await bench.one.record(job.id, events.Taken(f"t-{batch}"))
+    twice = bench.two.record(job.id, events.Taken(f"t-{batch}"), attempt=1)
     await refused(twice, ContradictionError, promise)
     assert await bench.one.find(job.id) == job, f"{promise}, and a refusal changes nothing"
 
@@ -564,7 +560,7 @@ async def _a_claim_lapses_to_unknown_and_never_to_planned(bench: _Bench) -> None
     await bench.one.claim(short.id, lease=10.0)
     await bench.one.claim(long.id, lease=1000.0)
     await bench.one.claim(running.id, lease=10.0)
-    await bench.one.record(running.id, journal.Taken(f"t-{batch}"))
+    await bench.one.record(running.id, events.Taken(f"t-{batch}"))
     for handle in bench.handles:
         promise = "lapse() leaves live claims alone"
         assert not _of(batch, await handle.lapse()), promise
@@ -591,11 +587,11 @@ async def _a_claim_lapses_to_unknown_and_never_to_planned(bench: _Bench) -> None
 async def _the_owners_verdict_lands_after_a_lapse(bench: _Bench) -> None:
     batch = bench.batch()
     table: tuple[tuple[Event, JobStatus], ...] = (
-        (journal.Taken(f"t-{batch}"), JobStatus.RUNNING),
-        (journal.Refused(WHY), JobStatus.REFUSED),
-        (journal.Released(), JobStatus.PLANNED),
-        (journal.Faulted(WHY), JobStatus.FAULTED),
-        (journal.Doubted(WHY), JobStatus.UNKNOWN),
+        (events.Taken(f"t-{batch}"), JobStatus.RUNNING),
+        (events.Refused(WHY), JobStatus.REFUSED),
+        (events.Released(), JobStatus.PLANNED),
+        (events.Faulted(WHY), JobStatus.FAULTED),
+        (events.Doubted(WHY), JobStatus.UNKNOWN),
     )
     for number, (event, status) in enumerate(table):
         job = await bench.told(batch=f"{batch}-{number}")
@@ -612,12 +608,12 @@ async def _the_owners_verdict_lands_after_a_lapse(bench: _Bench) -> None:
 
 async def _attempts_are_records_of_their_own(bench: _Bench) -> None:
     batch = bench.batch()
-    failed = (journal.Taken(f"t1-{batch}"), journal.Failed(WHY, 5.0), journal.Retried())
+    failed = (events.Taken(f"t1-{batch}"), events.Failed(WHY, 5.0), events.Retried())
     job = await bench.told(*failed, batch=batch)
     again = await bench.two.claim(job.id, lease=LEASE)
     promise = "a retry is a new attempt, beside the old one"
     assert again is not None, promise
-    await bench.two.record(job.id, journal.Taken(f"t2-{batch}"))
+    await bench.two.record(job.id, events.Taken(f"t2-{batch}"))
     found = await bench.stands(job, JobStatus.RUNNING, promise)
     tasks = [(each.number, each.task_id) for each in found.attempts]
     assert tasks == [(1, f"t1-{batch}"), (2, f"t2-{batch}")], f"{promise}: {tasks!r}"
@@ -629,10 +625,10 @@ async def _attempts_are_records_of_their_own(bench: _Bench) -> None:
         assert known == found, "a job is found by the task of each of its attempts"
     promise = "a late success of an older attempt is kept, and counted too"
     batch = bench.batch()
-    job = await bench.told(journal.Doubted(WHY), INSISTED, batch=batch)
+    job = await bench.told(events.Doubted(WHY), INSISTED, batch=batch)
     await bench.one.claim(job.id, lease=LEASE)
-    await bench.one.record(job.id, journal.Taken(f"t2-{batch}"), attempt=2)
-    both = await bench.two.record(job.id, journal.Taken(f"t1-{batch}"), attempt=1)
+    await bench.one.record(job.id, events.Taken(f"t2-{batch}"), attempt=2)
+    both = await bench.two.record(job.id, events.Taken(f"t1-{batch}"), attempt=1)
     assert [each.task_id for each in both.attempts] == [f"t1-{batch}", f"t2-{batch}"], promise
     kept = await bench.one.totals(batch=batch)
     assert kept == CreditTotals(charged=200), f"{promise}: credits are {kept!r}"
@@ -694,9 +690,9 @@ async def _jobs_are_counted(bench: _Bench) -> None:
     before, spent = dict(await bench.one.counts()), await bench.one.totals()
     await bench.planned(batch, 2)
     await bench.told(batch=batch)
-    await bench.told(journal.Taken(f"t1-{batch}"), batch=batch)
-    await bench.told(journal.Taken(f"t2-{batch}"), journal.Failed(WHY), batch=batch)
-    await bench.told(journal.Doubted(WHY), batch=batch)
+    await bench.told(events.Taken(f"t1-{batch}"), batch=batch)
+    await bench.told(events.Taken(f"t2-{batch}"), events.Failed(WHY), batch=batch)
+    await bench.told(events.Doubted(WHY), batch=batch)
     expected = {
         JobStatus.PLANNED: 2,
         JobStatus.SUBMITTING: 1,
@@ -766,7 +762,7 @@ async def _a_cancelled_call_has_happened_whole_or_not_at_all(bench: _Bench) -> N
 
 async def _nothing_is_lost_when_all_handles_close(bench: _Bench) -> None:
     batch = bench.batch()
-    running = await bench.told(journal.Taken(f"t-{batch}"), batch=batch)
+    running = await bench.told(events.Taken(f"t-{batch}"), batch=batch)
     left = await bench.told(batch=batch)
     before = {job.id: job for job in await _all(bench.one)}
     spent, readings = await bench.one.totals(), await bench.one.readings()

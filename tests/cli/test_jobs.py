@@ -16,21 +16,19 @@ from rich.cells import cell_len
 
 from aivideo import models
 from aivideo.cli.app import run
-from aivideo.ledger.journal import (
+from aivideo.ledger.events import (
     ABANDONED,
     Completed,
     Doubted,
     Event,
     Failed,
     Faulted,
-    JobRecord,
-    JobStatus,
-    Reason,
     Refused,
     Retried,
     Saved,
     Taken,
 )
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import Credits, Sora2
 from aivideo.simulator import Scenario, Simulator, serve

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aivideo.ledger.audit import Finding, Reading, conclude
-from aivideo.ledger.journal import CreditTotals
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits
 
 

@@ -10,11 +10,13 @@ import pytest
 from attrs import evolve
 
 from aivideo.errors import LedgerError
-from aivideo.ledger import Ledger, budget, journal
+from aivideo.ledger import Ledger, budget, events, transitions
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
+from aivideo.ledger.events import Event
 from aivideo.ledger.memory import MemoryLedger
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import CreditTotals, Holding
 from aivideo.models import TaskId
 from aivideo.testing import check_ledger
 
@@ -56,8 +58,8 @@ class ClaimsWithoutCompareAndSet(MemoryLedger):
         budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
         await asyncio.sleep(0)  # as a SELECT and an UPDATE without a transaction have it
         now = self._now()
-        claimed = journal.Claimed(owner=self._owner, lease_until=now + lease, at=now)
-        return self._write(job, journal.apply(job, claimed))
+        claimed = events.Claimed(owner=self._owner, lease_until=now + lease, at=now)
+        return self._write(job, transitions.apply(job, claimed))
 
 
 class ClaimsWhateverThereIs(MemoryLedger):
@@ -96,7 +98,7 @@ class CountsAllBatchesTogether(MemoryLedger):
 class LapsesToPlanned(MemoryLedger):
     async def lapse(self) -> Sequence[JobRecord]:
         lapsed = await super().lapse()
-        return [await self.record(job.id, journal.Released()) for job in lapsed]
+        return [await self.record(job.id, events.Released()) for job in lapsed]
 
 
 class LapsesLiveClaims(MemoryLedger):
@@ -128,7 +130,7 @@ class DropsLateVerdicts(MemoryLedger):
 class BelievesWhateverItIsTold(MemoryLedger):
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         job = self._job(job_id)
-        if job.status is JobStatus.RUNNING and isinstance(event, journal.Released):
+        if job.status is JobStatus.RUNNING and isinstance(event, events.Released):
             return self._write(job, evolve(job, status=JobStatus.PLANNED, waiting=True))
         return await super().record(job_id, event, attempt=attempt)
 
@@ -136,7 +138,7 @@ class BelievesWhateverItIsTold(MemoryLedger):
 class GivesATaskToTwoJobs(MemoryLedger):
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         job = self._job(job_id)
-        return self._write(job, journal.apply(job, event, attempt))
+        return self._write(job, transitions.apply(job, event, attempt))
 
 
 class KeepsTheLastAttemptAlone(MemoryLedger):

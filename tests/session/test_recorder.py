@@ -11,9 +11,11 @@ import pytest
 from aivideo import JobStatus, LedgerError, RateLimit, Session, Sora2, SubmitUnknownError
 from aivideo._api.wire import Answer
 from aivideo._session.books import REWRITE_EVERY
-from aivideo.ledger import journal
-from aivideo.ledger.journal import AttemptStatus, CreditTotals, Event, JobRecord
+from aivideo.ledger import events, records
+from aivideo.ledger.events import Event
 from aivideo.ledger.memory import MemoryLedger
+from aivideo.ledger.records import AttemptStatus, JobRecord
+from aivideo.ledger.totals import CreditTotals
 from aivideo.simulator import Faults, Nth, Scenario, Service
 from aivideo.testing import DirectTransport
 
@@ -293,8 +295,8 @@ async def test_what_a_person_has_said_meanwhile_stays_said() -> None:
         job = await session.enqueue(boat())
         await asyncio.sleep(5)  # it is answered after ten
         person = ledger.sharing("person")
-        await MemoryLedger.record(person, job.id, journal.Doubted(journal.Reason(message="?")))
-        await MemoryLedger.record(person, job.id, journal.Released())
+        await MemoryLedger.record(person, job.id, events.Doubted(records.Reason(message="?")))
+        await MemoryLedger.record(person, job.id, events.Released())
         assert await job.submitted() in sold.truth.tasks, "the late success lands all the same"
         found = await ledger.find(job.id)
         assert found is not None

@@ -27,7 +27,8 @@ from aivideo import (
 )
 from aivideo._api.transport import Transport
 from aivideo.delivery import download
-from aivideo.ledger.journal import JobRecord, Reason, Refused, Released, Retried, Taken
+from aivideo.ledger.events import Refused, Released, Retried, Taken
+from aivideo.ledger.records import JobRecord, Reason
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.manifest import (
     Batch,

@@ -35,8 +35,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from aivideo.errors import LedgerError
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite.file import PAGE, LedgerFile
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, TaskId
 
 T = TypeVar("T")

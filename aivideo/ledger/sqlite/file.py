@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from aivideo.errors import AIVideoError, ContradictionError, LedgerError
-from aivideo.ledger import budget, journal, planned_again, same_job
+from aivideo.ledger import budget, events, totals, transitions
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.rules import planned_again, same_job
 from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.owner import Owner
 from aivideo.ledger.sqlite.rows import (
@@ -26,6 +28,7 @@ from aivideo.ledger.sqlite.rows import (
     job_of,
     job_values,
 )
+from aivideo.ledger.totals import CreditTotals, Holding
 from aivideo.models import Credits, TaskId
 
 _WRITE_ATTEMPT = (
@@ -165,19 +168,19 @@ class LedgerFile:
             budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
         self._show_life()
         now = self._now()
-        claimed = journal.Claimed(owner=self.owner.name, lease_until=now + lease, at=now)
-        return self._write(seq, job, journal.apply(job, claimed))
+        claimed = events.Claimed(owner=self.owner.name, lease_until=now + lease, at=now)
+        return self._write(seq, job, transitions.apply(job, claimed))
 
     def record(self, job_id: str, event: Event, attempt: int | None) -> JobRecord:
         """Write down what happened to a job."""
         seq, job = self._job(job_id)
-        if isinstance(event, journal.Taken):
+        if isinstance(event, events.Taken):
             other = self._of_task(event.task_id)
             if other is not None and other[1].id != job_id:
                 raise ContradictionError(
                     f"task {event.task_id} is that of job {other[1].id} already"
                 )
-        return self._write(seq, job, journal.apply(job, event, attempt))
+        return self._write(seq, job, transitions.apply(job, event, attempt))
 
     def lapse(self) -> list[JobRecord]:
         """Write unknown for the claims that nobody will end."""
@@ -192,7 +195,7 @@ class LedgerFile:
         for seq, number, owner, lease_until in rows:
             if lease_until < now or gone[owner]:
                 _, job = self._required("seq = ?", (seq,), f"row {seq}")
-                after = journal.apply(job, journal.ABANDONED, number)
+                after = transitions.apply(job, events.ABANDONED, number)
                 lapsed.append(self._write(seq, job, after))
         return lapsed
 
@@ -317,7 +320,7 @@ class LedgerFile:
             if known.get(attempt.number) is not attempt:
                 # Not OR REPLACE: that would also drop another attempt that has the same task.
                 run(_WRITE_ATTEMPT, (seq, *attempt_values(attempt)))
-        change = journal.credits_moved(before, after)
+        change = totals.credits_moved(before, after)
         if change:
             self._add_up(after.batch or "", change)
         return after

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from aivideo import models
-from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
 
 JOB = (
     "seq, id, batch, key, model, input, stated_credits, fingerprint, credits, callback_url, "

@@ -25,8 +25,9 @@ from attrs import define, field
 from aivideo import APIConnectionError, APITimeoutError, LedgerError
 from aivideo._api.wire import Answer
 from aivideo.delivery import download
-from aivideo.ledger import journal
-from aivideo.ledger.journal import Event, JobRecord
+from aivideo.ledger import events
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.simulator import SimAnswer, SimRequest
 from aivideo.testing import VirtualTimeLoop
@@ -341,9 +342,9 @@ class WatchedLedger(SqliteLedger):
 
 def _shown(event: Event) -> str:
     match event:
-        case journal.Taken(task_id):
+        case events.Taken(task_id):
             return f"Taken({task_id[:8]})"
-        case journal.Doubted(reason) | journal.Faulted(reason) | journal.Refused(reason):
+        case events.Doubted(reason) | events.Faulted(reason) | events.Refused(reason):
             return f"{type(event).__name__}({reason.message[:60]})"
         case _:
             return type(event).__name__

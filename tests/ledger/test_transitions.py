@@ -3,57 +3,29 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aivideo.errors import LedgerError
-from aivideo.ledger.journal import (
-    AttemptStatus,
+from aivideo.ledger.events import (
     Claimed,
     Completed,
-    CreditTotals,
     Doubted,
     Event,
     Failed,
     Faulted,
-    Holding,
-    JobRecord,
-    JobStatus,
-    Reason,
     Refused,
     Released,
     Retried,
     Saved,
     Taken,
-    apply,
-    credits_moved,
-    holding,
 )
-from aivideo.models import CompletedTask, FailedTask, Sora2
-
-JOB = JobRecord(
-    id="j",
-    request=Sora2("boat", duration=4, aspect_ratio="16:9"),
-    fingerprint="f",
-    credits=100,
-)
-WHY = Reason(message="why")
-CLAIM = Claimed(owner="me", lease_until=90.0, at=1.0)
-LOST: list[Event] = [CLAIM, Doubted(WHY)]
-PAID: list[Event] = [CLAIM, Taken("t")]
-FAILED: list[Event] = [*PAID, Failed(WHY)]
-AGAIN = Retried()
-INSISTED = Retried(may_pay_twice=True)
+from aivideo.ledger.records import JobStatus
+from aivideo.ledger.totals import CreditTotals, Holding, credits_moved, holding
+from aivideo.ledger.transitions import apply
+from tests.ledger.histories import AGAIN, CLAIM, FAILED, INSISTED, JOB, LOST, PAID, WHY, replay
 
 S = JobStatus
-
-
-def replay(*events: Event) -> JobRecord:
-    job = JOB
-    for event in events:
-        job = apply(job, event)
-    return job
 
 
 @pytest.mark.parametrize(
@@ -208,40 +180,3 @@ def test_no_history_leads_to_two_open_posts_unless_a_person_insists(
 
 
 _PAID_OR_MAYBE = (Holding.CHARGED, Holding.UNKNOWN, Holding.RESERVED)
-
-
-def test_every_status_of_an_attempt_says_what_becomes_of_its_credits() -> None:
-    assert {holding(status) for status in AttemptStatus} == {*Holding}
-    assert holding(AttemptStatus.UNKNOWN) is Holding.UNKNOWN
-    assert holding(AttemptStatus.FAULTED) is Holding.UNKNOWN
-
-
-def test_totals_count_what_may_have_been_spent() -> None:
-    totals = CreditTotals(charged=300, reserved=100, unknown=200, refunded=500)
-    assert totals.held == 600
-    assert totals.moved(100, Holding.RESERVED, Holding.CHARGED).charged == 400
-    assert totals.moved(100, Holding.RESERVED, Holding.NONE).held == 500
-
-
-def test_an_end_is_told_without_urls() -> None:
-    done = replay(*PAID, Completed(1_774_790_227.0, 1_774_796_529.0)).ended_task()
-    assert isinstance(done, CompletedTask)
-    assert done.urls == ()
-    assert (done.completed_at - done.created_at).total_seconds() == 6302
-    failed = replay(*PAID, Failed(Reason(message="no", code="upstream_error"), 5.0)).ended_task()
-    assert isinstance(failed, FailedTask)
-    assert (failed.error.code, failed.error.message) == ("upstream_error", "no")
-    assert replay(*PAID).ended_task() is None
-
-
-def test_a_job_that_waits_to_be_sent_again_has_neither_a_task_nor_an_end() -> None:
-    job = replay(*FAILED, AGAIN)
-    assert job.task_id is None
-    assert job.ended_task() is None
-    assert replay(*FAILED, AGAIN, CLAIM).task_id is None
-
-
-def test_a_record_shows_no_secret_of_a_users_own_callback_url() -> None:
-    shown = repr(evolve(JOB, callback_url="https://me.example/done?token=0123456789"))
-    assert "me.example/done" in shown
-    assert "0123456789" not in shown
