@@ -30,8 +30,9 @@ from aivideo.errors import (
     scrub,
 )
 from aivideo.ledger import Ledger, budget, events, totals
-from aivideo.ledger.records import AttemptStatus, JobRecord, JobStatus, Reason
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.totals import CreditTotals, Holding
+from aivideo.ledger.transitions import TRANSITIONS
 from aivideo.models import CompletedTask, Credits, FailedTask, Task
 
 log = logging.getLogger("aivideo._session.session")
@@ -117,7 +118,7 @@ class Books:
             What the job is now; None: it could not be written, and is remembered.
         """
         if number == job.attempt:
-            self._hold(job, totals.holding(_STANDS[type(event)]))
+            self._hold(job, totals.holding(TRANSITIONS[type(event)].to))
         try:
             await self._write_what_was_not()  # what happened first is written first
             record = await self._write(job, event, number)
@@ -304,15 +305,3 @@ def _reason(error: AIVideoError) -> Reason:
     if isinstance(error, APIStatusError):
         return Reason(message=error.message, status=error.status, code=error.code)
     return Reason(message=str(error))
-
-
-_STANDS: dict[type[events.AttemptEvent], AttemptStatus] = {
-    events.Taken: AttemptStatus.RUNNING,
-    events.Released: AttemptStatus.RELEASED,
-    events.Refused: AttemptStatus.REFUSED,
-    events.Faulted: AttemptStatus.FAULTED,
-    events.Doubted: AttemptStatus.UNKNOWN,
-    events.Completed: AttemptStatus.COMPLETED,
-    events.Failed: AttemptStatus.FAILED,
-}
-"""Where an attempt stands after each event, as far as its credits go."""

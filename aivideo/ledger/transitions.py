@@ -27,9 +27,11 @@ to be sent, it is ``planned``. Four rules make a crash at any moment safe:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import assert_never
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from aivideo.errors import ContradictionError
 from aivideo.ledger.events import (
@@ -46,31 +48,93 @@ from aivideo.ledger.events import (
     Saved,
     Taken,
 )
-from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus, most_promising
+from aivideo.ledger.records import (
+    Attempt,
+    AttemptStatus,
+    JobRecord,
+    JobStatus,
+    most_promising,
+)
 
-_NOT_TAKEN_YET = frozenset(
+
+@frozen
+class Transition:
+    """What one type of event does to an attempt.
+
+    An attempt in any status named by neither set makes the event a contradiction.
+
+    Attributes:
+        lands_from: statuses from which the event moves the attempt to ``to``.
+        to: the attempt's status after the event.
+        ignored_from: statuses in which the event adds nothing and changes nothing.
+    """
+
+    lands_from: frozenset[AttemptStatus]
+    to: AttemptStatus
+    ignored_from: frozenset[AttemptStatus] = frozenset()
+
+
+_UNANSWERED = frozenset({AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN, AttemptStatus.FAULTED})
+_EVERY = frozenset(AttemptStatus)
+
+TRANSITIONS: Mapping[type[AttemptEvent], Transition] = MappingProxyType(
     {
-        AttemptStatus.SUBMITTING,
-        AttemptStatus.UNKNOWN,
-        AttemptStatus.FAULTED,
-        AttemptStatus.RELEASED,
-        AttemptStatus.REFUSED,
+        Taken: Transition(
+            lands_from=_UNANSWERED | {AttemptStatus.RELEASED, AttemptStatus.REFUSED},
+            to=AttemptStatus.RUNNING,
+        ),
+        Released: Transition(
+            lands_from=_UNANSWERED,
+            to=AttemptStatus.RELEASED,
+            ignored_from=frozenset({AttemptStatus.RELEASED}),
+        ),
+        Refused: Transition(
+            lands_from=_UNANSWERED,
+            to=AttemptStatus.REFUSED,
+            ignored_from=frozenset({AttemptStatus.REFUSED}),
+        ),
+        # A doubt adds nothing to an attempt that is settled: a callback, or a person, may have
+        # told its outcome before its owner gave up waiting for the response.
+        Faulted: Transition(
+            lands_from=frozenset({AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN}),
+            to=AttemptStatus.FAULTED,
+            ignored_from=_EVERY,
+        ),
+        Doubted: Transition(
+            lands_from=frozenset({AttemptStatus.SUBMITTING}),
+            to=AttemptStatus.UNKNOWN,
+            ignored_from=_EVERY,
+        ),
+        Completed: Transition(
+            lands_from=frozenset({AttemptStatus.RUNNING}),
+            to=AttemptStatus.COMPLETED,
+            ignored_from=frozenset({AttemptStatus.COMPLETED}),
+        ),
+        Failed: Transition(
+            lands_from=frozenset({AttemptStatus.RUNNING}),
+            to=AttemptStatus.FAILED,
+            ignored_from=frozenset({AttemptStatus.FAILED}),
+        ),
     }
 )
-_IN_DOUBT = frozenset({AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN, AttemptStatus.FAULTED})
+"""What each event does to an attempt. ``lands_from`` is looked up first.
+
+Two rules depend on the attempt's task, see :func:`apply_to_attempt`: ``Taken`` of the task that the
+attempt has is ignored and of another is a contradiction; ``Faulted`` is ignored if it has a task.
+"""
 
 
 def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
-    """Say what ``job`` is after ``event``.
+    """Return what ``job`` is after ``event``: the same object if the event changes nothing.
 
     Args:
-        job: what is known of it.
+        job: the job's record.
         event: what happened.
-        number: the attempt it happened to; None: the latest. Of no matter where the event is
-            the job's own (``Claimed``, ``Saved``, ``Retried``).
+        number: the attempt it happened to; None: the latest. Ignored for events of the job as a
+            whole (``Claimed``, ``Saved``, ``Retried``).
 
     Raises:
-        ContradictionError: the event cannot follow what is known.
+        ContradictionError: the event contradicts the record.
         LedgerError: there is no such attempt.
     """
     match event:
@@ -80,27 +144,62 @@ def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
             return _saved(job, event)
         case Retried():
             return _retried(job, event)
+    attempt = job.attempt(job.latest if number is None else number)
+    if isinstance(event, Taken) and job.attempt_of(event.task_id) not in (None, attempt.number):
+        raise ContradictionError(f"task {event.task_id} is that of another attempt of job {job.id}")
+    after = apply_to_attempt(attempt, event, job_id=job.id)
+    if after is attempt:
+        return job
+    attempts = tuple([after if each is attempt else each for each in job.attempts])
+    waiting = job.waiting
+    if isinstance(event, Taken):
+        waiting = False  # it was taken after all: there is nothing left to send
+    elif isinstance(event, Released):
+        waiting = waiting or (
+            after.number == job.latest and not any(each.task_id for each in attempts)
+        )
+    return _evolved(job, attempts=attempts, waiting=waiting)
+
+
+def apply_to_attempt(attempt: Attempt, event: AttemptEvent, *, job_id: str) -> Attempt:
+    """Return what ``attempt`` is after ``event``: the same object if the event changes nothing.
+
+    Raises:
+        ContradictionError: the event contradicts the attempt's status; see :data:`TRANSITIONS`.
+    """
+    transition = TRANSITIONS[type(event)]
+    if attempt.task_id is not None and isinstance(event, Taken):
+        lands, ignored = False, attempt.task_id == event.task_id
+    elif attempt.task_id is not None and isinstance(event, Faulted):
+        lands, ignored = False, True  # a callback has proved meanwhile that it was taken
+    else:
+        lands = attempt.status in transition.lands_from
+        ignored = attempt.status in transition.ignored_from
+    if lands:
+        return _with_facts(attempt, event, transition.to)
+    if ignored:
+        return attempt
+    raise ContradictionError(
+        f"attempt {attempt.number} of job {job_id} is {attempt.status}, "
+        f"which {type(event).__name__} cannot follow"
+    )
+
+
+def _with_facts(attempt: Attempt, event: AttemptEvent, status: AttemptStatus) -> Attempt:
+    """Return the attempt with the new status and with what the event tells besides it."""
+    match event:
+        case Taken(task_id):
+            return evolve(attempt, status=status, task_id=task_id, reason=None)
+        case Released():
+            return evolve(attempt, status=status, reason=None)
+        case Refused(reason) | Faulted(reason) | Doubted(reason):
+            return evolve(attempt, status=status, reason=reason)
+        case Completed(created_at, completed_at):
+            return evolve(attempt, status=status, created_at=created_at, completed_at=completed_at)
+        case Failed(reason, created_at):
+            return evolve(attempt, status=status, reason=reason, created_at=created_at)
         case _:
-            attempt = job.attempt(job.latest if number is None else number)
-            if isinstance(event, Taken) and job.attempt_of(event.task_id) not in (
-                None,
-                attempt.number,
-            ):
-                raise ContradictionError(
-                    f"task {event.task_id} is that of another attempt of job {job.id}"
-                )
-            after = _after(job, attempt, event)
-            if after is attempt:
-                return job
-            attempts = tuple(after if each is attempt else each for each in job.attempts)
-            waiting = job.waiting
-            if isinstance(event, Taken):
-                waiting = False  # it was taken after all: nothing is left to be sent
-            elif isinstance(event, Released):
-                waiting = waiting or (
-                    after.number == job.latest and not any(each.task_id for each in attempts)
-                )
-            return _stood(evolve(job, attempts=attempts, waiting=waiting))
+            assert_never(event)
 
 
 def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
@@ -109,92 +208,45 @@ def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
     attempt = Attempt(
         number=job.latest + 1, owner=event.owner, lease_until=event.lease_until, sent_at=event.at
     )
-    return _stood(evolve(job, attempts=(*job.attempts, attempt), waiting=False))
+    return _evolved(job, attempts=(*job.attempts, attempt), waiting=False)
 
 
 def _saved(job: JobRecord, event: Saved) -> JobRecord:
     if job.status not in (JobStatus.COMPLETED, JobStatus.SAVED):
         raise ContradictionError(f"job {job.id} is {job.status}, and has no file")
-    return _stood(evolve(job, path=event.path, size=event.size))
+    return evolve(job, path=event.path, size=event.size, status=JobStatus.SAVED)
 
 
 def _retried(job: JobRecord, event: Retried) -> JobRecord:
     if job.status is JobStatus.PLANNED:
         return job
-    doubtful = job.status in (JobStatus.UNKNOWN, JobStatus.FAULTED)
-    if job.status in (JobStatus.FAILED, JobStatus.REFUSED) or (doubtful and event.may_pay_twice):
-        return _stood(evolve(job, waiting=True))
+    if job.status.is_retryable or (job.status.is_in_doubt and event.may_pay_twice):
+        return _evolved(job, attempts=job.attempts, waiting=True)
     raise ContradictionError(
         f"job {job.id} is {job.status}, and is not sent again"
-        + (": settle it first, or say that it may be paid twice" if doubtful else "")
+        + (
+            ": settle it first, or allow that it may be paid twice"
+            if job.status.is_in_doubt
+            else ""
+        )
     )
 
 
-def _after(job: JobRecord, attempt: Attempt, event: AttemptEvent) -> Attempt:  # noqa: C901  a table
-    """Say what an attempt is after ``event``; the same object where nothing changes."""
-    status = attempt.status
-    match event:
-        case Taken(task_id):
-            if attempt.task_id == task_id:
-                return attempt
-            if attempt.task_id is None and status in _NOT_TAKEN_YET:
-                running = AttemptStatus.RUNNING
-                return evolve(attempt, status=running, task_id=task_id, reason=None)
-        case Released():
-            if status is AttemptStatus.RELEASED:
-                return attempt
-            if status in _IN_DOUBT:
-                return evolve(attempt, status=AttemptStatus.RELEASED, reason=None)
-        case Refused(reason):
-            if status is AttemptStatus.REFUSED:
-                return attempt
-            if status in _IN_DOUBT:
-                return evolve(attempt, status=AttemptStatus.REFUSED, reason=reason)
-        case Faulted() if attempt.task_id is not None:
-            return attempt  # a callback has proved meanwhile that it was taken
-        case Faulted(reason):
-            if status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN):
-                return evolve(attempt, status=AttemptStatus.FAULTED, reason=reason)
-            return attempt  # as below
-        case Doubted(reason):
-            if status is AttemptStatus.SUBMITTING:
-                return evolve(attempt, status=AttemptStatus.UNKNOWN, reason=reason)
-            # Whoever doubts adds nothing to what is known: a callback, or a person, may have told
-            # what became of a POST before its owner gave up on the answer.
-            return attempt
-        case Completed(created_at, completed_at):
-            if status is AttemptStatus.COMPLETED:
-                return attempt
-            if status is AttemptStatus.RUNNING:
-                return evolve(
-                    attempt,
-                    status=AttemptStatus.COMPLETED,
-                    created_at=created_at,
-                    completed_at=completed_at,
-                )
-        case Failed(reason, created_at):
-            if status is AttemptStatus.FAILED:
-                return attempt
-            if status is AttemptStatus.RUNNING:
-                return evolve(
-                    attempt, status=AttemptStatus.FAILED, reason=reason, created_at=created_at
-                )
-        case _:
-            assert_never(event)
-    raise ContradictionError(
-        f"attempt {attempt.number} of job {job.id} is {status}, "
-        f"which {type(event).__name__} cannot follow"
+def _evolved(job: JobRecord, *, attempts: tuple[Attempt, ...], waiting: bool) -> JobRecord:
+    """Return the job with these attempts, and the status that follows from them."""
+    return evolve(
+        job,
+        attempts=attempts,
+        waiting=waiting,
+        status=_status(attempts, waiting=waiting, is_saved=job.path is not None),
     )
 
 
-def _stood(job: JobRecord) -> JobRecord:
-    best = most_promising(job.attempts)
-    if best is not None and best.status.is_open:
-        status = JobStatus(best.status.value)
-        if status is JobStatus.COMPLETED and job.path is not None:
-            status = JobStatus.SAVED
-    elif job.waiting or best is None:
-        status = JobStatus.PLANNED
-    else:
-        status = JobStatus(best.status.value)
-    return job if status is job.status else evolve(job, status=status)
+def _status(attempts: tuple[Attempt, ...], *, waiting: bool, is_saved: bool) -> JobStatus:
+    """Derive a job's status."""
+    best = most_promising(attempts)
+    if best is None or (waiting and not best.status.is_open):
+        return JobStatus.PLANNED
+    if best.status is AttemptStatus.COMPLETED and is_saved:
+        return JobStatus.SAVED
+    return JobStatus(best.status.value)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivideo.errors import LedgerError
+from aivideo.errors import ContradictionError, LedgerError
 from aivideo.ledger.events import (
+    AttemptEvent,
     Claimed,
     Completed,
     Doubted,
@@ -20,9 +21,9 @@ from aivideo.ledger.events import (
     Saved,
     Taken,
 )
-from aivideo.ledger.records import JobStatus
+from aivideo.ledger.records import Attempt, AttemptStatus, JobStatus, Reason
 from aivideo.ledger.totals import CreditTotals, Holding, credits_moved, holding
-from aivideo.ledger.transitions import apply
+from aivideo.ledger.transitions import TRANSITIONS, apply, apply_to_attempt
 from tests.ledger.histories import AGAIN, CLAIM, FAILED, INSISTED, JOB, LOST, PAID, WHY, replay
 
 S = JobStatus
@@ -101,6 +102,92 @@ def test_what_cannot_follow_is_refused_instead_of_moving_money(events: list[Even
     before = replay(*events[:-1])
     with pytest.raises(LedgerError):
         apply(before, events[-1])
+
+
+ATTEMPT_EVENTS: dict[str, AttemptEvent] = {
+    "Taken": Taken("t"),
+    "Released": Released(),
+    "Refused": Refused(WHY),
+    "Faulted": Faulted(WHY),
+    "Doubted": Doubted(WHY),
+    "Completed": Completed(1.0, 2.0),
+    "Failed": Failed(WHY, 1.0),
+}
+
+# Each line: the attempt's status, then its status after each event. "-" means that the event is
+# ignored, "!" that it contradicts. Attempts that are running, completed or failed have the task
+# "t", which is also the task of the event Taken.
+EXPECTED = """
+            Taken    Released  Refused  Faulted  Doubted  Completed  Failed
+submitting  running  released  refused  faulted  unknown  !          !
+unknown     running  released  refused  faulted  -        !          !
+faulted     running  released  refused  -        -        !          !
+released    running  -         !        -        -        !          !
+refused     running  !         -        -        -        !          !
+running     -        !         !        -        -        completed  failed
+completed   -        !         !        -        -        -          !
+failed      -        !         !        -        -        !          -
+"""
+
+
+def cells() -> list[tuple[AttemptStatus, str, str]]:
+    header, *lines = EXPECTED.strip().splitlines()
+    names = header.split()
+    return [
+        (AttemptStatus(status), name, cell)
+        for status, *row in map(str.split, lines)
+        for name, cell in zip(names, row, strict=True)
+    ]
+
+
+def test_the_expectations_name_every_status_and_every_event() -> None:
+    assert {(status, name) for status, name, _ in cells()} == {
+        (status, event.__name__) for status in AttemptStatus for event in TRANSITIONS
+    }
+
+
+@pytest.mark.parametrize(("status", "name", "cell"), cells())
+def test_each_event_in_each_status_of_an_attempt(
+    status: AttemptStatus, name: str, cell: str
+) -> None:
+    has_task = status in (AttemptStatus.RUNNING, AttemptStatus.COMPLETED, AttemptStatus.FAILED)
+    attempt = Attempt(number=1, status=status, task_id="t" if has_task else None)
+    event = ATTEMPT_EVENTS[name]
+    if cell == "!":
+        with pytest.raises(ContradictionError, match=f"is {status}, which {name} cannot follow"):
+            apply_to_attempt(attempt, event, job_id="j")
+    elif cell == "-":
+        assert apply_to_attempt(attempt, event, job_id="j") is attempt
+    else:
+        assert apply_to_attempt(attempt, event, job_id="j").status.value == cell
+
+
+@pytest.mark.parametrize("status", AttemptStatus)
+def test_an_attempt_that_has_a_task_gets_no_other_and_is_not_faulted(
+    status: AttemptStatus,
+) -> None:
+    attempt = Attempt(number=1, status=status, task_id="t")
+    with pytest.raises(ContradictionError):
+        apply_to_attempt(attempt, Taken("another"), job_id="j")
+    assert apply_to_attempt(attempt, Taken("t"), job_id="j") is attempt
+    assert apply_to_attempt(attempt, Faulted(WHY), job_id="j") is attempt
+
+
+def test_an_event_tells_more_than_the_status() -> None:
+    doubted = Attempt(number=1, status=AttemptStatus.UNKNOWN, reason=WHY)
+    other = Reason(message="other")
+
+    def after(attempt: Attempt, event: AttemptEvent) -> tuple[object, ...]:
+        now = apply_to_attempt(attempt, event, job_id="j")
+        return now.task_id, now.reason, now.created_at, now.completed_at
+
+    assert after(doubted, Taken("t")) == ("t", None, None, None)
+    assert after(doubted, Released()) == (None, None, None, None)
+    assert after(doubted, Refused(other)) == (None, other, None, None)
+    assert after(doubted, Faulted(other)) == (None, other, None, None)
+    running = Attempt(number=1, status=AttemptStatus.RUNNING, task_id="t")
+    assert after(running, Completed(1.0, 2.0)) == ("t", None, 1.0, 2.0)
+    assert after(running, Failed(other, 1.0)) == ("t", other, 1.0, None)
 
 
 def test_a_late_success_of_an_older_attempt_is_kept_and_counted_too() -> None:

@@ -238,8 +238,8 @@ MUTATIONS = (
         (
             (
                 "aivideo/ledger/transitions.py",
-                "            if attempt.task_id is None and status in _NOT_TAKEN_YET:\n",
-                "            if attempt.task_id is None and status is AttemptStatus.SUBMITTING:\n",
+                "            lands_from=_UNANSWERED | {AttemptStatus.RELEASED, AttemptStatus.REFUSED},\n",
+                "            lands_from=frozenset({AttemptStatus.SUBMITTING}),\n",
             ),
         ),
     ),
