@@ -96,10 +96,15 @@ class Retried:
     may_pay_twice: bool = False
 
 
+@frozen
+class Withdrawn:
+    """The job, still planned, is not to be sent: a compare-and-set from ``planned``."""
+
+
 AttemptEvent: TypeAlias = Taken | Released | Refused | Faulted | Doubted | Completed | Failed
 """What can happen to one attempt."""
 
-Event: TypeAlias = Claimed | Saved | Retried | AttemptEvent
+Event: TypeAlias = Claimed | Saved | Retried | Withdrawn | AttemptEvent
 """What can happen to a job."""
 
 ABANDONED = Doubted(

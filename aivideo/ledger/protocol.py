@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from decimal import Decimal
 from typing import Protocol
 
 from aivideo.ledger.audit import Reading
@@ -13,56 +14,54 @@ from aivideo.models import Credits, TaskId
 
 
 class Ledger(Protocol):
-    """What a session asks of its ledger; see the module. Times are Unix seconds.
+    """What a session asks of its ledger. Times are Unix seconds; amounts are exact credits.
 
-    Every call may raise :class:`~aivideo.LedgerError`: the ledger cannot be read, written or
-    trusted. What was to be written then was not, as far as anybody can tell.
+    Every method may raise :class:`~aivideo.LedgerError`: the ledger cannot be read or written, or
+    is damaged. Then nothing was written, as far as can be told.
     """
 
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
-        """Write down a job that is to be submitted.
+        """Record a job that is to be submitted.
 
         Args:
             job: the job, ``planned``.
-            replace: where a job of the same ``batch`` and ``key`` asks for something else and
-                none of its POSTs can have been taken, let it ask for this from now on.
+            replace: if a job of the same ``batch`` and ``key`` has another request, and none of
+                its POSTs can have been taken, replace its request by this one.
 
         Returns:
-            ``job``; or, where a job of the same ``batch`` and ``key`` is written down already,
-            that one (at the price that ``job`` states, if nothing is counted at another yet); or,
-            where it is itself, what it is by now: whoever does not know whether an earlier call
-            came through may say it again.
+            ``job``; or, if a job of the same ``batch`` and ``key`` exists, that one (at the price
+            of ``job``, if no credits are counted at another price yet). A withdrawn job of that key
+            is planned again, for any request. If a job of the same ``id`` exists, its current
+            record: a caller that does not know whether an earlier call succeeded may repeat it.
 
         Raises:
-            InvalidRequestError: that key was used for another request.
-            LedgerError: that id is another job's.
+            InvalidRequestError: the key was used for another request.
+            LedgerError: the id belongs to another job.
         """
         ...
 
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
-        """Move a job from ``planned`` to ``submitting``, if it is ``planned``: compare and set.
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+        """Move a job from ``planned`` to ``submitting``: compare and set.
 
-        Whoever gets the record back may POST it, once: its last attempt is that POST. Its credits
-        are reserved. Nobody else gets it.
+        The one caller that gets the record back may POST it, once: the record's last attempt is
+        that POST. The job's price is reserved with the attempt. The stored ceiling of the job's
+        batch is checked in the same transaction.
 
         Args:
             job_id: the job.
             lease: seconds after which the claim counts as abandoned.
-            ceiling: credits that charged, reserved and unknown attempts of the job's batch may
-                not pass (with no batch: those of all jobs without one), or None.
 
         Returns:
-            The job, now ``submitting``; or None if it was not ``planned`` any more.
+            The job, now ``submitting``; or None if it is not ``planned``.
 
         Raises:
-            BudgetExceededError: its credits would pass the ceiling, or are not known under one.
+            BudgetExceededError: its price would pass the batch's ceiling, or is not known under
+                one.
         """
         ...
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
-        """Write down what happened to a job, and return what it is now.
+        """Record what happened to a job, and return the job after it.
 
         Args:
             job_id: the job.
@@ -70,14 +69,28 @@ class Ledger(Protocol):
             attempt: the number of the POST it happened to; None: the latest.
 
         Raises:
-            ContradictionError: the event cannot follow what is known, or its task is another's;
-                see :mod:`aivideo.ledger.transitions`.
-            LedgerError: no such job, or no such attempt.
+            ContradictionError: the event contradicts the record, or its task belongs to another
+                job; see :mod:`aivideo.ledger.transitions`.
+            LedgerError: there is no such job, or no such attempt.
         """
         ...
 
     async def lapse(self) -> Sequence[JobRecord]:
-        """Write ``unknown`` for each lapsed claim of somebody else's; return those jobs."""
+        """Record ``unknown`` for other owners' abandoned claims; return those jobs."""
+        ...
+
+    async def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
+        """Store the ceiling of a batch, in place of an earlier one.
+
+        Args:
+            batch: the batch's name; it need not have jobs yet.
+            credits: the most that its charged, reserved and unknown credits may become; None
+                removes the ceiling.
+        """
+        ...
+
+    async def ceiling(self, batch: str) -> Decimal | None:
+        """Return the stored ceiling of a batch in credits, or None."""
         ...
 
     async def find(self, job_id: str) -> JobRecord | None:
@@ -85,40 +98,40 @@ class Ledger(Protocol):
         ...
 
     async def find_key(self, batch: str | None, key: str) -> JobRecord | None:
-        """Find a job by the name its user gave it."""
+        """Find a job by its batch (None: without one) and key."""
         ...
 
     async def find_task(self, task_id: TaskId) -> JobRecord | None:
-        """Find a job by a task that one of its attempts became."""
+        """Find a job by the task of any of its attempts."""
         ...
 
     def jobs(
         self, *, batch: str | None = None, statuses: Collection[JobStatus] = ()
     ) -> AsyncIterator[JobRecord]:
-        """Yield jobs in the order they were written down, a page at a time.
+        """Yield jobs in the order they were recorded, read a page at a time.
 
         Args:
-            batch: only those of this batch; None: all.
-            statuses: only those that stand so; none: all.
+            batch: only jobs of this batch; None: all.
+            statuses: only jobs with one of these statuses; empty: all.
         """
         ...
 
     async def counts(self, *, batch: str | None = None) -> Mapping[JobStatus, int]:
-        """Count the jobs of a batch, or all, by where they stand. Reads them all."""
+        """Count the jobs of a batch, or all, by status. Reads an entry for each job."""
         ...
 
     async def totals(self, *, batch: str | None = None) -> CreditTotals:
-        """Add up the credits of a batch's attempts, or of all. Reads only what was summed."""
+        """Sum the credits of a batch's attempts, or of all. Reads stored sums only."""
         ...
 
     async def note_credits(self, account: Credits) -> Reading:
-        """Keep what the service says of the account, beside what the ledger knows now."""
+        """Store the account's counters together with the ledger's own totals at this moment."""
         ...
 
     async def readings(self) -> Sequence[Reading]:
-        """List what was kept, the oldest first."""
+        """List the stored readings, the oldest first."""
         ...
 
     async def aclose(self) -> None:
-        """Finish writing, and close. Safe to say twice."""
+        """Finish writing, and close. May be called more than once."""
         ...

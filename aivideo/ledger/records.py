@@ -8,16 +8,19 @@ follows from it is decided in :mod:`aivideo.ledger.transitions`.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 from attrs import field, frozen
 
+from aivideo import _amounts
 from aivideo.errors import LedgerError, scrub
 from aivideo.models import CompletedTask, FailedTask, Request, TaskFailure, TaskId
 
 
 class JobStatus(StrEnum):
-    """The status of a job: that of its most promising attempt, or ``planned``."""
+    """The status of a job: that of its most promising attempt, ``planned`` or ``withdrawn``."""
 
     PLANNED = "planned"
     SUBMITTING = "submitting"
@@ -28,6 +31,7 @@ class JobStatus(StrEnum):
     REFUSED = "refused"
     FAULTED = "faulted"
     UNKNOWN = "unknown"
+    WITHDRAWN = "withdrawn"
 
     @classmethod
     def in_doubt(cls) -> tuple[JobStatus, ...]:
@@ -61,8 +65,13 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more happens to such a job by itself: saved, failed or refused."""
-        return self in (JobStatus.SAVED, JobStatus.FAILED, JobStatus.REFUSED)
+        """Whether such a job has ended for good: saved, failed, refused or withdrawn."""
+        return self in (
+            JobStatus.SAVED,
+            JobStatus.FAILED,
+            JobStatus.REFUSED,
+            JobStatus.WITHDRAWN,
+        )
 
 
 class AttemptStatus(StrEnum):
@@ -90,6 +99,19 @@ class AttemptStatus(StrEnum):
             AttemptStatus.RUNNING,
             AttemptStatus.COMPLETED,
         )
+
+
+_exact = lru_cache(maxsize=1024, typed=True)(_amounts.exact)
+"""Records are rebuilt with every event, and a ledger knows few prices: checked once each."""
+
+
+def amount(value: object) -> Decimal | None:
+    """Return credits as an exact Decimal; None stays None: not known.
+
+    Raises:
+        ValueError: see :func:`aivideo._amounts.exact`.
+    """
+    return None if value is None else _exact(value)
 
 
 @frozen(kw_only=True)
@@ -122,6 +144,8 @@ class Attempt:
         created_at: when its task was made: Unix seconds by the service's clock, known once the
             task has ended; or None.
         completed_at: when its task completed, likewise.
+        credits: the amount reserved when it was claimed, or None where the price was not known.
+            This is what is charged, freed or refunded, whatever the job's price is by then.
     """
 
     number: int
@@ -133,6 +157,7 @@ class Attempt:
     reason: Reason | None = None
     created_at: float | None = None
     completed_at: float | None = None
+    credits: Decimal | None = field(default=None, converter=amount)
 
 
 @frozen(kw_only=True)
@@ -143,7 +168,8 @@ class JobRecord:
         id: the ID this package gave the job.
         request: what is to be made.
         fingerprint: hash of the request's content (:func:`aivideo.models.fingerprint`).
-        credits: its price, or None where the price is not known.
+        credits: its price, or None where the price is not known. Attempts keep the price at which
+            they were claimed.
         batch: the batch it belongs to, or None.
         key: the user's name for it, unique within its batch; or None.
         callback_url: the user's own callback URL, sent unchanged; or None.
@@ -153,12 +179,14 @@ class JobRecord:
         path: where its file was saved, or None.
         size: that file's size in bytes, or None.
         planned_at: Unix seconds at which it was recorded, by our clock.
+        resumable: whether ``Session.resume()`` may send it while it is planned. False for jobs with
+            a key or a batch (their own call sends those) unless they were enqueued.
     """
 
     id: str
     request: Request
     fingerprint: str
-    credits: int | None = None
+    credits: Decimal | None = field(default=None, converter=amount)
     batch: str | None = None
     key: str | None = None
     callback_url: str | None = field(default=None, repr=lambda url: scrub(repr(url)))
@@ -168,6 +196,7 @@ class JobRecord:
     path: str | None = None
     size: int | None = None
     planned_at: float = 0.0
+    resumable: bool = False
 
     @property
     def best(self) -> Attempt | None:

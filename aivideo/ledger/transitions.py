@@ -8,11 +8,14 @@
        │                     ├──Refused──► refused  (final; nothing was charged)
        │                     ├──Faulted──► faulted  (a 500 or 503: its credits stay held)
        │                     └──Doubted──► unknown  (never POSTed again by itself)
-       └──────Retried (asked by a person)── failed, refused; unknown, faulted: only if told that
-                                           it may be paid twice
+       ├──────Retried (asked by a person)── failed, refused; unknown, faulted: only if told that
+       │                                   it may be paid twice
+       └──Withdrawn──► withdrawn (never sent; its key may be planned again)
 
 A job has the status of its most promising attempt; if no attempt is on its way and the job waits
-to be sent, it is ``planned``. Four rules make a crash at any moment safe:
+to be sent, it is ``planned``. A job that does not wait and has no attempt but released ones is
+``withdrawn``; withdrawing a retry gives the job the status it had before. Four rules make a crash
+at any moment safe:
 
 * Only a job that waits can be claimed, and a claim ends the waiting: the one caller whose
   compare-and-set succeeds may POST once.
@@ -47,6 +50,7 @@ from aivideo.ledger.events import (
     Retried,
     Saved,
     Taken,
+    Withdrawn,
 )
 from aivideo.ledger.records import (
     Attempt,
@@ -131,7 +135,7 @@ def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
         job: the job's record.
         event: what happened.
         number: the attempt it happened to; None: the latest. Ignored for events of the job as a
-            whole (``Claimed``, ``Saved``, ``Retried``).
+            whole (``Claimed``, ``Saved``, ``Retried``, ``Withdrawn``).
 
     Raises:
         ContradictionError: the event contradicts the record.
@@ -144,7 +148,14 @@ def apply(job: JobRecord, event: Event, number: int | None = None) -> JobRecord:
             return _saved(job, event)
         case Retried():
             return _retried(job, event)
-    attempt = job.attempt(job.latest if number is None else number)
+        case Withdrawn():
+            return _withdrawn(job)
+        case _:
+            return _applied_to_attempt(job, event, job.latest if number is None else number)
+
+
+def _applied_to_attempt(job: JobRecord, event: AttemptEvent, number: int) -> JobRecord:
+    attempt = job.attempt(number)
     if isinstance(event, Taken) and job.attempt_of(event.task_id) not in (None, attempt.number):
         raise ContradictionError(f"task {event.task_id} is that of another attempt of job {job.id}")
     after = apply_to_attempt(attempt, event, job_id=job.id)
@@ -206,7 +217,11 @@ def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
     if job.status is not JobStatus.PLANNED:
         raise ContradictionError(f"job {job.id} is {job.status}, which a claim cannot follow")
     attempt = Attempt(
-        number=job.latest + 1, owner=event.owner, lease_until=event.lease_until, sent_at=event.at
+        number=job.latest + 1,
+        owner=event.owner,
+        lease_until=event.lease_until,
+        sent_at=event.at,
+        credits=job.credits,
     )
     return _evolved(job, attempts=(*job.attempts, attempt), waiting=False)
 
@@ -232,6 +247,12 @@ def _retried(job: JobRecord, event: Retried) -> JobRecord:
     )
 
 
+def _withdrawn(job: JobRecord) -> JobRecord:
+    if job.status is not JobStatus.PLANNED:
+        raise ContradictionError(f"job {job.id} is {job.status}: too late to withdraw it")
+    return _evolved(job, attempts=job.attempts, waiting=False)
+
+
 def _evolved(job: JobRecord, *, attempts: tuple[Attempt, ...], waiting: bool) -> JobRecord:
     """Return the job with these attempts, and the status that follows from them."""
     return evolve(
@@ -245,8 +266,10 @@ def _evolved(job: JobRecord, *, attempts: tuple[Attempt, ...], waiting: bool) ->
 def _status(attempts: tuple[Attempt, ...], *, waiting: bool, is_saved: bool) -> JobStatus:
     """Derive a job's status."""
     best = most_promising(attempts)
-    if best is None or (waiting and not best.status.is_open):
+    if waiting and (best is None or not best.status.is_open):
         return JobStatus.PLANNED
+    if best is None:
+        return JobStatus.WITHDRAWN
     if best.status is AttemptStatus.COMPLETED and is_saved:
         return JobStatus.SAVED
     return JobStatus(best.status.value)

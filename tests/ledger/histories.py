@@ -22,8 +22,7 @@ AGAIN = Retried()
 INSISTED = Retried(may_pay_twice=True)
 
 
-def replay(*events: Event) -> JobRecord:
-    job = JOB
+def replay(*events: Event, job: JobRecord = JOB) -> JobRecord:
     for event in events:
         job = apply(job, event)
     return job

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
+import pytest
 from attrs import evolve
 
 from aivideo.ledger.events import Completed, Failed
@@ -14,13 +17,34 @@ def test_the_status_sets_of_jobs() -> None:
     assert {*S.in_doubt()} == {each for each in S if each.is_in_doubt} == {S.UNKNOWN, S.FAULTED}
     assert {*S.sendable()} == {each for each in S if each.is_sendable} == {S.PLANNED, S.SUBMITTING}
     assert {*S.retryable()} == {each for each in S if each.is_retryable} == {S.FAILED, S.REFUSED}
-    assert {each for each in S if each.is_final} == {S.SAVED, S.FAILED, S.REFUSED}
+    assert {each for each in S if each.is_final} == {
+        S.SAVED,
+        S.FAILED,
+        S.REFUSED,
+        S.WITHDRAWN,
+    }
 
 
 def test_the_status_sets_of_attempts() -> None:
     assert {each.value for each in AttemptStatus if each.is_in_doubt} == {"unknown", "faulted"}
     on_its_way = {"submitting", "running", "completed"}
     assert {each.value for each in AttemptStatus if each.is_open} == on_its_way
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(100, "100"), ("30.50", "30.5"), (Decimal("1E+3"), "1000"), (None, "None")]
+)
+def test_amounts_are_exact_decimals(value: object, shown: str) -> None:
+    job = evolve(JOB, credits=value)
+    assert str(job.credits) == shown
+    (attempt,) = replay(CLAIM, job=job).attempts
+    assert attempt.credits == job.credits, "a claim reserves the job's price"
+
+
+@pytest.mark.parametrize("value", [30.5, 1.0, True, "many", "0.0000001"])
+def test_what_is_no_exact_amount_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="must "):
+        evolve(JOB, credits=value)
 
 
 def test_an_end_is_told_without_urls() -> None:

@@ -447,8 +447,9 @@ async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Pat
         connection = ledger._file.connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own word for it
+        more = [job("x" * 5000) for _ in range(60)]  # too many for the free pages in the file
         with pytest.raises(LedgerError, match="the disk is full: free space"):
-            await ledger.plan(job("x" * 5000))
+            await asyncio.gather(*(ledger.plan(each) for each in more))
         assert [each.id async for each in ledger.jobs()] == [planned.id]
         connection.execute(f"PRAGMA max_page_count = {pages + 100}")
         await ledger.plan(job("x" * 5000))

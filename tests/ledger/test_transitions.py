@@ -20,6 +20,7 @@ from aivideo.ledger.events import (
     Retried,
     Saved,
     Taken,
+    Withdrawn,
 )
 from aivideo.ledger.records import Attempt, AttemptStatus, JobStatus, Reason
 from aivideo.ledger.totals import CreditTotals, Holding, credits_moved, holding
@@ -66,6 +67,14 @@ S = JobStatus
         ([*LOST, INSISTED], S.PLANNED),
         ([*LOST, INSISTED, CLAIM, Refused(WHY)], S.UNKNOWN),  # the first is still in doubt
         ([CLAIM, Faulted(WHY), INSISTED, CLAIM, Taken("t")], S.RUNNING),
+        ([Withdrawn()], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn()], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn(), Released()], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn(), Doubted(WHY)], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn(), Taken("t")], S.RUNNING),  # a late success
+        ([*FAILED, AGAIN, Withdrawn()], S.FAILED),  # the retry is withdrawn, not the job
+        ([*LOST, INSISTED, Withdrawn()], S.UNKNOWN),
+        ([CLAIM, Refused(WHY), AGAIN, Withdrawn()], S.REFUSED),
     ],
 )
 def test_the_life_of_a_job(events: list[Event], status: JobStatus) -> None:
@@ -96,6 +105,17 @@ def test_the_life_of_a_job(events: list[Event], status: JobStatus) -> None:
         [*PAID, Completed(), Failed(WHY)],
         [*PAID, Saved("p")],
         [*FAILED, Saved("p")],
+        [CLAIM, Withdrawn()],
+        [*LOST, Withdrawn()],
+        [*PAID, Withdrawn()],
+        [*FAILED, Withdrawn()],
+        [CLAIM, Refused(WHY), Withdrawn()],
+        [Withdrawn(), Withdrawn()],
+        [Withdrawn(), CLAIM],
+        [Withdrawn(), AGAIN],
+        [Withdrawn(), INSISTED],
+        [Withdrawn(), Saved("p")],
+        [CLAIM, Released(), Withdrawn(), Refused(WHY)],
     ],
 )
 def test_what_cannot_follow_is_refused_instead_of_moving_money(events: list[Event]) -> None:
@@ -236,6 +256,7 @@ EVENTS: list[Any] = [
     Failed(WHY),
     Saved("a.mp4"),
     Retried(),
+    Withdrawn(),
 ]
 
 
@@ -258,6 +279,9 @@ def test_no_history_leads_to_two_open_posts_unless_a_person_insists(
             assert after.task_id is not None
         assert len(after.attempts) >= len(job.attempts)
         assert (after.status is JobStatus.SAVED) <= (after.path is not None)
+        if after.status is JobStatus.WITHDRAWN:
+            assert not after.waiting
+            assert {holding(attempt.status) for attempt in after.attempts} <= {Holding.NONE}
         job = after
     by_attempt = [holding(attempt.status) for attempt in job.attempts]
     assert totals.charged == 100 * by_attempt.count(Holding.CHARGED)
