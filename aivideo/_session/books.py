@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import assert_never
 
@@ -84,7 +85,7 @@ class Books:
         """Win the right to POST a job once, its credits reserved; see :meth:`Ledger.claim`.
 
         Args:
-            job: the job's handle; its batch's ceiling is checked, and the session's own.
+            job: the job's handle; the session's ceiling is checked, the ledger checks its batch's.
             record: what the ledger knew of it.
             lease: seconds until the claim counts as abandoned.
 
@@ -92,13 +93,18 @@ class Books:
             The job, ``submitting``; None: somebody else has it.
         """
         held = self.spent.held
-        budget.admit(record.request.model, job.credits, held=held, ceiling=self._max_credits)
+        budget.admit(
+            record.request.model,
+            _amount(job.credits),
+            held=held,
+            ceiling=_amount(self._max_credits),
+        )
         # Reserved before the first await: two callers cannot pass the ceiling together.
         job.holding = Holding.NONE
         self._hold(job, Holding.RESERVED)
         claimed: JobRecord | None = None
         try:
-            claimed = await self.ledger.claim(job.id, lease=lease, ceiling=job.ceiling)
+            claimed = await self.ledger.claim(job.id, lease=lease)
         except LedgerError as error:
             self._trouble(error)
             raise
@@ -194,7 +200,7 @@ class Books:
     def _hold(self, job: Job, after: Holding) -> None:
         """Move the credits of this session's own POST of a job to another column."""
         if job.holding is not None:
-            self.spent = self.spent.moved(job.credits or 0, job.holding, after)
+            self.spent = self.spent.moved(Decimal(job.credits or 0), job.holding, after)
             job.holding = after
 
     def _trouble(self, error: LedgerError) -> None:
@@ -258,6 +264,10 @@ class Books:
             # Bought, and answered with another's task: what became of it, nobody knows.
             doubt = events.Doubted(Reason(message=str(error)))
             return await self.ledger.record(job.id, doubt, attempt=number)
+
+
+def _amount(credits_: int | None) -> Decimal | None:
+    return None if credits_ is None else Decimal(credits_)
 
 
 def event_of(heard: verdict.Verdict) -> events.AttemptEvent:

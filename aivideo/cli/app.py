@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Coroutine, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -427,7 +428,7 @@ async def _dry_run(
 ) -> int:
     sent = await _to_be_sent(lines, ledger, settings)
     estimate = batches.estimate(sent)
-    balance: int | None = None
+    balance: Decimal | None = None
     why_not = "AIVIDEO_API_KEY is not set, so the balance was not asked for"
     if os.environ.get("AIVIDEO_API_KEY"):
         try:

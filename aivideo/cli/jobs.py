@@ -8,6 +8,7 @@ import shlex
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -557,7 +558,7 @@ async def _audit(path: Path, base_url: str | None, *, as_json: bool) -> int:
 def _conclude(readings: Sequence[Reading], doubtful: Sequence[JobRecord]) -> Finding:
     """Compare the last reading with the one that says most about what is of unknown fate."""
     posts = [
-        (attempt.sent_at, job.credits or 0)
+        (attempt.sent_at, attempt.credits or Decimal(0))
         for job in doubtful
         for attempt in job.attempts
         if totals.holding(attempt.status) is totals.Holding.UNKNOWN

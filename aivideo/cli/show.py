@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from rich.cells import cell_len
@@ -17,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from aivideo import catalog
+from aivideo import _amounts, catalog
 from aivideo._session.session import Session, SessionStatistics
 from aivideo.errors import AIVideoError, DownloadError
 from aivideo.ledger.records import JobStatus
@@ -31,7 +32,7 @@ ALIKE = 2
 """Lines that may say the same reason; more are counted: an empty account fails thousands."""
 
 
-def money(amount: int) -> str:
+def money(amount: int | Decimal) -> str:
     """Credits and dollars, as people read them."""
     return f"{amount:,} credits (${catalog.dollars(amount):,.2f})"
 
@@ -311,8 +312,12 @@ def closing_lines(report: BatchReport, session: Session, console: Console) -> No
         )
 
 
+def _as_json(value: object) -> object:
+    return _amounts.as_json(value) if isinstance(value, Decimal) else str(value)
+
+
 def out(document: object) -> None:
     """Write one JSON document to stdout."""
-    json.dump(document, sys.stdout, ensure_ascii=False, default=str)
+    json.dump(document, sys.stdout, ensure_ascii=False, default=_as_json)
     sys.stdout.write("\n")
     sys.stdout.flush()

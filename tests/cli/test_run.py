@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def report(*results: Result, stopped: bool = False, trouble: str | None = None) 
     )
 
 
+OVER_THE_CEILING = BudgetExceededError(
+    "a ceiling", needed=Decimal(100), held=Decimal(0), ceiling=Decimal(50)
+)
+
+
 @pytest.mark.parametrize(
     ("told", "code"),
     [
@@ -37,7 +43,10 @@ def report(*results: Result, stopped: bool = False, trouble: str | None = None) 
         (report(SAVED, Result(line=LINE, status="unsent")), 1),
         (report(SAVED, Result(line=LINE, status="unknown")), 4),
         (
-            report(failed(BudgetExceededError("a ceiling", needed=100, held=0, ceiling=50)), SAVED),
+            report(
+                failed(OVER_THE_CEILING),
+                SAVED,
+            ),
             3,
         ),
     ],

@@ -38,12 +38,10 @@ class Disk(MemoryLedger):
         if what in self.full:
             raise LedgerError(f"ledger: the disk is full ({what})")
 
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         await asyncio.sleep(0.01)
         self._need("claim")
-        return await super().claim(job_id, lease=lease, ceiling=ceiling)
+        return await super().claim(job_id, lease=lease)
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         await asyncio.sleep(0.01)

@@ -30,6 +30,7 @@ from aivideo.delivery import download
 from aivideo.ledger.events import Refused, Released, Retried, Taken
 from aivideo.ledger.records import JobRecord, Reason
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import CreditTotals
 from aivideo.manifest import (
     Batch,
     BatchReport,
@@ -396,7 +397,7 @@ async def test_what_failed_is_sent_again_only_when_asked(tmp_path: Path) -> None
     third = await house.run("a", "b", retry_failed=True)
     assert statuses(third) == ["saved", "saved"]
     assert house.taken() == {"a": 2, "b": 2}
-    assert (third.credits.charged, third.credits.refunded) == (200, 200)
+    assert third.credits == CreditTotals(charged=200, refunded=200)
     assert (await house.run("a", "b", retry_failed=True)).earlier == 2
     assert house.creates == 4
 
@@ -414,7 +415,7 @@ async def test_what_a_person_has_sent_again_is_sent_by_the_next_run(tmp_path: Pa
     third = await house.run("a", "b")
     assert statuses(third) == ["saved", "saved"]
     assert house.taken() == {"a": 2, "b": 2}
-    assert (third.credits.charged, third.credits.unknown) == (200, 100)
+    assert third.credits == CreditTotals(charged=200, unknown=100, refunded=100)
 
 
 async def test_an_unknown_whose_line_is_gone_is_told_of_all_the_same(tmp_path: Path) -> None:
