@@ -115,6 +115,14 @@ def is_catalog(_: object, attribute: Any, value: Any) -> None:
         )
 
 
+def is_instrumentation(_: object, attribute: Any, value: Any) -> None:
+    """Accept a callable, or None."""
+    if value is not None and not callable(value):
+        raise because(
+            attribute.name, value, "must be callable", "give a function of one event, or None"
+        )
+
+
 def is_proxy(_: object, attribute: Any, value: Secret | None) -> None:
     """Accept the sealed URL of a proxy, or None."""
     if value is not None and not (value.type_name == "str" and is_web_url(value.reveal())):

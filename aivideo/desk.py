@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from contextlib import aclosing, suppress
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import field, frozen
 
@@ -24,10 +24,12 @@ from aivideo.errors import (
     LedgerError,
     TaskNotFoundError,
 )
-from aivideo.ledger import Ledger, journal
+from aivideo.ledger import Ledger, events, totals, transitions
 from aivideo.ledger import audit as audits
 from aivideo.ledger.audit import Finding, Reading
-from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, Task, TaskId
 
 IN_DOUBT = (JobStatus.UNKNOWN, JobStatus.FAULTED)
@@ -267,10 +269,10 @@ class Desk:
         await self._ledger.lapse()
         found = [await self._find(name) for name in names]
         numbers = [_number_in_doubt(job) for job in found]
-        event: Event = journal.Released()
+        event: Event = events.Released()
         if task_id is not None:
             await self._check_task(task_id, found[0], numbers[0], ask=check)
-            event = journal.Taken(task_id)
+            event = events.Taken(task_id)
         return tuple(
             [
                 await self._ledger.record(job.id, event, attempt=number)
@@ -309,7 +311,7 @@ class Desk:
             found = [each async for each in self._ledger.jobs(batch=batch, statuses=RETRYABLE)]
         else:
             found = [await self._find(name) for name in names]
-        event = journal.Retried(pay_again)
+        event = events.Retried(pay_again)
         for job in found:
             _check_retryable(job, event)
         return _summarized([await self._ledger.record(job.id, event) for job in found])
@@ -340,7 +342,7 @@ class Desk:
         too_late: list[JobRecord] = []
         for job in found:
             after = await self._withdraw(job)
-            (withdrawn if after.status == _WITHDRAWN else too_late).append(after)
+            (withdrawn if after.status is JobStatus.WITHDRAWN else too_late).append(after)
         return Cancellation(withdrawn=tuple(withdrawn), too_late=tuple(too_late))
 
     async def _withdraw(self, job: JobRecord) -> JobRecord:
@@ -348,7 +350,7 @@ class Desk:
         if job.status is not JobStatus.PLANNED:
             return job
         try:
-            return await self._ledger.record(job.id, _withdrawal())
+            return await self._ledger.record(job.id, events.Withdrawn())
         except ContradictionError:  # claimed since it was read
             return await self._find(job.id)
 
@@ -438,17 +440,6 @@ class Desk:
             )
 
 
-_WITHDRAWN: str = "withdrawn"
-
-
-def _withdrawal() -> Event:
-    event: Any = getattr(journal, "Withdrawn", None)
-    if event is None:
-        raise LedgerError("this version's ledgers cannot withdraw jobs")
-    withdrawn: Event = event()
-    return withdrawn
-
-
 _NOT_ENDED = tuple(each for each in _URGENT_FIRST if each not in RETRYABLE)
 
 
@@ -461,7 +452,7 @@ def _several(names: Iterable[str]) -> tuple[str, ...]:
 def _number_in_doubt(job: JobRecord) -> int:
     """Return the number of the latest attempt whose outcome is unknown."""
     for attempt in reversed(job.attempts):
-        if journal.holding(attempt.status) is journal.Holding.UNKNOWN:
+        if totals.holding(attempt.status) is totals.Holding.UNKNOWN:
             return attempt.number
     raise DeskError(
         Refusal.NOTHING_TO_SETTLE,
@@ -472,9 +463,9 @@ def _number_in_doubt(job: JobRecord) -> int:
     )
 
 
-def _check_retryable(job: JobRecord, event: journal.Retried) -> None:
+def _check_retryable(job: JobRecord, event: events.Retried) -> None:
     try:
-        journal.apply(job, event)
+        transitions.apply(job, event)
     except ContradictionError:
         if job.status in IN_DOUBT:
             raise DeskError(
@@ -502,10 +493,10 @@ def _summarized(records: Sequence[JobRecord]) -> Retry:
 def _compare(readings: Sequence[Reading], in_doubt: Sequence[JobRecord]) -> Finding:
     """Compare the last reading with the one that says most about what is unknown."""
     sent = [
-        (attempt.sent_at, job.credits or 0)
+        (attempt.sent_at, attempt.credits or Decimal(0))
         for job in in_doubt
         for attempt in job.attempts
-        if journal.holding(attempt.status) is journal.Holding.UNKNOWN
+        if totals.holding(attempt.status) is totals.Holding.UNKNOWN
     ]
     # Start from the last reading before the first unknown create: earlier refunds and other
     # people's spending then do not blur the result. A reading taken while a create was in flight

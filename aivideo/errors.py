@@ -23,6 +23,7 @@
     ├── ResponseError               a response that this API does not document
     ├── SubmitUnknownError          a paid POST with an unknown outcome; never re-sent
     ├── TaskFailedError             the task failed (its credits are refunded automatically)
+    ├── JobWithdrawnError           the job was withdrawn before it was sent; nothing was charged
     ├── WaitTimeoutError            ``wait_timeout`` expired; the job continues
     ├── SessionClosedError          the session closed during the call; the job continues
     ├── BudgetExceededError         the next POST would exceed ``max_credits``
@@ -428,6 +429,10 @@ class SessionClosedError(AIVideoError):
     def __init__(self, message: str, *, job: JobHandle | None = None) -> None:
         super().__init__(one_line(message))
         self.job = job
+
+
+class JobWithdrawnError(JobError):
+    """The job was withdrawn before it was sent; nothing was sent, and nothing was charged."""
 
 
 class TaskFailedError(AIVideoError):

@@ -22,6 +22,7 @@ from aivideo._checks import (
     is_callback_base_url,
     is_callback_secret,
     is_catalog,
+    is_instrumentation,
     is_ledger,
     is_proxy,
     is_transport,
@@ -39,6 +40,7 @@ from aivideo.errors import ConfigurationError
 if TYPE_CHECKING:
     from aivideo._api.transport import Transport
     from aivideo._pacing.stated import RateLimit
+    from aivideo.events import Instrumentation
     from aivideo.ledger import Ledger
 
 DEFAULT_REQUEST_TIMEOUT = 60.0
@@ -123,7 +125,7 @@ class SessionSettings:
     proxy: Secret | None = field(validator=is_proxy)
     transport: Transport | None = field(validator=is_transport)
     catalog: Catalog = field(validator=is_catalog, repr=False)
-    instrumentation: object | None
+    instrumentation: Instrumentation | None = field(validator=is_instrumentation)
     allow_insecure: bool = field(validator=flag)
 
     def __init__(
@@ -146,7 +148,7 @@ class SessionSettings:
         proxy: str | Secret | None = None,
         transport: Transport | None = None,
         catalog: Catalog | None = None,
-        instrumentation: object | None = None,
+        instrumentation: Instrumentation | None = None,
         allow_insecure: bool = False,
     ) -> None:
         # Written out, and not made by attrs: the plain secrets must leave the frame before

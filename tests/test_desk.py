@@ -20,22 +20,21 @@ from aivideo.errors import (
     LedgerError,
     TaskNotFoundError,
 )
-from aivideo.ledger.journal import (
+from aivideo.ledger.events import (
     Completed,
     Doubted,
     Event,
     Failed,
     Faulted,
-    JobRecord,
-    JobStatus,
-    Reason,
     Refused,
     Retried,
     Saved,
     Taken,
 )
 from aivideo.ledger.memory import MemoryLedger
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import CompletedTask, Credits, ProcessingTask, Sora2, Task
 
 pytestmark = pytest.mark.anyio
@@ -147,7 +146,7 @@ async def test_list_puts_jobs_that_need_a_person_first(jobs: Jobs, desk: Desk) -
     ]
     assert listed.left == 0
     assert listed.counts[JobStatus.PLANNED] == 1
-    assert (listed.totals.charged, listed.totals.unknown, listed.totals.refunded) == (200, 200, 100)
+    assert listed.totals == CreditTotals(charged=200, unknown=200, refunded=100)
 
 
 async def test_list_filters_and_says_how_many_it_left_out(jobs: Jobs, desk: Desk) -> None:

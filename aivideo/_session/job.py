@@ -1,8 +1,7 @@
 """A job: the handle of one request, from intent to saved file.
 
-A handle holds no task, timer or connection of its own; it asks its session. So ten thousand of
-them cost what ten thousand small objects cost, and dropping one loses nothing: the session goes on
-with the job.
+A handle holds no task, timer or connection; it asks its session. So ten thousand of them cost what
+ten thousand small objects cost, and dropping one loses nothing: the session goes on with the job.
 """
 
 from __future__ import annotations
@@ -15,31 +14,35 @@ from typing import Any, Protocol
 
 from aivideo import _amounts
 from aivideo.errors import AIVideoError, SessionClosedError
-from aivideo.ledger.journal import Holding, JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.models import CompletedTask, Request, Task, TaskId
 
 
-class Owner(Protocol):
-    """What a job asks of the session that owns it."""
+class JobActions(Protocol):
+    """What a handle asks of the session that owns it."""
 
     async def result_of(self, job: Job, wait_timeout: float | None) -> CompletedTask:
         """Wait for the job's end."""
         ...
 
-    async def taken(self, job: Job) -> TaskId:
+    async def task_id_of(self, job: Job) -> TaskId:
         """Wait until the service has taken the job."""
         ...
 
     def updates_of(self, job: Job) -> AsyncIterator[Task]:
-        """Yield what is heard of the job's task."""
+        """Yield the states of the job's task."""
         ...
 
-    async def save_result_of(self, job: Job, path: str | os.PathLike[str]) -> Path:
+    async def save(self, job: Job, path: str | os.PathLike[str]) -> Path:
         """Wait for the job's end, and fetch its result."""
         ...
 
-    def last_heard(self, task_id: TaskId) -> Task | None:
-        """Say what was last heard of a task, without asking the service."""
+    async def cancel(self, job: Job) -> bool:
+        """Withdraw the job if it was not sent."""
+        ...
+
+    def last_state_of(self, task_id: TaskId) -> Task | None:
+        """Return the last known state of a task, without asking the service."""
         ...
 
 
@@ -47,33 +50,27 @@ class Job:
     """One request on its way. Sessions make these; see :meth:`aivideo.Session.submit`.
 
     ``await job`` waits for the result; several may wait, and each may stop waiting alone. A job
-    that was pickled comes back detached: its ``id``, ``task_id``, ``request`` and ``status``
-    are there, and ``session.job(job.task_id)`` makes a live one of it.
+    that was pickled comes back detached: its ``id``, ``task_id``, ``request`` and ``status`` are
+    there, and ``session.job(job.task_id)`` makes a live one of it.
 
     Attributes:
-        id: our own name of it.
-        request: what is to be made; None for a task this session did not submit.
+        id: our id of it.
+        request: what to make; None for a task that this session did not submit.
         key: the user's name for it, or None.
-        index: its place in what ``generate_many`` was given, or None.
-        task_id: the service's name of the task, or None while it has not been taken.
-        status: where it stands (a :class:`~aivideo.JobStatus`, which is a str too).
+        index: its place among the requests that ``generate_many`` was given, or None.
+        task_id: the service's id of its task, or None while it has not been taken.
+        status: its status (a :class:`~aivideo.JobStatus`, which is a str too).
         error: why it was not taken, or None.
-        attempt: the number of the POST that ``task_id`` came of, or of the one under way; 0: none.
-        holding: how its session counts the credits of its own POST; None: it made none.
-        ceiling: credits that its batch may not pass, as far as its session was told; or None.
     """
 
-    __slots__ = (
-        *("_owner", "attempt", "ceiling", "error", "holding", "id", "index", "key", "request"),
-        *("status", "task_id"),
-    )
+    __slots__ = ("_owner", "error", "id", "index", "key", "request", "status", "task_id")
 
     def __init__(
         self,
-        id: str,  # noqa: A002  what it is
+        id: str,  # noqa: A002  the attribute's name
         request: Request | None,
         *,
-        owner: Owner | None,
+        owner: JobActions | None,
         status: JobStatus = JobStatus.PLANNED,
         task_id: TaskId | None = None,
         key: str | None = None,
@@ -86,9 +83,6 @@ class Job:
         self.key = key
         self.index = index
         self.error: AIVideoError | None = None
-        self.attempt = 0
-        self.holding: Holding | None = None
-        self.ceiling: int | None = None
         self._owner = owner
 
     def __repr__(self) -> str:
@@ -100,26 +94,26 @@ class Job:
 
     @property
     def credits(self) -> Decimal | None:
-        """What it costs, in credits; None where that is not known."""
+        """Its price in credits; None where that is not known."""
         return None if self.request is None else self.request.credits
 
     @property
     def dollars(self) -> Decimal | None:
-        """What it costs, in US dollars, exactly; None where that is not known."""
+        """Its price in US dollars, exactly; None where that is not known."""
         return None if self.credits is None else _amounts.dollars(self.credits)
 
     @property
     def task(self) -> Task | None:
-        """What was last heard of its task; asks nobody."""
+        """The last known state of its task; the service is not asked."""
         if self._owner is None or self.task_id is None:
             return None
-        return self._owner.last_heard(self.task_id)
+        return self._owner.last_state_of(self.task_id)
 
     def __await__(self) -> Generator[Any, None, CompletedTask]:
         return self.result().__await__()
 
     async def result(self, *, wait_timeout: float | None = None) -> CompletedTask:
-        """Wait until the job has ended.
+        """Wait until the job has ended, its time in the queue included.
 
         Args:
             wait_timeout: seconds to wait at most; None: as long as it takes (minutes to hours).
@@ -127,15 +121,17 @@ class Job:
         Raises:
             TaskFailedError: the task ended as failed (its credits come back).
             WaitTimeoutError: ``wait_timeout`` passed; the job goes on, and is in ``error.job``.
-            SubmitUnknownError: nobody can tell whether the POST was taken.
+            SubmitUnknownError: whether the POST was taken is unknown.
+            JobWithdrawnError: it was withdrawn before it was sent.
             SessionClosedError: the session closed first; a job that was taken goes on.
+            ConfigurationError: this is another event loop than the session's.
             AIVideoError: the service refused the request; see :mod:`aivideo.errors`.
         """
         return await self._session.result_of(self, wait_timeout)
 
     async def submitted(self) -> TaskId:
         """Wait until the service has taken the job; raises like :meth:`result` if it does not."""
-        return await self._session.taken(self)
+        return await self._session.task_id_of(self)
 
     def updates(self) -> AsyncIterator[Task]:
         """Yield the task each time its status or progress changes; the last one is its end."""
@@ -148,10 +144,22 @@ class Job:
             DownloadError: it could not be fetched or written; the task is not lost.
             AIVideoError: what :meth:`result` raises.
         """
-        return await self._session.save_result_of(self, path)
+        return await self._session.save(self, path)
+
+    async def cancel(self) -> bool:
+        """Withdraw the job, if it was not sent: it is never sent then, and costs nothing.
+
+        Returns:
+            True: it was withdrawn. False: it is too late: its POST is under way, it was taken, or
+            it has ended. The service has no way to cancel a task.
+
+        Raises:
+            LedgerError: it could not be recorded; the job may still be sent.
+        """
+        return await self._session.cancel(self)
 
     @property
-    def _session(self) -> Owner:
+    def _session(self) -> JobActions:
         if self._owner is None:
             raise SessionClosedError(
                 f"job {self.id} was unpickled and belongs to no session; "
@@ -162,7 +170,7 @@ class Job:
 
 
 def _detached(
-    id: str,  # noqa: A002  as above
+    id: str,  # noqa: A002  the attribute's name
     request: Request | None,
     status: JobStatus,
     task_id: TaskId | None,

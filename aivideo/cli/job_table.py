@@ -10,7 +10,7 @@ from rich.text import Text
 
 from aivideo.cli.console import number
 from aivideo.desk import IN_DOUBT
-from aivideo.ledger.journal import JobRecord, JobStatus
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.manifest import text_of
 
 _STYLES = {

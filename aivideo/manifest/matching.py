@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from attrs import evolve, frozen
 
 from aivideo import models
-from aivideo.ledger import is_untaken
-from aivideo.ledger.journal import JobRecord, JobStatus
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.rules import is_untaken
 from aivideo.manifest.reading import Line, ManifestError, same_file
 from aivideo.models import TaskId
 

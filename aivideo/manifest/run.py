@@ -26,7 +26,7 @@ from aivideo.errors import (
     SpendLimitError,
 )
 from aivideo.ledger import Ledger
-from aivideo.ledger.journal import JobRecord, JobStatus
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.manifest import results as reports
 from aivideo.manifest.matching import Match, Plan, match
 from aivideo.manifest.reading import Line, ManifestError

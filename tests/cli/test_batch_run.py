@@ -8,7 +8,7 @@ import pytest
 
 from aivideo.cli.batch_run import _exit_code
 from aivideo.errors import AIVideoError, BudgetExceededError
-from aivideo.ledger.journal import CreditTotals
+from aivideo.ledger.totals import CreditTotals
 from aivideo.manifest import BatchReport, Line, Result
 from aivideo.models import Sora2
 

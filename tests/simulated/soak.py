@@ -73,7 +73,7 @@ async def soak(count: int, seed: int = 7) -> Soaked:
     wrong = twice = 0
     told: Counter[str] = Counter()
     async with Session("sk-x", transport=transport) as session:
-        poller = session._engine.poller
+        poller = session._parts.poller
 
         async def callbacks() -> None:
             while True:

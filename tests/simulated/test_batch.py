@@ -27,8 +27,10 @@ from aivideo import (
 )
 from aivideo._api.transport import Transport
 from aivideo.delivery import download
-from aivideo.ledger.journal import JobRecord, Reason, Refused, Released, Retried, Taken
+from aivideo.ledger.events import Refused, Released, Retried, Taken
+from aivideo.ledger.records import JobRecord, Reason
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import CreditTotals
 from aivideo.manifest import (
     Batch,
     BatchReport,
@@ -395,7 +397,7 @@ async def test_failed_jobs_are_sent_again_only_on_request(tmp_path: Path) -> Non
     third = await setup.run("a", "b", retry_failed=True)
     assert statuses(third) == ["saved", "saved"]
     assert setup.taken() == {"a": 2, "b": 2}
-    assert (third.credits.charged, third.credits.refunded) == (200, 200)
+    assert third.credits == CreditTotals(charged=200, refunded=200)
     assert (await setup.run("a", "b", retry_failed=True)).earlier == 2
     assert setup.creates == 4
 
@@ -413,7 +415,7 @@ async def test_retried_jobs_are_sent_by_the_next_run(tmp_path: Path) -> None:
     third = await setup.run("a", "b")
     assert statuses(third) == ["saved", "saved"]
     assert setup.taken() == {"a": 2, "b": 2}
-    assert (third.credits.charged, third.credits.unknown) == (200, 100)
+    assert third.credits == CreditTotals(charged=200, unknown=100)
 
 
 async def test_an_unknown_job_of_a_removed_line_is_still_reported(tmp_path: Path) -> None:

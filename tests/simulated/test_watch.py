@@ -254,7 +254,7 @@ async def test_with_callbacks_polls_are_rare_and_what_is_lost_is_found(lost: flo
             while True:
                 await asyncio.sleep(0.5)
                 for callback in service.due_callbacks(transport.now()):
-                    session._engine.poller.deliver(wire.read_callback(callback.body))
+                    session._parts.poller.deliver(wire.read_callback(callback.body))
                     service.callback_answered(callback, 200, transport.now())
 
         delivering = asyncio.create_task(callbacks())
@@ -334,7 +334,7 @@ async def test_a_waiting_job_of_generate_many_is_small() -> None:
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
-    files = ["poller.py", "watched.py", "kind.py", "agenda.py", "bulk.py", "engine.py", "job.py"]
+    files = ["poller.py", "watched.py", "kind.py", "agenda.py", "many.py", "live.py", "job.py"]
     held = dict.fromkeys(files, 0.0)
     for stat in snapshot.statistics("filename"):
         name = stat.traceback[0].filename.rpartition("/")[2]

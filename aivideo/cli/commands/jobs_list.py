@@ -25,7 +25,8 @@ from aivideo.cli.job_table import job_table
 from aivideo.cli.ledgers import desk_for_reading
 from aivideo.cli.options import AsJSON, LedgerPath
 from aivideo.desk import BY_URGENCY, IN_DOUBT
-from aivideo.ledger.journal import CreditTotals, JobStatus
+from aivideo.ledger.records import JobStatus
+from aivideo.ledger.totals import CreditTotals
 
 SHOWN = 20
 """Jobs that are listed without ``--all``."""

@@ -50,7 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--stop", action="store_true", help="stop at the first that fails")
+    parser.add_argument("--mutant", help="break a law first; see tests/simulated/mutants.py")
     said = parser.parse_args(arguments)
+    if said.mutant is not None:
+        from tests.simulated.mutants import MUTANTS
+
+        MUTANTS[said.mutant].apply()
     if said.seed is not None:
         result = run(said.seed, tracing=said.trace)
         print("\n".join(result.story))

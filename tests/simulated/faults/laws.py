@@ -17,8 +17,9 @@ import orjson
 
 from aivideo import APIConnectionError, Outcome, Succeeded, TaskFailedError
 from aivideo._api.wire import Answer
-from aivideo.ledger import journal
-from aivideo.ledger.journal import Event, JobRecord
+from aivideo.ledger import events
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord
 from aivideo.simulator import TaskRecord
 from tests.simulated.faults.plan import KEY
 from tests.simulated.faults.process import Claim, Post, Process, prompt_of
@@ -247,15 +248,15 @@ class Laws:
     def _fits(self, post: Post, event: Event) -> None:
         """Check that what is written is what was heard."""
         right: dict[str, tuple[type[Any], ...]] = {
-            "taken": (journal.Taken,),
-            "no": (journal.Refused, journal.Released),
-            "spent": (journal.Released,),
-            "again": (journal.Released,),
-            "faulted": (journal.Faulted, journal.Doubted),
-            "unknown": (journal.Doubted,),
+            "taken": (events.Taken,),
+            "no": (events.Refused, events.Released),
+            "spent": (events.Released,),
+            "again": (events.Released,),
+            "faulted": (events.Faulted, events.Doubted),
+            "unknown": (events.Doubted,),
         }
         assert post.verdict is not None
-        late = isinstance(event, journal.Taken)  # a callback may have been faster
+        late = isinstance(event, events.Taken)  # a callback may have been faster
         if not isinstance(event, right[post.verdict]) and not late:
             self.fail("law 3", f"{post.prompt!r}: heard {post.verdict}, written {event}")
 
@@ -279,7 +280,7 @@ class Laws:
         if process.ledger._file is None:
             return  # it has just been closed
         row = process.ledger.file.connection.execute(
-            "SELECT charged + reserved + unknown FROM totals WHERE batch = 'b'"
+            "SELECT (charged + reserved + unknown) / 1000000.0 FROM credit_totals WHERE batch = 'b'"
         ).fetchone()
         if row is not None and row[0] > ceiling:
             self.fail("law 5", f"the ledger holds {row[0]} for a batch whose ceiling is {ceiling}")
@@ -331,13 +332,17 @@ class Laws:
             if sound != "ok":
                 self.fail("the file", f"integrity_check: {sound}")
             jobs = connection.execute(
-                "SELECT seq, id, batch, key, json_extract(input, '$.prompt'), credits, status, "
+                "SELECT seq, id, batch, key, json_extract(input, '$.prompt'), "
+                "credits_millionths / 1000000, status, "
                 "path, size FROM jobs"
             ).fetchall()
             attempts = connection.execute(
                 "SELECT job, number, status, task_id FROM attempts ORDER BY job, number"
             ).fetchall()
-            totals = connection.execute("SELECT * FROM totals").fetchall()
+            totals = connection.execute(
+                "SELECT batch, charged / 1000000.0, reserved / 1000000.0, unknown / 1000000.0, "
+                "refunded / 1000000.0 FROM credit_totals"
+            ).fetchall()
         finally:
             connection.close()
         self._no_secrets()

@@ -1,8 +1,8 @@
-"""Many requests at once: submitted as fast as the pace allows, told of as they end.
+"""Many requests at once: submitted as fast as the pace allows, yielded as they end.
 
-There is no asyncio task per running job. A job is a task while it is being submitted, a future in
-the poller while it runs, and a task again while its file is fetched; so what is held is small,
-and grows with the jobs that run, not with the requests that there are.
+There is no asyncio task per running job. A job is a task while it is being submitted, a small
+waiter in the poller while it runs, and a task again while its file is fetched. So memory grows with
+the jobs that run, not with the requests that there are.
 """
 
 from __future__ import annotations
@@ -13,81 +13,111 @@ import os
 import secrets
 from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from decimal import Decimal
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from aivideo import models
-from aivideo._session.engine import Engine, check_request, closed_under
+from aivideo._polling.poller import Poller
+from aivideo._session.actions import Actions
+from aivideo._session.downloads import Downloads, closed_under
+from aivideo._session.intake import Intake, check_key, check_request
 from aivideo._session.job import Job
+from aivideo._session.live import IfUnsent, LiveJobs
+from aivideo._session.submitter import Submitter
+from aivideo._session.watching import Watching
 from aivideo.errors import (
     AIVideoError,
     InvalidRequestError,
     SessionClosedError,
     TaskFailedError,
 )
-from aivideo.ledger.journal import JobRecord, JobStatus
-from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
+from aivideo.ledger import Ledger
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.models import (
+    CompletedTask,
+    Failed,
+    FailedTask,
+    Outcome,
+    Request,
+    Succeeded,
+    Task,
+    fingerprint,
+)
 
-log = logging.getLogger("aivideo._session.session")
+log = logging.getLogger("aivideo.session")
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Callable[[int, Request], str | os.PathLike[str]]
-"""A folder, or a function from a request's place and itself to the file it should become."""
-
+"""A folder, or a function from a request's index and itself to the file it should become."""
 
 KeyOf: TypeAlias = Callable[[int, Request], str]
-"""Names the job of a request and its place within a batch."""
+"""Names the job of an index and a request within a batch."""
 
 
 @frozen
-class Naming:
-    """Which job of which batch a request is, and what the batch may cost.
+class BatchOptions:
+    """Which jobs of which batch the requests are, and what the batch may cost.
 
     Attributes:
         batch: the batch's name; None: each request is new work.
-        key: names a job; None: by content and occurrence.
-        max_credits: the batch's ceiling, or None.
+        key: names a job; None: its content and its occurrence number.
+        max_credits: a new ceiling of the batch; "none": lift it; None: leave it as it is stored.
         retry_failed: whether jobs that failed or were refused are sent again.
     """
 
     batch: str | None = None
     key: KeyOf | None = None
-    max_credits: int | None = None
+    max_credits: Decimal | Literal["none"] | None = None
     retry_failed: bool = field(default=False, kw_only=True)
 
 
-class Bulk:
-    """One ``generate_many``: a producer that submits, and a queue of what has ended.
+@frozen
+class Workers:
+    """The parts of a session that ``generate_many`` drives."""
+
+    ledger: Ledger
+    live: LiveJobs
+    intake: Intake
+    submitter: Submitter
+    watching: Watching
+    poller: Poller
+    downloads: Downloads
+    actions: Actions
+
+
+class GenerateMany:
+    """One call of ``generate_many``: a producer that submits, and a queue of outcomes.
 
     Args:
-        engine: what submits, watches and fetches.
+        workers: what submits, polls and fetches.
         requests: any iterable, async or not; read only while there is room.
         save_to: where files go, or None.
-        naming: which jobs the requests are.
+        options: which jobs the requests are.
         window: how many may wait to be submitted, and how many outcomes to be taken, at most.
-        on_job: told of each job before it is sent, or None.
+        on_job: called with each job before it is sent, or None.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        workers: Workers,
         requests: Iterable[Request] | AsyncIterable[Request],
         save_to: SaveTo | None,
-        naming: Naming,
+        options: BatchOptions,
         window: int,
         on_job: Callable[[Job], object] | None = None,
     ) -> None:
-        self._engine = engine
+        self._workers = workers
         self._window = window
         self._on_job = on_job
         self._requests = requests
         self._save_to = save_to
-        self._naming = naming
-        self._batch = naming.batch
-        if self._batch is None and naming.max_credits is not None:
-            self._batch = f"call-{secrets.token_hex(8)}"  # a ceiling counts what has a name
-        self._seen: Counter[str] = Counter()
+        self._options = options
+        self._is_new_work = options.batch is None
+        self._batch = options.batch
+        if self._batch is None and options.max_credits is not None:
+            self._batch = f"call-{secrets.token_hex(8)}"  # a ceiling is stored with a batch
+        self._occurrences: Counter[str] = Counter()
         self._named: dict[str, str] = {}
         self._ready: deque[Outcome] = deque()
         self._changed = asyncio.Event()
@@ -95,8 +125,9 @@ class Bulk:
         self._waiting = 0
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
-        self._left = False
-        self._broken: BaseException | None = None
+        self._callers_error: BaseException | None = None
+        self.was_left = False
+        """Whether nobody takes outcomes any more."""
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
         """Yield how each ended, as they end; then raise what the caller's own code raised."""
@@ -113,16 +144,18 @@ class Bulk:
             self._changed.clear()
             await self._changed.wait()
         await producer  # raises what the caller's iterable raised, after all else has ended
-        if self._broken is not None:
-            raise self._broken
+        if self._callers_error is not None:
+            raise self._callers_error
 
     async def leave(self) -> None:
-        """Stop: nothing more is submitted; what was taken stays watched by the session."""
-        self._left = True
+        """Stop: nothing more is submitted; what was taken is polled on by the session."""
+        self.was_left = True
         if self._producer is not None:
             self._producer.cancel()
         for task, job in list(self._submitting.items()):
-            self._engine.withdraw(job)
+            live = self._workers.live.get(job.id)
+            if live is not None:
+                self._workers.submitter.interrupt(live)
             task.cancel()
         self._waiting = 0
         tasks: list[asyncio.Task[None]] = [*self._submitting, *self._fetching]
@@ -132,20 +165,28 @@ class Bulk:
             fetching.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    # --- submitting ---------------------------------------------------------------------------
+
     async def _produce(self) -> None:
+        ceiling = self._options.max_credits
+        if ceiling is not None:
+            assert self._batch is not None
+            await self._workers.ledger.set_ceiling(
+                self._batch, None if ceiling == "none" else ceiling
+            )
         index = 0
         async for request in _each(self._requests):
             await self._room()
             try:
-                check_request(request)  # before it is asked for its name
-                job, record = await self._engine.plan(
+                check_request(request)  # before its key is asked for
+                job, record = await self._workers.intake.plan(
                     request,
                     key=self._key(index, request),
                     batch=self._batch,
                     index=index,
-                    ceiling=self._naming.max_credits,
-                    replace=self._naming.batch is not None,
-                    retry_failed=self._naming.retry_failed,
+                    replace=not self._is_new_work,
+                    retry_failed=self._options.retry_failed,
+                    if_unsent=IfUnsent.WITHDRAW if self._is_new_work else IfUnsent.KEEP,
                 )
             except AIVideoError as error:
                 self._ended(Failed(request, error, index=index))
@@ -161,22 +202,24 @@ class Bulk:
         """Name the job of a request: the same request again, in another run, is the same job.
 
         Raises:
-            InvalidRequestError: this call has named another request so. (The ledger would let the
-                one replace the other while it waits, as it does from one run to the next.)
+            InvalidRequestError: it is not a str, or this call has named another request so. (The
+                ledger would replace the one by the other while it waits, as it does from one run
+                to the next.)
         """
-        naming = self._naming
-        if naming.batch is None:
+        if self._is_new_work:
             return None
-        content = models.fingerprint(request)
-        if naming.key is not None:
-            key = naming.key(index, request)
+        content = fingerprint(request)
+        name_of = self._options.key
+        if name_of is not None:
+            key = name_of(index, request)
+            check_key(key)
             if self._named.setdefault(key, content) != content:
                 raise InvalidRequestError.because(
                     "key", key, "was used for another request", "use a key per request"
                 )
             return key
-        self._seen[content] += 1
-        return f"{content}-{self._seen[content]}"
+        self._occurrences[content] += 1
+        return f"{content}-{self._occurrences[content]}"
 
     async def _room(self) -> None:
         """Wait until reading one request more serves a purpose."""
@@ -187,19 +230,19 @@ class Bulk:
 
     async def _submit(self, job: Job, record: JobRecord, index: int) -> None:
         request = record.request
-        if self._told_by_ledger(record, index):
+        if self._ended_earlier(record, index):
             return
         try:
-            task_id = await self._engine.taken(job)
+            task_id = await self._workers.actions.task_id_of(job)
         except AIVideoError as error:
             self._ended(Failed(request, error, index=index))
             return
-        self._engine.watch(task_id, request)
+        self._workers.watching.watch(task_id, request)
         self._waiting += 1
-        self._engine.poller.wait_with(_Waiting(self, job, index), task_id)
+        self._workers.poller.wait_with(_Waiter(self, job, index), task_id)
 
-    def _told_by_ledger(self, record: JobRecord, index: int) -> bool:
-        """Tell the end of a job that an earlier run has seen, if nothing is left to be done."""
+    def _ended_earlier(self, record: JobRecord, index: int) -> bool:
+        """Yield the end of a job that an earlier run has seen, if nothing is left to be done."""
         task = record.ended_task()
         if isinstance(task, FailedTask):
             error = TaskFailedError(task)
@@ -214,28 +257,25 @@ class Bulk:
             if path.is_file() and record.size in (None, path.stat().st_size):
                 self._ended(Succeeded(record.request, task, path, index=index))
                 return True
-        return False  # gone, or not whole: fetched again while its URL lives
+        return False  # missing, or not whole: fetched again while its URL lives
 
     def _submitted(self, submitting: asyncio.Task[None]) -> None:
         self._submitting.pop(submitting, None)
         self._changed.set()
         if not submitting.cancelled():
-            self._saw(submitting.exception())
+            self._keep_error(submitting.exception())
 
-    def _saw(self, defect: BaseException | None) -> None:
-        """Keep what is no outcome, a ``save_to`` of the caller's that raises say: it is raised."""
-        if defect is not None:
-            log.error("a job of generate_many has no outcome: %r", defect)
-            self._broken = self._broken or defect
+    def _keep_error(self, error: BaseException | None) -> None:
+        """Keep an exception of the caller's own code; it is raised after the last outcome."""
+        if error is not None:
+            log.error("a job of generate_many has no outcome: %r", error)
+            self._callers_error = self._callers_error or error
 
-    @property
-    def left(self) -> bool:
-        """Whether nobody takes outcomes any more."""
-        return self._left
+    # --- ends ---------------------------------------------------------------------------------
 
-    def heard(self, job: Job, index: int, heard: Task | AIVideoError) -> None:
-        """Take in how a job's task ended, or why it is not watched any more."""
-        if self._left:
+    def task_ended(self, job: Job, index: int, heard: Task | AIVideoError) -> None:
+        """Take in how a job's task ended, or why it is not polled any more."""
+        if self.was_left:
             return
         self._waiting -= 1
         request = job.request
@@ -251,27 +291,21 @@ class Bulk:
             else:
                 fetching = asyncio.create_task(self._fetch(job, request, task, index))
                 self._fetching.add(fetching)
-                self._engine.saving.add(fetching)
-                fetching.add_done_callback(lambda done: self._fetched(done, job, request, index))
+                fetching.add_done_callback(self._fetched)
 
     async def _fetch(self, job: Job, request: Request, task: CompletedTask, index: int) -> None:
         try:
-            path = await self._engine.fetch(job, task, self._path(request, task, index))
+            path = await self._workers.downloads.save(job, task, self._path(request, task, index))
         except AIVideoError as error:
             self._ended(Failed(request, error, task_id=task.id, index=index))
         else:
             self._ended(Succeeded(request, task, path, index=index))
 
-    def _fetched(
-        self, fetching: asyncio.Task[None], job: Job, request: Request, index: int
-    ) -> None:
+    def _fetched(self, fetching: asyncio.Task[None]) -> None:
         self._fetching.discard(fetching)
-        self._engine.saving.discard(fetching)
         self._changed.set()
         if not fetching.cancelled():
-            self._saw(fetching.exception())
-        elif not self._left:  # the session closed under it: that is an outcome too
-            self._ended(Failed(request, closed_under(job), task_id=job.task_id, index=index))
+            self._keep_error(fetching.exception())
 
     def _path(self, request: Request, task: CompletedTask, index: int) -> Path:
         assert self._save_to is not None
@@ -285,18 +319,18 @@ class Bulk:
         self._changed.set()
 
 
-class _Waiting:
-    """One job that waits for its end; answers like a future, at a third of its weight."""
+class _Waiter:
+    """Waits for the end of one job; answers like a future, at a third of its weight."""
 
-    __slots__ = ("_bulk", "_index", "_job")
+    __slots__ = ("_call", "_index", "_job")
 
-    def __init__(self, bulk: Bulk, job: Job, index: int) -> None:
-        self._bulk = bulk
+    def __init__(self, call: GenerateMany, job: Job, index: int) -> None:
+        self._call = call
         self._job = job
         self._index = index
 
     def done(self) -> bool:
-        return self._bulk.left
+        return self._call.was_left
 
     def set_result(self, result: Task, /) -> None:
         self._tell(result)
@@ -308,8 +342,8 @@ class _Waiting:
         return None
 
     def _tell(self, heard: Task | AIVideoError) -> None:
-        # Not at once: the engine hears of it first.
-        asyncio.get_running_loop().call_soon(self._bulk.heard, self._job, self._index, heard)
+        # In the next turn of the loop: the session takes the end in first.
+        asyncio.get_running_loop().call_soon(self._call.task_ended, self._job, self._index, heard)
 
 
 async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:

@@ -1,0 +1,237 @@
+"""Takes jobs on: plans new ones, finds those that a ledger knows, resumes what is left."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection
+
+from aivideo._session.job import Job, JobActions
+from aivideo._session.live import IfUnsent, LiveJob, LiveJobs, new_job
+from aivideo._session.recorder import Recorder
+from aivideo._session.submitter import Submitter, why_untaken
+from aivideo._session.supervisor import Supervisor
+from aivideo._session.watching import Watching
+from aivideo.catalog import Catalog, is_web_url
+from aivideo.errors import (
+    ContradictionError,
+    InvalidRequestError,
+    LedgerError,
+    SessionClosedError,
+)
+from aivideo.ledger import events
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.models import Generation, Request, Sora2, fingerprint
+
+
+class Intake:
+    """Takes jobs on as their records say: to be submitted, to be polled, or left alone.
+
+    Args:
+        live: the live jobs.
+        recorder: has the ledger.
+        submitter: submits what is planned.
+        watching: polls what runs.
+        supervisor: finishes what a cancelled caller has begun.
+        actions: what the handles ask.
+        catalog: checks that a request's price is still its price.
+    """
+
+    def __init__(
+        self,
+        live: LiveJobs,
+        recorder: Recorder,
+        submitter: Submitter,
+        watching: Watching,
+        supervisor: Supervisor,
+        actions: JobActions,
+        catalog: Catalog,
+    ) -> None:
+        self._closed = False
+        self._live = live
+        self._ledger = recorder.ledger
+        self._recorder = recorder
+        self._submitter = submitter
+        self._watching = watching
+        self._supervisor = supervisor
+        self._actions = actions
+        self._catalog = catalog
+
+    def close(self) -> None:
+        """Take no further job on."""
+        self._closed = True
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    async def plan(
+        self,
+        request: Request,
+        *,
+        callback_url: str | None = None,
+        key: str | None = None,
+        batch: str | None = None,
+        index: int | None = None,
+        replace: bool = False,
+        retry_failed: bool = False,
+        if_unsent: IfUnsent = IfUnsent.KEEP,
+        enqueued: bool = False,
+    ) -> tuple[Job, JobRecord]:
+        """Record a request as a job, or find the job that it is already, and take it on.
+
+        Args:
+            request: what to make.
+            callback_url: the user's own.
+            key: the user's name for the job, within its batch.
+            batch: the batch it belongs to.
+            index: its place among the requests it came with.
+            replace: let the job ask for ``request`` where it asked for another and was not taken.
+            retry_failed: send it again if it failed (and was refunded) or was refused.
+            if_unsent: what becomes of it if its submission fails before the POST has left.
+            enqueued: whether it stays in the queue although nobody waits for it, and ``resume()``
+                may send it later.
+
+        Raises:
+            InvalidRequestError: the request, its price, ``callback_url`` or ``key`` breaks a rule.
+            SessionClosedError: the session is closed.
+            LedgerError: it could not be recorded.
+        """
+        if self._is_closed():
+            raise SessionClosedError("the session is closed; nothing was sent")
+        check_request(request, callback_url)
+        check_key(key)
+        self._catalog.check_price(request)
+        record = JobRecord(
+            id=secrets.token_hex(8),
+            request=request,
+            fingerprint=fingerprint(request),
+            credits=request.credits,
+            batch=batch,
+            key=key,
+            callback_url=callback_url,
+            planned_at=time.time(),
+            resumable=batch is None and (key is None or enqueued),
+        )
+        new_id = record.id
+        try:
+            record = await self._ledger.plan(record, replace=replace)
+            if retry_failed and record.status.is_retryable:
+                record = await self._retried(record)
+        except BaseException:
+            if if_unsent is IfUnsent.WITHDRAW:
+                # The ledger may record it all the same, after its caller has left.
+                self._supervisor.start_must_finish(lambda: self._withdraw_unowned(new_id))
+            raise
+        if self._is_closed():  # while it was recorded
+            if if_unsent is IfUnsent.WITHDRAW:
+                await self._withdraw_unowned(record.id)
+                raise SessionClosedError("the session closed; nothing was sent")
+            raise SessionClosedError("the session closed; the job is planned, and not sent yet")
+        live = self.adopt(record, index=index, if_unsent=if_unsent, enqueued=enqueued)
+        return live.job, record
+
+    def adopt(
+        self,
+        record: JobRecord,
+        *,
+        index: int | None = None,
+        if_unsent: IfUnsent = IfUnsent.KEEP,
+        enqueued: bool = True,
+    ) -> LiveJob:
+        """Take a job on as its record says.
+
+        Args:
+            record: from this session's ledger.
+            index: its place among the requests it came with.
+            if_unsent: what becomes of it if its submission fails before the POST has left.
+            enqueued: whether it stays in the queue although nobody waits for it.
+        """
+        live = self._live.get(record.id)
+        if live is not None and self._is_current(live, record):
+            if index is not None:
+                live.job.index = index
+            if enqueued and live.submission is not None:
+                live.submission.enqueued = True
+            return live
+        live = self._live.add(record, new_job(record, self._actions, index))
+        self._watching.follow(live, record)
+        if record.status.is_sendable:
+            self._submitter.start(live, if_unsent, enqueued=enqueued)
+        elif record.status is not JobStatus.RUNNING:
+            self._live.fail(live, why_untaken(live.job, record))
+        return live
+
+    def _is_current(self, live: LiveJob, record: JobRecord) -> bool:
+        """Whether the handle of a live job can stay, given what the ledger knows now."""
+        if live.submission is not None:
+            return not live.submission.interrupted
+        if record.status is JobStatus.PLANNED:
+            return False  # its submission has ended here, and it is asked for again
+        return live.job.status is record.status or not live.job.status.is_in_doubt
+
+    async def resume(self, statuses: Collection[JobStatus]) -> list[Job]:
+        """Take on the jobs of the ledger that have one of ``statuses``.
+
+        A claim whose process died becomes unknown. A planned job is sent only if nobody was told
+        that it is unsent: not if it belongs to a batch or to a key, which send it themselves.
+        """
+        await self._ledger.lapse()
+        return [
+            self.adopt(record).job
+            async for record in self._ledger.jobs(statuses=tuple(statuses))
+            if record.resumable or not record.status.is_sendable
+        ]
+
+    def handle_of(self, record: JobRecord) -> Job:
+        """Return a handle of a job that a ledger knows, without sending or polling anything.
+
+        A task that runs is polled once somebody waits for it.
+        """
+        live = self._live.get(record.id)
+        if live is not None and (live.submission is not None or live.job.status is record.status):
+            return live.job
+        job = new_job(record, self._actions)
+        job.status, job.task_id = record.status, record.task_id
+        job.error = why_untaken(job, record)
+        return job
+
+    async def _retried(self, record: JobRecord) -> JobRecord:
+        try:
+            return await self._ledger.record(record.id, events.Retried())
+        except ContradictionError:
+            # Somebody else asked for the same, and was faster: it is as they left it.
+            return await self._ledger.find(record.id) or record
+
+    async def _withdraw_unowned(self, job_id: str) -> None:
+        try:
+            await self._recorder.withdraw(job_id)
+        except LedgerError:
+            return  # it was not recorded, or somebody has sent it
+
+
+def check_request(request: Request, callback_url: str | None = None) -> None:
+    """Check the type of a request, and the user's own callback URL.
+
+    Raises:
+        InvalidRequestError: one of them is not valid.
+    """
+    if not isinstance(request, Sora2 | Generation):
+        raise InvalidRequestError.because(
+            "request", request, "is not a request", "give Sora2(...) or Generation(...)"
+        )
+    if callback_url is not None and not is_web_url(callback_url):
+        raise InvalidRequestError.because(
+            "callback_url", callback_url, "must be an http:// or https:// URL", "give a whole URL"
+        )
+
+
+def check_key(key: object) -> None:
+    """Check a key: a str that is not blank, or None.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if key is not None and not (isinstance(key, str) and key.strip()):
+        raise InvalidRequestError.because(
+            "key", key, "must be a str that is not blank", "use str(…)"
+        )

@@ -1,0 +1,446 @@
+"""Submits jobs: permit, claim, one POST, consequences. The one place that spends money.
+
+1. The limiter grants a permit. Only then is the attempt recorded as ``submitting`` and its credits
+   reserved (``ledger.claim``, a compare-and-set), so that a crash leaves at most as many unknown
+   outcomes as POSTs were in flight.
+2. One POST, in a task that the session owns. Cancelling a caller does not cancel it, and closing
+   waits for it.
+3. Its verdict is recorded before anything else happens; what follows is one row of the table in
+   :mod:`aivideo._session.consequences`. Only a job that is proved not taken is sent again.
+
+A submission that ends before its POST has left raises an error to whoever waits. What happens to
+the job then is decided by :class:`~aivideo._session.live.IfUnsent`: it is withdrawn, so that nobody
+sends later what was said to be unsent, or it stays planned and the error says who will send it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import random
+
+from attrs import define, field, frozen
+
+from aivideo._api import callback_tokens, wire
+from aivideo._api.client import Client
+from aivideo._pacing.limiter import GateClosed, Limiter, Permit
+from aivideo._pacing.turns import RequestKind
+from aivideo._session import consequences
+from aivideo._session.consequences import Consequence, GateEffect, PermitEnd, Then
+from aivideo._session.gate import Gate, OutageProbe
+from aivideo._session.job import Job
+from aivideo._session.live import IfUnsent, LiveJob, LiveJobs, Submission
+from aivideo._session.recorder import Recorder
+from aivideo._session.supervisor import Supervisor
+from aivideo._session.watching import Watching
+from aivideo.errors import (
+    AIVideoError,
+    APIStatusError,
+    ContradictionError,
+    InvalidRequestError,
+    JobWithdrawnError,
+    LedgerError,
+    SessionClosedError,
+    SubmitUnknownError,
+)
+from aivideo.ledger import events
+from aivideo.ledger.events import AttemptEvent
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
+from aivideo.ledger.transitions import apply
+
+log = logging.getLogger("aivideo.session")
+
+UNSENT_ATTEMPTS = 6
+"""POSTs of a job, in a row, that found no connection, before it fails (after some 15 s)."""
+
+FAULTED_ATTEMPTS = 4
+"""POSTs of a job answered by 500 or 503, where the user allowed to send those again."""
+
+LEASE_MARGIN = 30.0
+"""Seconds by which a claim outlives the request timeout, for its verdict to be recorded."""
+
+FOLLOW_INTERVAL = 2.0
+"""Seconds between two reads of a record whose POST another process has under way."""
+
+
+@frozen
+class CallbackURLs:
+    """Where the service is asked to call back (None: nowhere), and the secret of the tokens."""
+
+    base: str | None
+    secret: bytes = field(repr=False)
+
+    def of(self, record: JobRecord, number: int) -> str | None:
+        """Return the callback URL of one attempt: the user's own, else ours with its token."""
+        if record.callback_url is not None or self.base is None:
+            return record.callback_url
+        return f"{self.base}/{callback_tokens.token(self.secret, record.id, number)}"
+
+
+@define
+class _Counts:
+    """How often a submission was sent again, by reason."""
+
+    unsent: int = 0
+    faulted: int = 0
+
+
+class Submitter:
+    """Submits jobs; see the module.
+
+    Args:
+        client: sends the POST.
+        limiter: grants the permits.
+        gate: told of verdicts that stop or hold creates.
+        live: the live jobs.
+        recorder: claims, and records verdicts.
+        watching: polls the task that a job becomes.
+        supervisor: owns the submissions.
+        probe: asks whether an outage is over.
+        urls: the callback URLs.
+        resubmit_server_errors: whether a create answered by 500 or 503 is sent again.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        limiter: Limiter,
+        gate: Gate,
+        live: LiveJobs,
+        recorder: Recorder,
+        watching: Watching,
+        supervisor: Supervisor,
+        probe: OutageProbe,
+        *,
+        urls: CallbackURLs,
+        resubmit_server_errors: bool,
+    ) -> None:
+        self._client = client
+        self._limiter = limiter
+        self._gate = gate
+        self._live = live
+        self._recorder = recorder
+        self._watching = watching
+        self._supervisor = supervisor
+        self._probe = probe
+        self._urls = urls
+        self._resubmit_server_errors = resubmit_server_errors
+
+    # --- starting and withdrawing ---------------------------------------------------------------
+
+    def start(self, live: LiveJob, if_unsent: IfUnsent, *, enqueued: bool) -> None:
+        """Start submitting a job: one that is planned, or ``submitting`` in another process.
+
+        Args:
+            live: the job.
+            if_unsent: what becomes of it if this fails before the POST has left.
+            enqueued: whether it stays in the queue although nobody waits for it.
+        """
+        submission = live.submission = Submission(if_unsent, enqueued=enqueued)
+        submission.start(self._supervisor.start_submission(self._run(live, submission)))
+
+    def interrupt(self, live: LiveJob) -> None:
+        """Stop submitting a job whose POST is not under way; one whose POST is goes on.
+
+        It is then withdrawn or stays planned, as :class:`IfUnsent` says.
+        """
+        if live.submission is not None:
+            live.submission.interrupt()
+
+    async def withdraw(self, live: LiveJob) -> bool:
+        """Withdraw a job that has not been sent.
+
+        Returns:
+            Whether it was withdrawn; False: its POST is under way, or it was taken or has ended.
+        """
+        if live.is_posting:
+            return False
+        try:
+            record = await self._recorder.withdraw(live.id)
+        except ContradictionError:
+            return False
+        self._live.apply(live, record)
+        self.interrupt(live)
+        return True
+
+    # --- one submission -------------------------------------------------------------------------
+
+    async def _run(self, live: LiveJob, submission: Submission) -> None:
+        """Submit a job until it runs or has an error; release who waits. Never raises."""
+        try:
+            error = await self._outcome(live, submission)
+            if error is not None:
+                self._live.fail(live, error)
+        finally:
+            live.submission = None
+            submission.end()
+
+    async def _outcome(self, live: LiveJob, submission: Submission) -> AIVideoError | None:
+        try:
+            await self._submit(live, submission)
+        except asyncio.CancelledError:
+            if live.job.task_id is not None:
+                return None
+            if live.may_be_bought:  # the loop was torn down under the POST
+                return SubmitUnknownError(
+                    "it was interrupted by the end of its event loop", job=live.job
+                )
+            if live.job.status is JobStatus.WITHDRAWN:
+                return _withdrawn(live.job)
+            return await self._unsent(
+                live, submission, SessionClosedError("submitting stopped", job=live.job)
+            )
+        except SubmitUnknownError as error:
+            return None if live.job.task_id is not None else error
+        except AIVideoError as error:
+            if live.job.task_id is not None:
+                return None  # a callback has told what the answer did not
+            if live.may_be_bought and not isinstance(error, APIStatusError):
+                return self._not_recorded(live, error)
+            return await self._unsent(live, submission, error)
+        except Exception as error:
+            if live.job.task_id is not None:
+                return None
+            if live.may_be_bought:
+                return self._not_recorded(live, error)
+            log.exception("submitting job %s failed; this is a defect", live.id)
+            return SessionClosedError(f"submitting failed: {error!r}", job=live.job)
+        return None
+
+    def _not_recorded(self, live: LiveJob, error: Exception) -> SubmitUnknownError:
+        """Return the error of a POST after which something failed: nobody may send it again."""
+        text = f"its POST was sent, and no verdict was recorded: {error}"
+        log.error("job %s: %s", live.id, text)
+        return SubmitUnknownError(text, job=live.job)
+
+    async def _unsent(
+        self, live: LiveJob, submission: Submission, error: AIVideoError
+    ) -> AIVideoError:
+        """Return the error of a job that was not taken; withdraw the job where it was promised."""
+        submission.ending = True
+        if live.job.status is not JobStatus.PLANNED:
+            return error
+        if submission.if_unsent is IfUnsent.KEEP:
+            return _with_note(error, _who_sends_it(live.record))
+        try:
+            withdrawn = await self._recorder.withdraw(live.id)
+        except ContradictionError:
+            pass  # another process was faster: it has sent it, or withdrawn it
+        except LedgerError as failed:
+            log.error("job %s was not sent, but could not be withdrawn: %s", live.id, failed)  # noqa: TRY400
+        else:
+            self._live.apply(live, withdrawn)
+        return _with_note(error, "it was not sent") if _says_nothing(error) else error
+
+    async def _submit(self, live: LiveJob, submission: Submission) -> None:
+        """Send a job's create until it has a verdict that ends the submission.
+
+        Raises:
+            AIVideoError: why it was not taken, or may not have been.
+        """
+        counts = _Counts()
+        asked: float | None = None
+        ours = live.record.status is JobStatus.PLANNED
+        while True:
+            if not ours and await self._follow(live):
+                return
+            permit = await self._permit(asked)
+            asked = None
+            # From here to the verdict nobody may cancel this task.
+            submission.begin_post()
+            try:
+                what = await self._post(live, permit)
+            finally:
+                submission.end_post()
+            ours = what is not None
+            if what is None:
+                continue  # another process has the job
+            match what.then:
+                case Then.RUNS:
+                    if live.job.task_id is None:
+                        assert isinstance(what.event, events.Taken)
+                        raise SubmitUnknownError(
+                            f"the response names task {what.event.task_id}, which is the task of "
+                            "another job",
+                            job=live.job,
+                        )
+                    return
+                case Then.UNKNOWN:
+                    if live.job.task_id is not None:
+                        return  # a callback has told meanwhile
+                    raise SubmitUnknownError(str(what.error), job=live.job) from what.error
+                case Then.SEND_WHEN_ALLOWED:
+                    asked = what.retry_after or 0.0
+                case Then.SEND_IF_NOT_CONNECTED if counts.unsent + 1 < UNSENT_ATTEMPTS:
+                    counts.unsent += 1
+                    await asyncio.sleep(min(8.0, 0.5 * 2**counts.unsent) * random.uniform(0.5, 1.0))
+                case Then.SEND_IF_USER_ALLOWED if (
+                    self._resubmit_server_errors and counts.faulted + 1 < FAULTED_ATTEMPTS
+                ):
+                    counts.faulted += 1
+                    await asyncio.sleep(2.0**counts.faulted * random.uniform(0.5, 1.0))
+                    # The attempt stays faulted, its credits held: it may have been charged.
+                    again = events.Retried(may_pay_twice=True)
+                    self._watching.follow(live, await self._recorder.ledger.record(live.id, again))
+                case _:
+                    assert what.error is not None
+                    raise what.error
+
+    async def _post(self, live: LiveJob, permit: Permit) -> Consequence | None:
+        """Claim, POST once, and record the verdict; None: somebody else has the job."""
+        planned = live.record
+        claimed: JobRecord | None = None
+        try:
+            lease = self._client.request_timeout + LEASE_MARGIN
+            claimed = await self._recorder.claim(live, lease=lease)
+        finally:
+            if claimed is None:
+                permit.unused()
+        if claimed is None:
+            return None
+        try:
+            _check_unchanged(planned, claimed)
+        except InvalidRequestError:
+            permit.unused()
+            await self._record(live, claimed, events.Released())
+            raise
+        url = self._urls.of(claimed, claimed.latest)
+        try:
+            heard = await self._client.submit(claimed.request, callback_url=url)
+        except BaseException as error:
+            # Only the tear-down of the event loop gets here. What has left, has left.
+            permit.lost()
+            log.warning(
+                "job %s: its POST was interrupted (%s); whether it was taken is unknown",
+                *(live.id, type(error).__name__),
+            )
+            reason = Reason(message=f"interrupted by {type(error).__name__}")
+            await self._record(live, claimed, events.Doubted(reason))
+            raise
+        what = consequences.of(heard)
+        try:
+            await self._record(live, claimed, what.event)
+        finally:
+            self._tell_limiter(permit, what)
+            self._tell_gate(what)
+        return what
+
+    async def _record(self, live: LiveJob, claimed: JobRecord, event: AttemptEvent) -> None:
+        record = await self._recorder.record(live, event, claimed.latest)
+        if record is not None:
+            self._watching.follow(live, record)
+        elif isinstance(event, events.Taken):
+            # Not on disk, and bought all the same: this process goes on with it.
+            self._watching.follow(live, apply(claimed, event))
+
+    def _tell_limiter(self, permit: Permit, what: Consequence) -> None:
+        match what.permit:
+            case PermitEnd.JOB_TAKEN:
+                permit.accepted(job_taken=True)
+            case PermitEnd.ACCEPTED:
+                permit.accepted()
+            case PermitEnd.REJECTED:
+                permit.rejected(what.retry_after)
+            case PermitEnd.LOST:
+                permit.lost()
+
+    def _tell_gate(self, what: Consequence) -> None:
+        if what.gate in (GateEffect.ANSWERED, GateEffect.ANSWERED_AND_CLOSED):
+            self._gate.answered()
+        if what.gate in (GateEffect.CLOSED, GateEffect.ANSWERED_AND_CLOSED):
+            assert what.error is not None
+            self._gate.close(what.error)
+        if what.gate is GateEffect.DOUBTED and self._gate.doubted():
+            self._supervisor.start_cancellable(self._probe.run)
+
+    async def _follow(self, live: LiveJob) -> bool:
+        """Wait for the verdict of a POST that another process has under way.
+
+        Returns:
+            Whether it was taken; False: it was not, and is to be sent by this session.
+
+        Raises:
+            AIVideoError: why it was not taken, or may not have been.
+        """
+        ledger, planned = self._recorder.ledger, live.record
+        while True:
+            await ledger.lapse()
+            record = await ledger.find(live.id)
+            if record is None:
+                raise LedgerError(f"job {live.id} is no longer in the ledger")
+            _check_unchanged(planned, record)
+            self._watching.follow(live, record)
+            if record.task_id is not None:
+                return True
+            match record.status:
+                case JobStatus.PLANNED:
+                    return False
+                case JobStatus.SUBMITTING:
+                    await asyncio.sleep(FOLLOW_INTERVAL)
+                case JobStatus.WITHDRAWN:
+                    raise _withdrawn(live.job)
+                case _:
+                    raise why_untaken(live.job, record) or LedgerError(
+                        f"job {live.id} is {record.status}"
+                    )
+
+    async def _permit(self, retry_after: float | None) -> Permit:
+        while True:
+            try:
+                permit = await self._limiter.acquire(RequestKind.CREATE, retry_after=retry_after)
+            except GateClosed as closed:
+                # A copy for each: one error raised a thousand times would grow its traceback.
+                raise copy.copy(closed.error) from None
+            if not self._gate.outage.is_on:
+                return permit
+            permit.unused()  # granted just before the outage was noticed
+
+
+def why_untaken(job: Job, record: JobRecord) -> AIVideoError | None:
+    """Return, as an error, why a job has no task; None where it has one, or waits for one."""
+    reason = record.reason or Reason(message="no reason was recorded")
+    match record.status:
+        case JobStatus.UNKNOWN:
+            return SubmitUnknownError(reason.message, job=job)
+        case JobStatus.FAULTED | JobStatus.REFUSED:
+            return wire.error_as(reason.status or 0, reason.code, reason.message)
+        case JobStatus.WITHDRAWN:
+            return _withdrawn(job)
+        case _:
+            return None
+
+
+def _withdrawn(job: Job) -> JobWithdrawnError:
+    return JobWithdrawnError(f"job {job.id} was withdrawn; nothing was sent", job=job)
+
+
+def _who_sends_it(record: JobRecord) -> str:
+    """Say who may send a job later that stays planned."""
+    if record.batch is not None:
+        return f"not sent yet: the batch {record.batch!r} sends it"
+    if record.resumable:
+        return "not sent yet: session.resume() sends it"
+    return f"not sent yet: submit it again with key={record.key!r}"
+
+
+def _says_nothing(error: AIVideoError) -> bool:
+    return isinstance(error, SessionClosedError)
+
+
+def _with_note(error: AIVideoError, note: str) -> AIVideoError:
+    error.args = (f"{error} ({note})", *error.args[1:])
+    return error
+
+
+def _check_unchanged(planned: JobRecord, now: JobRecord) -> None:
+    """Check that a job still is what was to be sent, at the price that was admitted.
+
+    Raises:
+        InvalidRequestError: its key was used for another request meanwhile, as by an edited
+            manifest in another process: whoever did so sends that request.
+    """
+    if (planned.fingerprint, planned.credits) != (now.fingerprint, now.credits):
+        raise InvalidRequestError.because(
+            "key", now.key, "was used for another request meanwhile", "use a key per request"
+        )

@@ -1,0 +1,143 @@
+"""The table from verdicts to consequences, row by row."""
+
+from __future__ import annotations
+
+import pytest
+
+from aivideo import (
+    APIConnectionError,
+    AuthenticationError,
+    BadRequestError,
+    InsufficientCreditsError,
+    InternalServerError,
+    PermissionDeniedError,
+    RateLimitError,
+    SpendLimitError,
+    UpstreamError,
+)
+from aivideo._api import verdict
+from aivideo._session import consequences
+from aivideo._session.consequences import GateEffect, PermitEnd, Then
+from aivideo.ledger import events
+from aivideo.ledger.records import Reason
+
+LIMIT = RateLimitError("slow down", status=429, code="rate_limit_exceeded")
+MONEY = InsufficientCreditsError("no money", status=402, code="insufficient_credits")
+CAP = SpendLimitError("cap", status=429, code="spend_limit_exceeded")
+BAD = BadRequestError("bad", status=400, code="invalid_request")
+KEY = AuthenticationError("key", status=401, code="invalid_api_key")
+ADDRESS = PermissionDeniedError("ip", status=403, code="ip_not_allowed")
+FAULT = InternalServerError("oops", status=500, code="internal_error")
+UPSTREAM = UpstreamError("oops", status=503, code="upstream_error")
+BROKEN = APIConnectionError("reset", written=True)
+NO_ROUTE = APIConnectionError("no route", written=False)
+
+
+def because(error: BadRequestError | InternalServerError | UpstreamError) -> Reason:
+    return Reason(message=error.message, status=error.status, code=error.code)
+
+
+ROWS = [
+    (
+        verdict.Accepted("t"),
+        events.Taken("t"),
+        PermitEnd.JOB_TAKEN,
+        GateEffect.ANSWERED,
+        Then.RUNS,
+    ),
+    (
+        verdict.Throttled(LIMIT, 3.0),
+        events.Released(),
+        PermitEnd.REJECTED,
+        GateEffect.NONE,
+        Then.SEND_WHEN_ALLOWED,
+    ),
+    (
+        verdict.Exhausted(MONEY),
+        events.Released(),
+        PermitEnd.ACCEPTED,
+        GateEffect.CLOSED,
+        Then.FAIL,
+    ),
+    (verdict.Exhausted(CAP), events.Released(), PermitEnd.ACCEPTED, GateEffect.CLOSED, Then.FAIL),
+    (
+        verdict.Refused(BAD),
+        events.Refused(because(BAD)),
+        PermitEnd.ACCEPTED,
+        GateEffect.ANSWERED,
+        Then.FAIL,
+    ),
+    (
+        verdict.Refused(KEY),
+        events.Released(),
+        PermitEnd.ACCEPTED,
+        GateEffect.ANSWERED_AND_CLOSED,
+        Then.FAIL,
+    ),
+    (
+        verdict.Refused(ADDRESS),
+        events.Released(),
+        PermitEnd.ACCEPTED,
+        GateEffect.ANSWERED_AND_CLOSED,
+        Then.FAIL,
+    ),
+    (
+        verdict.Unsent(NO_ROUTE),
+        events.Released(),
+        PermitEnd.LOST,
+        GateEffect.NONE,
+        Then.SEND_IF_NOT_CONNECTED,
+    ),
+    (
+        verdict.Faulted(FAULT),
+        events.Faulted(because(FAULT)),
+        PermitEnd.ACCEPTED,
+        GateEffect.NONE,
+        Then.SEND_IF_USER_ALLOWED,
+    ),
+    (
+        verdict.Faulted(UPSTREAM),
+        events.Faulted(because(UPSTREAM)),
+        PermitEnd.ACCEPTED,
+        GateEffect.NONE,
+        Then.SEND_IF_USER_ALLOWED,
+    ),
+    (
+        verdict.Unknown(BROKEN),
+        events.Doubted(Reason(message=str(BROKEN))),
+        PermitEnd.LOST,
+        GateEffect.DOUBTED,
+        Then.UNKNOWN,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("heard", "event", "permit", "gate", "then"), ROWS, ids=lambda value: str(value)[:24]
+)
+def test_each_verdict_has_its_row(
+    heard: verdict.Verdict,
+    event: events.AttemptEvent,
+    permit: PermitEnd,
+    gate: GateEffect,
+    then: Then,
+) -> None:
+    what = consequences.of(heard)
+    assert (what.event, what.permit, what.gate, what.then) == (event, permit, gate, then)
+    if isinstance(heard, verdict.Accepted):
+        assert what.error is None
+    else:
+        assert what.error is heard.error
+
+
+def test_a_429_hands_on_how_long_it_asks_to_wait() -> None:
+    assert consequences.of(verdict.Throttled(LIMIT, 3.0)).retry_after == 3.0
+
+
+def test_only_what_is_proved_not_taken_or_allowed_by_the_user_may_be_sent_again() -> None:
+    again = {Then.SEND_WHEN_ALLOWED, Then.SEND_IF_NOT_CONNECTED}
+    for heard, event, _, _, then in ROWS:
+        if then in again:
+            assert isinstance(event, events.Released), heard
+        if isinstance(heard, verdict.Unknown | verdict.Accepted):
+            assert then in (Then.UNKNOWN, Then.RUNS)

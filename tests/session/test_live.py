@@ -1,0 +1,155 @@
+"""The live jobs of a session: handles, indexes, counters and credits follow their records."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+from attrs import evolve
+
+from aivideo import CreditTotals, JobChanged, JobStatus, SessionEvent, Sora2, SubmitUnknownError
+from aivideo._session.job import Job
+from aivideo._session.live import IfUnsent, LiveJob, LiveJobs, Submission
+from aivideo.ledger import events
+from aivideo.ledger.records import JobRecord, Reason
+from aivideo.ledger.totals import Holding
+from aivideo.ledger.transitions import apply
+from aivideo.models import fingerprint
+
+BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
+WHY = Reason(message="reset")
+
+
+def planned(job_id: str = "a") -> JobRecord:
+    return JobRecord(id=job_id, request=BOAT, fingerprint=fingerprint(BOAT), credits=Decimal(100))
+
+
+def taken(record: JobRecord, task_id: str = "t") -> JobRecord:
+    return apply(apply(record, events.Claimed()), events.Taken(task_id))
+
+
+def added(jobs: LiveJobs, record: JobRecord) -> LiveJob:
+    live = jobs.add(record, Job(record.id, record.request, owner=None))
+    jobs.apply(live, record)
+    return live
+
+
+def test_applying_a_record_updates_handle_index_and_counters_and_names_new_tasks() -> None:
+    jobs = LiveJobs()
+    live = added(jobs, planned())
+    running = taken(live.record)
+    assert jobs.apply(live, running) == ["t"]
+    assert jobs.apply(live, running) == [], "it is known to run"
+    assert (live.job.status, live.job.task_id) == (JobStatus.RUNNING, "t")
+    assert jobs.of_task("t") is live
+    assert +jobs.counts == {JobStatus.RUNNING: 1}
+
+
+def test_a_task_ends_once() -> None:
+    jobs = LiveJobs()
+    live = added(jobs, taken(planned()))
+    assert jobs.task_ended("t") == (live, True)
+    assert jobs.task_ended("t") is None
+    assert jobs.of_task("t") is None
+
+
+def test_a_task_that_was_lost_no_longer_counts_as_running_when_it_ends() -> None:
+    jobs = LiveJobs()
+    live = added(jobs, taken(planned()))
+    assert jobs.task_lost("t")
+    assert not jobs.task_lost("t"), "its place is free already"
+    assert jobs.task_ended("t") == (live, False)
+
+
+def test_a_job_that_failed_is_no_longer_live_but_one_in_doubt_is() -> None:
+    jobs = LiveJobs()
+    refused = added(jobs, apply(apply(planned("a"), events.Claimed()), events.Refused(WHY)))
+    unknown = added(jobs, apply(apply(planned("b"), events.Claimed()), events.Doubted(WHY)))
+    error = SubmitUnknownError("reset", job=unknown.job)
+    jobs.fail(refused, error)
+    jobs.fail(unknown, error)
+    assert jobs.get("a") is None
+    assert jobs.get("b") is unknown
+    assert jobs.unfinished() == [], "nobody waits for either"
+
+
+def test_what_is_freed_is_what_was_reserved() -> None:
+    jobs = LiveJobs()
+    live = added(jobs, planned())
+    jobs.reserve(live)
+    assert jobs.spent == CreditTotals(reserved=Decimal(100))
+    live.record = evolve(live.record, credits=Decimal(400))  # a price that changed meanwhile
+    jobs.hold(live, Holding.CHARGED)
+    assert jobs.spent == CreditTotals(charged=Decimal(100))
+    jobs.hold(live, Holding.REFUNDED)
+    assert jobs.spent == CreditTotals(refunded=Decimal(100))
+    assert jobs.spent.held == 0
+
+
+def test_a_reservation_that_is_released_leaves_nothing() -> None:
+    jobs = LiveJobs()
+    live = added(jobs, planned())
+    jobs.reserve(live)
+    reserved = live.may_be_bought
+    jobs.release(live)
+    assert (reserved, live.may_be_bought) == (True, False)
+    assert jobs.spent == CreditTotals()
+
+
+def test_instrumentation_is_told_of_each_change_and_may_fail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[SessionEvent] = []
+
+    def tell(event: SessionEvent) -> None:
+        told.append(event)
+        raise RuntimeError("the user's own")
+
+    jobs = LiveJobs(tell)
+    live = added(jobs, planned())
+    jobs.apply(live, taken(live.record))
+    (change,) = told
+    assert isinstance(change, JobChanged)
+    assert (change.before, change.after) == (JobStatus.PLANNED, JobStatus.RUNNING)
+    assert change.task_id == "t"
+    assert "the instrumentation failed" in caplog.text
+    assert live.job.status is JobStatus.RUNNING
+
+
+@pytest.mark.anyio
+async def test_whoever_waits_for_a_submission_is_released_by_its_end_and_may_leave_alone() -> None:
+    submission = Submission(IfUnsent.KEEP, enqueued=True)
+    leaver = asyncio.create_task(submission.ended())
+    stayer = asyncio.create_task(submission.ended())
+    await asyncio.sleep(1)
+    leaver.cancel()
+    await asyncio.sleep(1)
+    assert not stayer.done()
+    submission.end()
+    await stayer
+
+
+@pytest.mark.anyio
+async def test_a_submission_is_interrupted_only_before_its_post_and_before_its_end() -> None:
+    for state in ("queued", "posting", "ending"):
+        submission = Submission(IfUnsent.KEEP, enqueued=True)
+        task = asyncio.create_task(asyncio.sleep(3600))
+        submission.start(task)
+        submission.posting, submission.ending = state == "posting", state == "ending"
+        submission.interrupt()
+        await asyncio.sleep(0)
+        assert task.cancelled() is submission.interrupted is (state == "queued")
+        task.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_verdict_is_waited_for_only_while_a_post_is_under_way() -> None:
+    submission = Submission(IfUnsent.KEEP, enqueued=True)
+    await submission.verdict_known()
+    submission.begin_post()
+    waiting = asyncio.create_task(submission.verdict_known())
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    submission.end_post()
+    await waiting

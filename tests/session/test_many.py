@@ -1,0 +1,148 @@
+"""generate_many: lazily read, yielded as they end, left at any time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aivideo import (
+    ConfigurationError,
+    Failed,
+    Outcome,
+    Session,
+    SessionClosedError,
+    Sora2,
+)
+from aivideo._api.transport import Incoming
+from aivideo.simulator import (
+    Scenario,
+    Service,
+    serve,
+)
+from aivideo.testing import DirectTransport
+
+pytestmark = pytest.mark.anyio
+
+
+BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
+
+
+def boats(count: int) -> list[Sora2]:
+    return [Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9") for n in range(count)]
+
+
+def scenario(**settings: object) -> Scenario:
+    return Scenario(**{"task_seconds": 60.0, "media": "stub", "seed": 5, **settings})  # type: ignore[arg-type]
+
+
+async def test_many_are_read_lazily_and_a_slow_consumer_holds_them_back() -> None:
+    read = 0
+
+    def endless() -> Iterator[Sora2]:
+        nonlocal read
+        while True:
+            read += 1
+            yield Sora2(f"Boat {read}", duration=4, aspect_ratio="16:9")
+
+    async with serve(scenario(task_seconds=5.0, latency=0.2)) as sim:
+        async with Session("sk-test", base_url=sim.url, max_requests_in_flight=8) as session:
+            outcomes = session.generate_many(endless())
+            await anext(outcomes)
+            await asyncio.sleep(600)
+            before = read
+            await asyncio.sleep(600)
+            assert read == before, "nobody takes the outcomes, so nothing more is submitted"
+            await outcomes.aclose()
+            await asyncio.sleep(600)
+            assert read == before
+        assert sim.truth.creates_taken <= read
+
+
+async def test_leaving_early_submits_nothing_more_and_leaves_no_task_behind() -> None:
+    async with serve(scenario(latency=0.2)) as sim:
+        before = asyncio.all_tasks()
+        async with Session("sk-test", base_url=sim.url, max_requests_in_flight=4) as session:
+            outcomes = session.generate_many(boats(500))
+            async for _ in outcomes:
+                break
+            await outcomes.aclose()
+            taken = sim.truth.creates_taken
+            await asyncio.sleep(600)
+            assert sim.truth.creates_taken - taken <= 4, "only what was under way"
+        await asyncio.sleep(0)
+        left = asyncio.all_tasks() - before
+        assert not {task for task in left if "aivideo/simulator" not in repr(task)}
+
+
+async def test_an_iterable_that_breaks_loses_nothing_that_was_submitted() -> None:
+    def broken() -> Iterator[Sora2]:
+        yield from boats(3)
+        raise RuntimeError("the caller's own")
+
+    async with serve(scenario()) as sim, Session("sk-test", base_url=sim.url) as session:
+        heard: list[Outcome] = []
+
+        async def hear() -> None:
+            async for outcome in session.generate_many(broken()):
+                heard.append(outcome)  # noqa: PERF401  what was heard before it raised
+
+        with pytest.raises(RuntimeError, match="the caller's own"):
+            await hear()
+        assert len(heard) == 3
+        assert sim.truth.creates_taken == 3
+
+
+async def test_a_save_to_that_raises_is_raised_when_the_others_have_ended(tmp_path: Path) -> None:
+    def place(index: int, _: object) -> Path:
+        if index == 1:
+            raise KeyError("no place for it")
+        return tmp_path / f"{index}.mp4"
+
+    outcomes: list[Outcome] = []
+    async with Session("sk-test", transport=DirectTransport(Service(scenario()))) as session:
+
+        async def collect() -> None:
+            async for outcome in session.generate_many(boats(3), save_to=place):
+                outcomes.append(outcome)  # noqa: PERF401  what came before it raised
+
+        with pytest.raises(KeyError, match="no place for it"):
+            await collect()
+    assert {outcome.index for outcome in outcomes} == {0, 2}
+
+
+@pytest.mark.parametrize("settings", [{"batch": ""}, {"key": str}, {"retry_failed": True}])
+async def test_a_batch_without_a_name_is_refused_before_anything_is_read(
+    settings: dict[str, Any],
+) -> None:
+    async with Session("sk-test", base_url="http://127.0.0.1:9") as session:
+        with pytest.raises(ConfigurationError, match="batch"):
+            await anext(session.generate_many(iter([BOAT]), **settings))
+
+
+async def test_a_session_that_closes_under_a_download_tells_of_it(tmp_path: Path) -> None:
+    class Slow(DirectTransport):
+        @asynccontextmanager
+        async def stream(
+            self, url: str, headers: Mapping[str, str], timeout: float
+        ) -> AsyncGenerator[Incoming]:
+            await asyncio.sleep(1e6)
+            async with super().stream(url, headers, timeout) as incoming:
+                yield incoming
+
+    session = Session("sk-test", transport=Slow(Service(scenario())))
+    asyncio.get_running_loop().call_later(1000, lambda: closing.append(close()))
+    closing: list[asyncio.Task[None]] = []
+
+    def close() -> asyncio.Task[None]:
+        return asyncio.create_task(session.aclose())
+
+    outcomes = [o async for o in session.generate_many(boats(3), save_to=tmp_path)]
+    assert len(outcomes) == 3
+    errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+    assert [type(error) for error in errors] == [SessionClosedError] * 3
+    await closing[0]

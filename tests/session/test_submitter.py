@@ -1,0 +1,195 @@
+"""What becomes of a job: permit, claim, one POST, consequences."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from aivideo import (
+    BudgetExceededError,
+    InternalServerError,
+    InvalidRequestError,
+    JobStatus,
+    Session,
+    Sora2,
+    SubmitUnknownError,
+    Succeeded,
+    TaskFailedError,
+    UpstreamError,
+)
+from aivideo._api.wire import Answer
+from aivideo.simulator import (
+    Faults,
+    FixedWindow,
+    Nth,
+    Scenario,
+    Service,
+    TokenBucket,
+    serve,
+)
+from aivideo.testing import DirectTransport
+
+pytestmark = pytest.mark.anyio
+
+
+BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
+
+
+def boats(count: int) -> list[Sora2]:
+    return [Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9") for n in range(count)]
+
+
+def nth(fault: str) -> Faults:
+    """``fault`` for the first create."""
+    fields: dict[str, Any] = {f"create_{fault}": Nth(1)}
+    return evolve(Faults(), **fields)
+
+
+def scenario(**settings: object) -> Scenario:
+    return Scenario(**{"task_seconds": 60.0, "media": "stub", "seed": 5, **settings})  # type: ignore[arg-type]
+
+
+UNKNOWN = [
+    "cut_before",  # a byte was written: the client cannot tell
+    "cut_after",
+    "reset",
+    "hang",
+    "truncated",
+    "malformed",
+    "html_502",
+    "html_502_taken",
+    "wrong_envelope",
+    "missing_task_id",
+    "redirect",
+]
+
+
+@pytest.mark.parametrize("fault", UNKNOWN)
+async def test_a_create_of_unknown_fate_is_never_sent_again(fault: str) -> None:
+    async with serve(scenario(faults=nth(fault))) as sim:
+        async with Session("sk-test", base_url=sim.url, request_timeout=20) as session:
+            with pytest.raises(SubmitUnknownError) as caught:
+                await session.submit(BOAT)
+            await asyncio.sleep(3600)
+            assert caught.value.job.status is JobStatus.UNKNOWN
+            assert session.statistics().credits.unknown == 100
+        assert sim.truth.creates_seen == 1
+        assert sim.truth.keys_at_results == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("internal_error", InternalServerError),
+        ("internal_error_taken", InternalServerError),
+        ("upstream_error", UpstreamError),
+        ("upstream_error_taken", UpstreamError),
+    ],
+)
+async def test_a_server_error_ends_the_job_and_holds_its_credits(
+    fault: str, error: type[Exception]
+) -> None:
+    async with serve(scenario(faults=nth(fault))) as sim:
+        async with Session("sk-test", base_url=sim.url) as session:
+            with pytest.raises(error):
+                await session.generate(BOAT)
+            assert session.statistics().credits.unknown == 100
+            await asyncio.sleep(600)
+        assert sim.truth.creates_seen == 1
+
+
+async def test_a_server_error_is_sent_again_only_by_leave() -> None:
+    async with serve(scenario(faults=Faults(create_internal_error=Nth(1, 2)))) as sim:
+        async with Session("sk-test", base_url=sim.url, resubmit_server_errors=True) as session:
+            await session.generate(BOAT)
+            assert session.statistics().credits.charged == 100
+        assert sim.truth.creates_seen == 3
+        assert sim.truth.creates_taken == 1
+
+
+async def test_a_cancelled_caller_does_not_cancel_its_post() -> None:
+    async with serve(scenario(latency=10.0)) as sim:
+        async with Session("sk-test", base_url=sim.url) as session:
+            caller = asyncio.create_task(session.submit(BOAT))
+            await asyncio.sleep(5)
+            caller.cancel()
+            await asyncio.wait([caller])
+            await asyncio.sleep(10)
+            (job,) = session.jobs()
+            assert job.task_id in sim.truth.tasks
+            assert (await job).status == "completed"
+        assert sim.truth.creates_seen == 1
+
+
+async def test_draining_waits_for_posts_and_not_for_jobs_that_must_wait() -> None:
+    class Busy(DirectTransport):
+        async def send(
+            self,
+            method: str,
+            url: str,
+            headers: Mapping[str, str],
+            body: bytes | None,
+            timeout: float,
+        ) -> Answer:
+            await asyncio.sleep(5)
+            return Answer(429, b"slow down", {"retry-after": "300"})
+
+    async with Session("sk-test", transport=Busy(Service(scenario()))) as session:
+        await session.enqueue(BOAT)
+        await asyncio.sleep(1)
+        await asyncio.wait_for(session.drain(), 10)
+        assert session.statistics().limiter.rejected == 1
+
+
+async def test_a_ceiling_is_exact_under_concurrency_and_freed_by_refunds() -> None:
+    async with (
+        serve(scenario(failure_rate=1.0)) as sim,
+        Session("sk-test", base_url=sim.url, max_credits=350) as session,
+    ):
+        jobs = await asyncio.gather(*(session.enqueue(boat) for boat in boats(10)))
+        ends = await asyncio.gather(*jobs, return_exceptions=True)
+        kinds = [type(end) for end in ends]
+        assert kinds.count(TaskFailedError) == 3
+        assert kinds.count(BudgetExceededError) == 7
+        assert sim.truth.creates_taken == 3
+        await session.submit(BOAT)  # what failed was refunded, and is free again
+
+
+@pytest.mark.parametrize("limit", [TokenBucket(5, 3), FixedWindow(4, 2)])
+@pytest.mark.parametrize("retry_after", ["none", "seconds", "date"])
+async def test_a_rate_limit_never_fails_a_job(
+    limit: TokenBucket | FixedWindow, retry_after: str
+) -> None:
+    async with serve(scenario(rate_limit=limit, retry_after=retry_after)) as sim:
+        async with Session("sk-test", base_url=sim.url) as session:
+            outcomes = [outcome async for outcome in session.generate_many(boats(60))]
+        assert all(isinstance(outcome, Succeeded) for outcome in outcomes)
+        assert len(outcomes) == 60
+        assert sim.truth.creates_taken == 60
+        assert sim.truth.rate_limited > 0
+
+
+async def test_a_key_is_one_job_however_often_it_is_submitted() -> None:
+    async with serve(scenario()) as sim:
+        async with Session("sk-test", base_url=sim.url) as session:
+            first, second = await asyncio.gather(
+                session.submit(BOAT, key="boat"), session.submit(BOAT, key="boat")
+            )
+            assert first is second
+            with pytest.raises(InvalidRequestError):
+                await session.submit(boats(1)[0], key="boat")
+        assert sim.truth.creates_seen == 1
+
+
+async def test_slow_creates_never_meet_a_connection_that_is_being_closed() -> None:
+    async with serve(scenario(idle_close=5.0)) as sim:
+        async with Session("sk-test", base_url=sim.url) as session:
+            for boat in boats(1000):
+                await session.submit(boat)
+                await asyncio.sleep(7)
+            assert session.statistics().credits.unknown == 0
+        assert sim.truth.creates_taken == 1000

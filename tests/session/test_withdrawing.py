@@ -1,0 +1,300 @@
+"""What was said to be unsent stays unsent: submit, generate, enqueue, cancel, close, resume."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aivideo import (
+    BudgetExceededError,
+    Failed,
+    Job,
+    JobStatus,
+    JobWithdrawnError,
+    RateLimit,
+    Session,
+    SessionClosedError,
+    Sora2,
+    SpendLimitError,
+    WaitTimeoutError,
+)
+from aivideo.simulator import Scenario, Service
+from aivideo.testing import DirectTransport
+
+pytestmark = pytest.mark.anyio
+
+SLOW = RateLimit.window(1, seconds=100)
+"""The second create waits for 100 seconds."""
+
+
+def boat(n: int = 0) -> Sora2:
+    return Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9")
+
+
+def service(**settings: object) -> Service:
+    scenario = {"task_seconds": 60.0, "media": "stub", "latency": 1.0, **settings}
+    return Service(Scenario(**scenario))  # type: ignore[arg-type]
+
+
+def session_on(path: Path, sold: Service, **settings: Any) -> Session:
+    return Session("sk-test", ledger=path, transport=DirectTransport(sold), **settings)
+
+
+@asynccontextmanager
+async def a_full_queue(path: Path, sold: Service, **settings: Any) -> AsyncGenerator[Session]:
+    """A session whose next create waits for a hundred seconds."""
+    async with session_on(path, sold, rate_limit=SLOW, **settings) as session:
+        await session.submit(boat(99))
+        yield session
+
+
+async def resumed(path: Path, sold: Service) -> list[Job]:
+    """What a later process takes up and sends."""
+    async with session_on(path, sold) as session:
+        jobs = await session.resume()
+        await asyncio.sleep(3600)
+        return jobs
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+async def test_a_submit_refused_by_its_ceiling_is_not_sent_by_resume(path: Path) -> None:
+    sold = service()
+    async with session_on(path, sold, max_credits=400) as session:
+        for n in range(4):
+            await session.submit(boat(n))
+        for n in range(4, 8):
+            with pytest.raises(BudgetExceededError, match="nothing was sent"):
+                await session.submit(boat(n))
+        await asyncio.sleep(3600)
+    await resumed(path, sold)
+    assert sold.truth.creates_taken == 4
+
+
+async def test_a_submit_cancelled_in_the_queue_is_not_sent_later(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        for n in range(12):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(3):
+                    await session.submit(boat(n))
+        await asyncio.sleep(3600)
+        assert sold.truth.creates_taken == 1
+        counts = await session.ledger.counts()
+        assert counts[JobStatus.WITHDRAWN] == 12
+    await resumed(path, sold)
+    assert sold.truth.creates_taken == 1
+
+
+async def test_a_submit_cancelled_while_its_post_is_under_way_is_kept(path: Path) -> None:
+    sold = service(latency=5.0)
+    async with session_on(path, sold) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await session.submit(boat())
+        await asyncio.sleep(60)
+        assert (await session.ledger.counts())[JobStatus.RUNNING] == 1
+    assert sold.truth.creates_taken == 1
+
+
+async def test_a_submit_with_a_key_stays_planned_for_that_key_alone(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await session.submit(boat(), key="boat")
+        await asyncio.sleep(3600)
+        assert sold.truth.creates_taken == 1, "nobody waits for it any more"
+    assert await resumed(path, sold) == []
+    assert sold.truth.creates_taken == 1
+    async with session_on(path, sold) as session:
+        await session.submit(boat(), key="boat")
+    assert sold.truth.creates_taken == 2
+
+
+async def test_one_of_two_that_submit_a_key_may_leave_alone(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        leaver = asyncio.create_task(session.submit(boat(), key="boat"))
+        stayer = asyncio.create_task(session.submit(boat(), key="boat"))
+        await asyncio.sleep(1)
+        leaver.cancel()
+        job = await stayer
+        assert job.task_id is not None
+
+
+async def test_a_key_submitted_again_right_after_it_was_cancelled_is_sent(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        leaver = asyncio.create_task(session.submit(boat(), key="boat"))
+        await asyncio.sleep(1)
+        leaver.cancel()
+        job = await session.submit(boat(), key="boat")
+        assert job.task_id is not None
+        assert sold.truth.creates_taken == 2
+
+
+async def test_wait_timeout_counts_the_queue_and_its_error_carries_the_queued_job(
+    path: Path,
+) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(WaitTimeoutError) as caught:
+            await session.generate(boat(), wait_timeout=1)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(1)
+        job = caught.value.job
+        assert job is not None
+        assert job.status is JobStatus.PLANNED
+        assert (await job).id == job.task_id, "it stayed in the queue"
+    assert sold.truth.creates_taken == 2
+
+
+async def test_an_enqueued_job_stays_planned_at_the_close_and_resume_sends_it(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        job = await session.enqueue(boat())
+    with pytest.raises(SessionClosedError, match=r"not sent yet: session\.resume"):
+        await job
+    assert sold.truth.creates_taken == 1
+    await resumed(path, sold)
+    assert sold.truth.creates_taken == 2
+
+
+async def test_a_submit_that_a_close_ends_is_withdrawn(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        waiting = asyncio.create_task(session.submit(boat()))
+        await asyncio.sleep(1)
+    with pytest.raises(SessionClosedError, match="it was not sent"):
+        await waiting
+    await resumed(path, sold)
+    assert sold.truth.creates_taken == 1
+
+
+async def test_what_a_spend_cap_stops_is_withdrawn(path: Path) -> None:
+    sold = service(spend_limit=100, spend_window=3600.0)
+    async with session_on(path, sold) as session:
+        await session.submit(boat())
+        for n in range(1, 4):
+            with pytest.raises(SpendLimitError):
+                await session.submit(boat(n))
+    await asyncio.sleep(7200)
+    await resumed(path, sold)
+    assert sold.truth.creates_taken == 1
+
+
+async def test_leaving_generate_many_withdraws_what_was_not_sent(path: Path) -> None:
+    sold = service(task_seconds=1.0)
+    async with session_on(path, sold, rate_limit=SLOW) as session:
+        outcomes = session.generate_many([boat(n) for n in range(5)])
+        async with aclosing(outcomes):
+            async for _ in outcomes:
+                break
+        taken = sold.truth.creates_taken
+    await resumed(path, sold)
+    assert sold.truth.creates_taken == taken < 5
+
+
+async def test_leaving_a_named_batch_leaves_the_rest_to_the_batch(path: Path) -> None:
+    sold = service(task_seconds=1.0)
+    boats = [boat(n) for n in range(8)]
+    async with session_on(path, sold, rate_limit=SLOW) as session:
+        outcomes = session.generate_many(boats, batch="boats")
+        async with aclosing(outcomes):
+            async for _ in outcomes:
+                break
+        taken = sold.truth.creates_taken
+    await resumed(path, sold)
+    assert sold.truth.creates_taken == taken < 8
+    async with session_on(path, sold) as session:
+        ends = [outcome async for outcome in session.generate_many(boats, batch="boats")]
+    assert len(ends) == sold.truth.creates_taken == 8
+    assert not any(isinstance(end, Failed) for end in ends)
+
+
+async def test_cancel_withdraws_a_queued_job_and_its_key_may_be_used_again(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        job = await session.enqueue(boat(), key="boat")
+        assert await job.cancel() is True
+        assert job.status is JobStatus.WITHDRAWN
+        with pytest.raises(JobWithdrawnError, match="nothing was sent"):
+            await job
+        assert await job.cancel() is False, "it is withdrawn already"
+        await asyncio.sleep(3600)
+        assert sold.truth.creates_taken == 1
+        again = await session.submit(boat(5), key="boat")
+        assert again.task_id is not None
+    assert sold.truth.creates_taken == 2
+
+
+async def test_cancel_is_too_late_once_the_post_has_left(path: Path) -> None:
+    sold = service(latency=5.0)
+    async with session_on(path, sold) as session:
+        job = await session.enqueue(boat())
+        await asyncio.sleep(1)
+        assert await job.cancel() is False
+        assert await job.submitted()
+        assert await job.cancel() is False
+        await job
+        assert await job.cancel() is False
+    assert sold.truth.creates_taken == 1
+
+
+async def test_a_job_that_another_process_waits_to_send_can_be_cancelled_by_this_one(
+    path: Path,
+) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as one, session_on(path, sold) as other:
+        mine = await one.enqueue(boat(), key="boat")
+        found = await other.find(key="boat")
+        assert found is not None
+        assert found.status is JobStatus.PLANNED
+        assert await found.cancel() is True
+        with pytest.raises(JobWithdrawnError):
+            await mine
+    assert sold.truth.creates_taken == 1
+
+
+async def test_find_gives_a_job_or_none_and_sends_nothing(path: Path) -> None:
+    sold = service()
+    async with a_full_queue(path, sold) as session:
+        job = await session.enqueue(boat(), key="boat")
+        assert await session.find(key="boat") is job
+        assert await session.find(id=job.id) is job
+        assert await session.find(key="another") is None
+        assert await session.find(key="boat", batch="boats") is None
+    async with session_on(path, sold) as session:
+        found = await session.find(id=job.id)
+        assert found is not None
+        await asyncio.sleep(3600)
+        assert found.status is JobStatus.PLANNED
+    assert sold.truth.creates_taken == 1
+
+
+async def test_a_batchs_ceiling_binds_what_is_taken_up_from_the_ledger(path: Path) -> None:
+    sold = service()
+    boats = [boat(n) for n in range(5)]
+    async with session_on(path, sold) as session:
+        session.stop_submits()
+        async for _ in session.generate_many(boats, batch="boats", max_credits=200):
+            pass
+    async with session_on(path, sold) as session:
+        jobs = [session.take_up(record) async for record in session.ledger.jobs()]
+        await asyncio.gather(*jobs, return_exceptions=True)
+        assert sold.truth.creates_taken == 2
+        async for _ in session.generate_many(boats, batch="boats"):
+            pass
+        assert sold.truth.creates_taken == 2, "left out, the stored ceiling stays"
+        async for _ in session.generate_many(boats, batch="boats", max_credits="none"):
+            pass
+        assert sold.truth.creates_taken == 5
