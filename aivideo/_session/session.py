@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from decimal import Decimal
 from typing import Self
 
 from attrs import frozen
@@ -16,8 +17,7 @@ from aivideo._api.transport import Transport
 from aivideo._pacing.limiter import Limiter, LimiterStatistics
 from aivideo._pacing.stated import RateLimit
 from aivideo._polling.poller import PollerStatistics
-from aivideo._redaction import scrub
-from aivideo._secrets import seal
+from aivideo._secrets import Secret, seal
 from aivideo._session.bulk import Bulk, KeyOf, Naming, SaveTo
 from aivideo._session.engine import Engine, OnUpdate
 from aivideo._session.job import Job
@@ -32,7 +32,7 @@ from aivideo.ledger import Ledger
 from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
-from aivideo.settings import DEFAULT_REQUEST_TIMEOUT
+from aivideo.settings import DEFAULT_REQUEST_TIMEOUT, SessionSettings
 
 MAX_QUEUED = 10_000
 """Jobs that ``enqueue`` lets wait for their POST before it refuses more."""
@@ -100,7 +100,7 @@ class Session:
 
     def __init__(
         self,
-        api_key: str | None = None,
+        api_key: str | Secret | None = None,
         *,
         base_url: str | None = None,
         max_requests_in_flight: int = 64,
@@ -109,52 +109,52 @@ class Session:
         rate_limit: RateLimit | None = None,
         poll_interval: float | None = None,
         ledger: Ledger | str | os.PathLike[str] | None = None,
-        max_credits: int | None = None,
+        max_credits: int | str | Decimal | None = None,
         resubmit_server_errors: bool = False,
         callback_base_url: str | None = None,
-        callback_secret: str | None = None,
+        callback_secret: str | Secret | None = None,
         request_timeout: float = DEFAULT_REQUEST_TIMEOUT,
         transport: Transport | None = None,
         allow_insecure: bool = False,
     ) -> None:
-        key, secret = seal(api_key), seal(callback_secret)
-        del api_key, callback_secret
-        _check_settings(
+        api_key, callback_secret = seal(api_key), seal(callback_secret)  # before anything raises
+        settings = SessionSettings(
+            api_key=api_key,
+            base_url=base_url,
             max_requests_in_flight=max_requests_in_flight,
             max_running_jobs=max_running_jobs,
             max_requests_per_minute=max_requests_per_minute,
+            rate_limit=rate_limit,
             poll_interval=poll_interval,
+            ledger=ledger,
             max_credits=max_credits,
-        )
-        if rate_limit is not None and max_requests_per_minute is not None:
-            raise ConfigurationError("state the limit once: rate_limit or max_requests_per_minute")
-        self._client = Client(
-            key,
-            base_url=base_url,
+            resubmit_server_errors=resubmit_server_errors,
+            callback_base_url=callback_base_url,
+            callback_secret=callback_secret,
             request_timeout=request_timeout,
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        if callback_base_url is not None:
-            _check_callback_base(callback_base_url)
-        self._ledger, self._owns_ledger = _opened(ledger)
-        self._window = max_requests_in_flight
+        self._client = Client.of(settings)
+        self._ledger, self._owns_ledger = _opened(settings.ledger)
+        self._window = settings.max_requests_in_flight
         self._closing: asyncio.Task[None] | None = None
+        ceiling = settings.max_credits
         self._engine = Engine(
             self._client,
             Limiter(
-                max_in_flight=max_requests_in_flight,
-                max_running_jobs=max_running_jobs,
-                rate_limit=rate_limit,
-                max_requests_per_minute=max_requests_per_minute,
+                max_in_flight=settings.max_requests_in_flight,
+                max_running_jobs=settings.max_running_jobs,
+                rate_limit=settings.rate_limit,
+                max_requests_per_minute=settings.max_requests_per_minute,
             ),
             self._ledger,
-            poll_interval=poll_interval,
-            max_credits=max_credits,
-            resubmit_server_errors=resubmit_server_errors,
+            poll_interval=settings.poll_interval,
+            # Rounded down: ledgers count whole credits, and prices are rounded up.
+            max_credits=None if ceiling is None else int(ceiling),
+            resubmit_server_errors=settings.resubmit_server_errors,
             callback_urls=CallbackURLs(
-                callback_base_url and callback_base_url.rstrip("/"),
-                self._client.callback_secret(secret),
+                settings.callback_base_url, self._client.callback_secret(settings.callback_secret)
             ),
         )
 
@@ -464,14 +464,6 @@ def _opened(ledger: Ledger | str | os.PathLike[str] | None) -> tuple[Ledger, boo
 
         return SqliteLedger(ledger), True
     return ledger, False
-
-
-def _check_callback_base(url: str) -> None:
-    if not catalog.is_web_url(url) or "?" in url or "#" in url:
-        raise ConfigurationError(
-            f"callback_base_url={scrub(repr(url))} must be an http:// or https:// URL without a "
-            "query: a token is added to its path"
-        )
 
 
 def _check_settings(**settings: object) -> None:
