@@ -8,7 +8,7 @@ Ledgers store whole millionths of a credit.
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from typing import overload
 
 DOLLARS_PER_CREDIT = Decimal("0.005")
@@ -19,6 +19,9 @@ MILLIONTHS = 1_000_000
 
 LARGEST = Decimal(1_000_000_000_000)
 """Larger amounts are refused: a ledger's sums must fit into 64 bits."""
+
+_EXACT = Context(prec=60)
+"""Not the caller's context: with a low precision that one would round amounts."""
 
 _SMALLEST = Decimal(1).scaleb(-6)
 _ONE = Decimal(1)
@@ -44,9 +47,9 @@ def exact(value: object) -> Decimal:
         raise ValueError("must be a decimal number") from None
     if not amount.is_finite():
         raise ValueError("must be a finite number")
-    if abs(amount) > LARGEST:
+    if amount.copy_abs() > LARGEST:
         raise ValueError(f"must be at most {LARGEST:,}")
-    if amount != amount.quantize(_SMALLEST):
+    if amount != amount.quantize(_SMALLEST, context=_EXACT):
         raise ValueError("must have at most six decimal places")
     return plain(amount)
 
@@ -58,24 +61,30 @@ def plain(amount: Decimal) -> Decimal:
     (Decimal('61'), Decimal('1000'))
     """
     if amount == amount.to_integral_value():
-        return amount.quantize(_ONE) + 0  # `+ 0` turns -0 into 0
-    return amount.normalize()
+        whole = amount.quantize(_ONE, context=_EXACT)
+        return whole or whole.copy_abs()  # not -0
+    return amount.normalize(_EXACT)
 
 
 def to_millionths(amount: Decimal) -> int:
     """Return an amount as whole millionths of a credit."""
-    return int(amount * MILLIONTHS)
+    return int(amount.scaleb(6, context=_EXACT))
 
 
 def of_millionths(millionths: int) -> Decimal:
     """Return the amount that is so many millionths of a credit."""
     whole, rest = divmod(millionths, MILLIONTHS)
-    return plain(Decimal(millionths).scaleb(-6)) if rest else Decimal(whole)
+    return plain(Decimal(millionths).scaleb(-6, context=_EXACT)) if rest else Decimal(whole)
 
 
 def as_json(amount: Decimal) -> int | float:
     """Return an amount for JSON: an integer where it is whole, else a number."""
     return int(amount) if amount == amount.to_integral_value() else float(amount)
+
+
+def times(amount: Decimal, count: int) -> Decimal:
+    """Return ``count`` times an amount, exactly."""
+    return plain(_EXACT.multiply(amount, count))
 
 
 def dollars(amount: Decimal | int) -> Decimal:
@@ -84,7 +93,7 @@ def dollars(amount: Decimal | int) -> Decimal:
     >>> dollars(Decimal(100))
     Decimal('0.500')
     """
-    return DOLLARS_PER_CREDIT * amount
+    return _EXACT.multiply(DOLLARS_PER_CREDIT, amount)
 
 
 @overload

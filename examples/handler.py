@@ -3,7 +3,7 @@
     pip install "aivideo[fastapi]" uvicorn
     uvicorn --app-dir examples handler:app
 
-POST /clips {"prompt": "A paper boat"}  ->  202 {"task_id": "…", "credits": 100}
+POST /clips {"prompt": "A paper boat"}  ->  202 {"task_id": "…", "credits": 100.0}
 GET  /clips/<task_id>                   ->  200 {"status": "processing"}
 """
 
@@ -47,7 +47,7 @@ async def make_clip(clip: Clip, http: Request) -> dict[str, Any]:
         raise HTTPException(422, str(error)) from error
     except AIVideoError as error:
         raise HTTPException(502, str(error)) from error
-    return {"task_id": job.task_id, "credits": job.credits}
+    return {"task_id": job.task_id, "credits": float(request.credits)}
 
 
 @app.get("/clips/{task_id}")

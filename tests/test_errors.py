@@ -22,6 +22,7 @@ from aivideo.errors import (
     DownloadError,
     InsufficientCreditsError,
     InvalidRequestError,
+    JobHandle,
     LedgerError,
     QueueFullError,
     RateLimitError,
@@ -41,20 +42,20 @@ SIGNED = "https://bucket.example/a.mp4?X-Amz-Signature=1f2e3d&X-Amz-Credential=w
 BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 
 
-class Nobody:
-    """An owner that is never asked."""
+class Untouchable:
+    """A session that must not be called."""
 
     def __getattr__(self, name: str) -> object:
-        raise AssertionError(f"a detached job asked its owner for {name}")
+        raise AssertionError(f"a detached job called {name} of its session")
 
 
 def a_job() -> Job:
-    owner: object = Nobody()
+    owner: object = Untouchable()
     return Job("j1", BOAT, owner=owner, status=JobStatus.RUNNING, task_id="t1")  # type: ignore[arg-type]
 
 
 def every_error() -> list[AIVideoError]:
-    """One of each class, made with text that holds what must not be shown."""
+    """One error of each class, made with text that contains secrets."""
     said = f"key {KEY} was used for {SIGNED}"
     failed = FailedTask(
         id="t1",
@@ -89,7 +90,7 @@ def every_error() -> list[AIVideoError]:
     return made
 
 
-def test_there_is_one_of_each_class_here() -> None:
+def test_every_class_of_errors_is_covered_by_these_tests() -> None:
     classes = {
         cls
         for cls in vars(errors).values()
@@ -107,7 +108,7 @@ def test_every_error_is_one_line_without_key_or_signed_query(error: AIVideoError
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
-def test_every_error_pickles_with_its_facts(error: AIVideoError) -> None:
+def test_every_error_pickles_with_its_attributes(error: AIVideoError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == str(error)
@@ -120,14 +121,38 @@ def test_every_error_pickles_with_its_facts(error: AIVideoError) -> None:
             assert vars(copy)[name] == value
 
 
+def test_amounts_of_a_budget_error_are_decimals() -> None:
+    error = BudgetExceededError("no", needed=100, held=Decimal("30.50"), ceiling=120)
+    assert (str(error.needed), str(error.held), str(error.ceiling)) == ("100", "30.5", "120")
+    assert all(isinstance(each, Decimal) for each in (error.needed, error.held, error.ceiling))
+
+
+def test_a_configuration_error_keeps_no_secret_and_pickles() -> None:
+    error = ConfigurationError.because("base_url", KEY, "needs a scheme", "give https://…")
+    assert error.value == "sk-…"
+    assert error.field == "base_url"
+    unpicklable = ConfigurationError.because("ledger", lambda: KEY, "is not a ledger", "give one")
+    assert pickle.loads(pickle.dumps(unpicklable)).value == unpicklable.value
+    sealed = ConfigurationError.of_secret("api_key", "must start with 'sk-'", "copy it")
+    assert sealed.value is None
+    assert str(sealed) == "api_key: must start with 'sk-'; copy it"
+
+
+def test_a_job_is_what_errors_promise_as_their_job() -> None:
+    handle: JobHandle = a_job()  # the type checkers compare the two
+    assert WaitTimeoutError("late", job=handle).job is handle
+    promised = {name for name in vars(JobHandle) if not name.startswith("_")}
+    assert promised <= set(dir(Job))
+
+
 @pytest.mark.anyio
-async def test_a_job_that_was_pickled_says_that_it_is_detached() -> None:
+async def test_waiting_for_an_unpickled_job_raises_and_says_how_to_get_a_live_one() -> None:
     copy = pickle.loads(pickle.dumps(WaitTimeoutError("late", job=a_job()))).job
     with pytest.raises(SessionClosedError, match=r"session\.job"):
         await copy.result()
 
 
-def test_the_tree_in_the_docstring_is_the_tree() -> None:
+def test_the_docstring_draws_the_class_tree() -> None:
     drawn: dict[str, int] = {}
     for line in (errors.__doc__ or "").splitlines():
         name = line.lstrip(" │├└─…").split(" ")[0].strip()
@@ -135,16 +160,16 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
             drawn.setdefault(name, line.index(name))
     for name, cls in vars(errors).items():
         if inspect.isclass(cls) and issubclass(cls, AIVideoError) and name != "JobError":
-            assert name in drawn, f"{name} is not drawn"
+            assert name in drawn, f"{name} is missing in the docstring"
     assert drawn["AIVideoError"] < drawn["APIStatusError"] < drawn["RateLimitError"]
 
 
-def test_a_spend_cap_is_no_rate_limit() -> None:
+def test_a_spend_limit_error_is_not_a_rate_limit_error() -> None:
     assert not issubclass(SpendLimitError, RateLimitError)
     assert not issubclass(RateLimitError, SpendLimitError)
 
 
-def test_a_bad_request_is_caught_as_an_invalid_one_and_as_an_answer() -> None:
+def test_a_bad_request_error_is_an_invalid_request_and_a_status_error() -> None:
     error = BadRequestError("no", status=400, code="invalid_request")
     assert isinstance(error, InvalidRequestError)
     assert isinstance(error, APIStatusError)
@@ -152,7 +177,7 @@ def test_a_bad_request_is_caught_as_an_invalid_one_and_as_an_answer() -> None:
     assert error.field is None
 
 
-def test_no_money_names_where_to_look_and_where_to_top_up() -> None:
+def test_insufficient_credits_says_where_to_see_the_balance_and_top_up() -> None:
     said = str(InsufficientCreditsError("too low", status=402, code="insufficient_credits"))
     assert "GET /v1/credits" in said
     assert "Dashboard > Billing" in said
@@ -170,11 +195,11 @@ def test_no_money_names_where_to_look_and_where_to_top_up() -> None:
         ("a risk-free prompt", "a risk-free prompt"),
     ],
 )
-def test_scrub_takes_out_what_must_not_be_shown(text: str, kept: str) -> None:
+def test_scrub_removes_secrets(text: str, kept: str) -> None:
     assert scrub(text) == kept
 
 
-def test_a_page_of_html_is_shown_in_a_few_words() -> None:
+def test_a_response_error_quotes_only_the_beginning_of_a_page() -> None:
     page = b"<html>\n" + b"<p>bad gateway</p>\n" * 1000
     error = ResponseError("not an answer of this API", status=502, body=page)
     assert len(str(error)) < 300

@@ -58,7 +58,7 @@ def sora(**changed: object) -> Sora2:
         ("image", "data:image/png;base64,AAAA", "http:// or https:// URL"),
     ],
 )
-def test_a_wrong_request_says_field_value_rule_and_cure(
+def test_an_invalid_request_raises_an_error_with_field_value_rule_and_cure(
     field: str, value: object, says: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
@@ -86,7 +86,7 @@ def test_two_images_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("duration", "cost"), [(4, 100), (8, 200), (12, 300)])
-def test_what_it_costs_is_exact(duration: int, cost: int) -> None:
+def test_the_price_is_exact(duration: int, cost: int) -> None:
     request = sora(duration=duration)
     assert isinstance(request.credits, Decimal)
     assert str(request.credits) == str(cost)
@@ -94,7 +94,7 @@ def test_what_it_costs_is_exact(duration: int, cost: int) -> None:
     assert isinstance(request.dollars, Decimal)
 
 
-def test_what_is_sent_is_the_service_s_own_names() -> None:
+def test_the_input_uses_the_service_s_field_names() -> None:
     assert sora(image="https://host/a.png").input == {
         **GOOD,
         "image_urls": ["https://host/a.png"],
@@ -102,7 +102,7 @@ def test_what_is_sent_is_the_service_s_own_names() -> None:
     assert "image_urls" not in sora().input
 
 
-def test_a_request_stays_what_it_was_when_it_was_checked() -> None:
+def test_a_request_is_frozen_and_copies_its_input() -> None:
     request = sora()
     with pytest.raises(FrozenInstanceError):
         request.duration = 4  # type: ignore[misc]
@@ -114,14 +114,14 @@ def test_a_request_stays_what_it_was_when_it_was_checked() -> None:
     assert generation.input == {"prompt": "a"}
 
 
-def test_an_unknown_model_is_sent_unchecked_and_has_no_price_unless_stated() -> None:
+def test_an_unknown_model_is_not_checked_and_has_only_a_stated_price() -> None:
     unknown = Generation("some-model", {"anything": [1, {"x": None}]})
     assert unknown.credits is None
     assert unknown.dollars is None
     assert Generation("some-model", {}, credits=40).dollars == Decimal("0.2")
 
 
-def test_sora_by_its_name_is_checked_and_priced_too() -> None:
+def test_a_generation_for_sora_2_is_checked_and_priced_too() -> None:
     assert Generation("sora-2", GOOD).credits == 200
     with pytest.raises(InvalidRequestError, match="duration"):
         Generation("sora-2", {**GOOD, "duration": 5})
@@ -265,12 +265,12 @@ def test_a_kept_request_without_a_price_has_none() -> None:
 
 
 @pytest.mark.parametrize("model_input", [{"x": {1, 2}}, {"x": b"1"}, {1: "x"}, [], None])
-def test_an_input_that_is_no_json_object_is_refused_before_the_network(model_input: Any) -> None:
+def test_an_input_that_is_not_a_json_object_is_refused(model_input: Any) -> None:
     with pytest.raises(InvalidRequestError, match="input"):
         Generation("some-model", model_input)
 
 
-def test_a_status_compares_as_text_too() -> None:
+def test_a_status_equals_its_text() -> None:
     task = CompletedTask(
         id="t",
         model="sora-2",

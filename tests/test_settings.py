@@ -18,7 +18,7 @@ import attrs
 import pytest
 from attrs.exceptions import FrozenInstanceError
 
-from aivideo import Client, ConfigurationError, MemoryLedger, RateLimit, Transport
+from aivideo import Client, ConfigurationError, MemoryLedger, RateLimit, Session, Transport
 from aivideo._secrets import Secret, SecretHeaders
 from aivideo.catalog import Model, default_catalog
 from aivideo.settings import SessionSettings
@@ -136,6 +136,27 @@ def test_a_wrong_value_raises_an_error_with_field_value_rule_and_cure(
     assert len(str(error)) <= 400
     assert pickle.loads(pickle.dumps(error)).rule == error.rule
     assert "0123456789" not in shown_by(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("resubmit_server_errors", "false"),  # a text is true: it paid twice
+        ("callback_secret", ""),  # anybody could forge tokens
+        ("max_requests_per_minute", INF),
+        ("rate_limit", 50),
+        ("rate_limit", TokenBucket(rate=5.0, burst=5)),
+        ("base_url", 5),
+        ("request_timeout", "60"),
+        ("ledger", 5),
+        ("poll_interval", INF),
+    ],
+)
+def test_a_session_refuses_a_wrong_setting_before_anything_is_sent(name: str, value: Any) -> None:
+    given: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        Session(KEY, **given)
+    assert "0123456789" not in shown_by(caught.value)
 
 
 def test_every_setting_with_a_rule_is_tried() -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import attrs
 from attrs import frozen
 
-from aivideo._amounts import exact, plain
+from aivideo._amounts import exact, times
 from aivideo.errors import ConfigurationError
 
 
@@ -47,7 +47,7 @@ class PerSecond:
     def credits(self, model_input: Mapping[str, object]) -> Decimal | None:
         """Return ``rate`` × the seconds; None if ``model_input`` has no whole number of them."""
         seconds = model_input.get(self.field)
-        return plain(self.rate * seconds) if type(seconds) is int else None
+        return times(self.rate, seconds) if type(seconds) is int else None
 
 
 @frozen

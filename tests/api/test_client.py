@@ -1,4 +1,4 @@
-"""The endpoints' client: what may be its key and base URL, and that it shows a key to nobody."""
+"""Client: valid API keys and base URLs, secrets in tracebacks, and idle connections."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from aivideo import (
 from aivideo._api import transport, verdict, wire
 from aivideo._api.transport import Incoming
 from aivideo._api.wire import Answer
+from aivideo.catalog import Model, default_catalog
 from aivideo.delivery import download
 from aivideo.simulator import Fault, Scenario, serve
 
@@ -33,7 +34,7 @@ BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 
 
 def shown_by_our_frames(error: BaseException) -> str:
-    """Give what a traceback with locals shows of this package: a test's own frames hold its key."""
+    """Return what a traceback with locals shows of this package's frames."""
     told = traceback.TracebackException.from_exception(error, capture_locals=True)
     package = str(Path(transport.__file__).parents[1])
     ours = [frame for frame in told.stack if frame.filename.startswith(package)]
@@ -47,7 +48,7 @@ def shown_by_our_frames(error: BaseException) -> str:
     [{"max_running_jobs": -1}, {"base_url": "ftp://x"}, {"request_timeout": 0.0}],
     ids=["session", "base url", "client"],
 )
-def test_a_refused_setting_does_not_show_the_key(settings: dict[str, object]) -> None:
+def test_an_error_about_a_setting_does_not_show_the_key(settings: dict[str, object]) -> None:
     key = "sk-" + "0123456789"
     with pytest.raises(ConfigurationError) as caught:
         Session(key, **settings)  # type: ignore[arg-type]
@@ -55,7 +56,7 @@ def test_a_refused_setting_does_not_show_the_key(settings: dict[str, object]) ->
 
 
 @pytest.mark.parametrize("ending", [" x", "\n2", "é"])
-def test_a_refused_key_is_not_shown_either(ending: str) -> None:
+def test_an_invalid_key_is_not_shown(ending: str) -> None:
     key = "sk-" + "0123456789" + ending
     for maker in (Session, Client):
         with pytest.raises(ConfigurationError) as caught:
@@ -63,13 +64,13 @@ def test_a_refused_key_is_not_shown_either(ending: str) -> None:
         assert "0123456789" not in shown_by_our_frames(caught.value)
 
 
-def test_a_key_in_the_place_of_the_base_url_is_not_shown() -> None:
+def test_a_key_passed_as_base_url_is_not_shown() -> None:
     with pytest.raises(ConfigurationError, match="needs a scheme") as caught:
         Client("sk-x", base_url="sk-" + "0123456789")
     assert "0123456789" not in str(caught.value)
 
 
-def test_a_key_that_is_no_text_says_so() -> None:
+def test_a_key_must_be_a_str() -> None:
     with pytest.raises(ConfigurationError, match="must be a str, not bytes"):
         Client(b"sk-bytes")  # type: ignore[arg-type]
 
@@ -78,7 +79,7 @@ def test_a_key_that_is_no_text_says_so() -> None:
     "base_url",
     ["http://127.0.0.1:1/a b", "http://127.0.0.1:1/\r\nX-Injected: y", "https://例え.example"],
 )
-def test_a_base_url_holds_no_character_that_no_url_may(base_url: str) -> None:
+def test_a_base_url_with_a_character_that_no_url_may_contain_is_refused(base_url: str) -> None:
     with pytest.raises(ConfigurationError, match="no URL may"):
         Client("sk-x", base_url=base_url)
 
@@ -87,8 +88,52 @@ def test_a_base_url_holds_no_character_that_no_url_may(base_url: str) -> None:
     "base_url",
     ["http://127.0.0.1:8811/", "http://[::1]:8811", "http://localhost:8811/behind/a/prefix/"],
 )
-def test_loopback_may_be_plain_http_with_a_prefix_too(base_url: str) -> None:
+def test_a_loopback_url_may_be_plain_http_and_have_a_path(base_url: str) -> None:
     assert Client("sk-x", base_url=base_url).base_url == base_url.rstrip("/")
+
+
+def test_a_trailing_version_is_not_sent_twice() -> None:
+    assert Client("sk-x", base_url="http://localhost:8811/v1/").base_url == "http://localhost:8811"
+
+
+async def test_a_create_goes_to_the_endpoint_of_the_client_s_catalogue() -> None:
+    mine = default_catalog().with_models(Model(name="song-1", endpoint="/v1/music/generations"))
+    sent: list[str] = []
+
+    class Recorder(Broken):
+        async def send(
+            self,
+            method: str,
+            url: str,
+            headers: Mapping[str, str],
+            body: bytes | None,
+            timeout: float,
+        ) -> Answer:
+            sent.append(url)
+            return Answer(200, b'{"code":200,"data":{"taskId":"t"}}')
+
+    client = Client("sk-x", base_url="http://localhost", transport=Recorder(), catalog=mine)
+    assert await client.create(mine.request("song-1", prompt="A boat")) == "t"
+    assert sent == ["http://localhost/v1/music/generations"]
+
+
+async def test_a_response_for_another_task_is_an_error() -> None:
+    other = b'{"id":"t2","status":"pending","model":"m","created_at":1}'
+
+    class Mistaken(Broken):
+        async def send(
+            self,
+            method: str,
+            url: str,
+            headers: Mapping[str, str],
+            body: bytes | None,
+            timeout: float,
+        ) -> Answer:
+            return Answer(200, other)
+
+    client = Client("sk-x", base_url="http://localhost", transport=Mistaken())
+    with pytest.raises(ResponseError, match="response is for task t2, expected t1"):
+        await client.retrieve("t1")
 
 
 async def test_a_failed_download_does_not_show_the_signed_url(
@@ -109,11 +154,11 @@ async def test_a_failed_download_does_not_show_the_signed_url(
 
 
 @asynccontextmanager
-async def losing_the_race(idle_close: float) -> AsyncIterator[tuple[str, list[int]]]:
-    """Serve creates; a connection that lay idle too long dies with the request that comes then.
+async def closing_idle_connections(idle_close: float) -> AsyncIterator[tuple[str, list[int]]]:
+    """Serve creates; close a connection that was idle too long when its next request arrives.
 
-    That is what the caller of a server far away sees: its request crosses the closing on the way.
-    On loopback, under a virtual clock, a server that closes in time is always seen to have done so.
+    The client of a distant server sees the same: its request and the server's close cross on the
+    way. On loopback with a virtual clock, a client always sees a close that comes in time.
     """
     lost: list[int] = []
     counter = itertools.count()
@@ -144,7 +189,7 @@ async def losing_the_race(idle_close: float) -> AsyncIterator[tuple[str, list[in
 
 
 async def slow_creates(base_url: str, callers: int, creates: int) -> list[verdict.Verdict]:
-    """Each caller sends a create every 7 s; they share the connections of one client."""
+    """Let each caller send a create every 7 s; all share the connections of one client."""
     async with Client("sk-x", base_url=base_url) as client:
 
         async def caller(number: int) -> list[verdict.Verdict]:
@@ -161,26 +206,26 @@ async def slow_creates(base_url: str, callers: int, creates: int) -> list[verdic
 
 
 @pytest.mark.parametrize("callers", [1, 10])
-async def test_no_slow_create_meets_a_connection_that_is_being_closed(callers: int) -> None:
-    async with losing_the_race(5.0) as (base_url, lost):
+async def test_slow_creates_never_use_a_connection_that_the_server_closes(callers: int) -> None:
+    async with closing_idle_connections(5.0) as (base_url, lost):
         heard = await slow_creates(base_url, callers, 1000 // callers)
     assert len(heard) == 1000
     assert all(isinstance(each, verdict.Accepted) for each in heard)
     assert lost == []
 
 
-async def test_a_client_that_took_any_open_connection_would_lose_that_race(
+async def test_reusing_any_open_connection_would_lose_creates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transport, "POST_MAX_IDLE", 60.0)
-    async with losing_the_race(5.0) as (base_url, lost):
+    async with closing_idle_connections(5.0) as (base_url, lost):
         heard = await slow_creates(base_url, 1, 10)
     assert len(lost) == 5  # every second one: the next finds no connection, and opens one
     assert sum(isinstance(each, verdict.Unknown) for each in heard) == 5
 
 
 class Broken:
-    """A transport of somebody's own, with a defect that shows after the request has left."""
+    """A custom transport that raises after the request was sent."""
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
@@ -202,7 +247,7 @@ async def broken() -> AsyncIterator[Session]:
         yield session
 
 
-async def test_a_transport_that_breaks_in_a_way_of_its_own_leaves_it_unknown(
+async def test_an_unexpected_error_of_a_transport_makes_the_create_unknown(
     broken: Session,
 ) -> None:
     heard = await Client("sk-x", transport=Broken()).submit(BOAT)
@@ -213,7 +258,7 @@ async def test_a_transport_that_breaks_in_a_way_of_its_own_leaves_it_unknown(
     assert job.status == "unknown"
 
 
-def test_an_answer_that_breaks_the_contract_does_not_show_its_signed_url() -> None:
+def test_an_error_about_an_invalid_task_does_not_show_its_signed_url() -> None:
     body = b'{"id":"t","status":"completed","model":"m","created_at":1,"output":{"urls":["'
     body += b'https://results.example/a.mp4?X-Signature=0123456789"]}}'
     with pytest.raises(ResponseError, match="completed_at") as caught:
@@ -224,7 +269,7 @@ def test_an_answer_that_breaks_the_contract_does_not_show_its_signed_url() -> No
 @pytest.mark.parametrize(
     "base", ["https://me.example/x?tenant=0123456789", "https://me.example/#x"]
 )
-def test_a_callback_base_that_no_token_can_be_added_to_is_refused_and_not_shown(base: str) -> None:
+def test_a_callback_base_url_with_a_query_is_refused_and_not_shown(base: str) -> None:
     with pytest.raises(ConfigurationError, match="without a query") as caught:
         Session("sk-test", callback_base_url=base)
     assert "0123456789" not in str(caught.value)

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import assert_never, assert_type
+from typing import Literal, assert_never, assert_type
 
 import aivideo
 from aivideo import (
@@ -62,23 +62,35 @@ from aivideo import (
     UpstreamError,
     WaitTimeoutError,
 )
+from aivideo.catalog import Catalog, Model, PerSecond, default_catalog
+from aivideo.errors import JobHandle
+from aivideo.settings import SessionSettings
 
 
 def requests() -> Iterator[Request]:
     boat = Sora2("A paper boat in the rain", duration=8, aspect_ratio="16:9")
-    assert_type(boat.credits, int)
+    assert_type(boat.credits, Decimal)
+    assert_type(boat.duration, Literal[4, 8, 12])
+    assert_type(boat.model, str)
     assert_type(boat.dollars, Decimal)
     yield boat
     yield Sora2("From here", duration=4, aspect_ratio="9:16", image="https://you.example/1.png")
     other = Generation("veo-3", {"prompt": "A paper boat"}, credits=400)
-    assert_type(other.credits, int | None)
+    assert_type(other.credits, Decimal | None)
+    Generation("veo-3", {}, credits="30.5")
+    Generation("veo-3", {}, credits=Decimal("30.5"))
+    Generation("veo-3", {}, credits=30.5)  # E
     yield other
     Sora2("x", 8, "16:9")  # E
     Sora2("x", duration="8", aspect_ratio="16:9")  # E
+    Sora2("x", duration=5, aspect_ratio="16:9")  # E
+    Sora2("x", duration=8, aspect_ratio="1:1")  # E
+    Sora2("x", duration=8, aspect_ratio="16:9", credits=100)  # E
     Sora2("x", duration=8)  # E
     Sora2(None, duration=8, aspect_ratio="16:9")  # E
     boat.prompt = "frozen"  # E
-    boat.credits = 1  # E
+    boat.credits = Decimal(1)  # E
+    boat.credits + 0.5  # E
     Generation("veo-3", "A paper boat")  # E
 
 
@@ -93,7 +105,9 @@ async def one(session: Session) -> str:
     job = await session.submit(request, callback_url="https://you.example/x", key="boat", on_update=show)
     assert_type(job, Job)
     assert_type(job.task_id, str | None)
-    assert_type(job.credits, int | None)
+    assert_type(job.credits, Decimal | None)
+    handle: JobHandle = job
+    assert_type(handle.task_id, str | None)
     async for update in job.updates():
         assert_type(update, Task)
     assert_type(await job, CompletedTask)
@@ -200,9 +214,32 @@ async def settings() -> None:
     Session(rate_limit=RateLimit.window(20, seconds=10))
     Session(timeout=3)  # E
     Session("sk-x", "http://127.0.0.1:8811")  # E
-    Session(max_credits="10")  # E
+    Session(max_credits="30.5")
+    Session(max_credits=30.5)  # E
+    shared = SessionSettings(
+        api_key="sk-x", max_credits="30.5", ledger=MemoryLedger(), catalog=default_catalog()
+    )
+    assert_type(shared.max_credits, Decimal | None)
+    assert_type(shared.catalog, Catalog)
+    assert_type(SessionSettings.from_env(max_running_jobs=5), SessionSettings)
+    Client.of(shared)
+    shared.max_credits = None  # E
+    SessionSettings("sk-x")  # E
+    SessionSettings(request_timeout="60")  # E
+    SessionSettings(ledger=5)  # E
+    SessionSettings(resubmit_server_errors="false")  # E
     with Session():  # E
         pass
+
+
+def catalogue() -> Request:
+    mine = default_catalog().with_models(Model(name="veo-3", price=PerSecond("30.5")))
+    request = mine.request("veo-3", prompt="A paper boat", duration=4)
+    assert_type(request, Generation)
+    mine.check_price(request)
+    PerSecond(30.5)  # E
+    mine.models = ()  # E
+    return request
 
 
 async def books(ledger: Ledger) -> None:
@@ -230,15 +267,29 @@ async def money(session: Session, request: Request) -> str:
     try:
         await session.generate(request)
     except SubmitUnknownError as error:
-        assert_type(error.job, Job)
-        return "nobody can tell"
+        assert_type(error.job, JobHandle)
+        assert_type(error.reason, str)
+        return error.job.status
     except TaskFailedError as error:
         assert_type(error.task, FailedTask)
         return error.task.error.code
     except WaitTimeoutError as error:
-        assert_type(error.job, Job)
-        return (await error.job).urls[0]
-    except (SpendLimitError, InsufficientCreditsError, BudgetExceededError):
+        task = await error.job
+        assert_type(task, CompletedTask)
+        assert_type(await error.job.result(wait_timeout=60), CompletedTask)
+        assert_type(await error.job.save("boat.mp4"), Path)
+        async for update in error.job.updates():
+            assert_type(update, Task)
+        assert_type(error.job.credits, Decimal | None)
+        if error.job.request is not None:
+            assert_type(error.job.request.model, str)
+        await error.job.result(600)  # E
+        return task.urls[0]
+    except BudgetExceededError as error:
+        assert_type(error.needed, Decimal | None)
+        assert_type(error.held, Decimal)
+        return str(error.ceiling)
+    except (SpendLimitError, InsufficientCreditsError):
         return "no money"
     except (AuthenticationError, PermissionDeniedError, ModelNotFoundError, TaskNotFoundError):
         return "not for you"
