@@ -1,1 +1,1 @@
-"""The service itself: bytes to values and back, verdicts, the HTTP client, callback tokens."""
+"""The service: requests and answers, verdicts on creates, the HTTP client, callback tokens."""

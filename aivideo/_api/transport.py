@@ -21,8 +21,8 @@ it (observed with aiohttp 3.14, and held by ``tests/api/test_transport.py``):
   be told from one that was taken. So a POST uses only a connection that is new or was in use a
   moment ago (:data:`POST_MAX_IDLE`).
 
-Deadlines are asyncio timers, not anyio's ``fail_after``: a timer per request, which anyio and
-``asyncio.timeout`` create, takes a tenth of a request's CPU (see ``_Deadlines``).
+Deadlines are not anyio timeouts, since those would take a tenth of a request's CPU (see
+``_Deadlines``).
 """
 
 from __future__ import annotations
@@ -160,9 +160,9 @@ _exchange: ContextVar[_Exchange] = ContextVar("aivideo_exchange")
 class _Deadlines:
     """The deadlines of all requests, with a single timer.
 
-    Not ``asyncio.timeout`` or ``anyio.fail_after``: these create a timer per request, which was
-    measured at a tenth of a request's CPU. Like them, this cancels the task whose deadline has
-    passed; ``expired`` then tells it from a task that its caller cancelled.
+    Not ``anyio.fail_after``, whose timer and scope per request take a tenth of a request's CPU
+    (10 µs of 90, measured; ``asyncio.timeout`` 5 µs, this 1 µs). Like them, this cancels the task
+    whose deadline has passed; ``expired`` then tells it from a task that its caller cancelled.
     """
 
     __slots__ = ("_open", "_timer")

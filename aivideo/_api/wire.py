@@ -13,7 +13,6 @@ read is a :class:`~aivideo.ResponseError` that names its path (``$.output.urls[0
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -84,13 +83,13 @@ def balance() -> Message:
 # --- the answer to a create -------------------------------------------------------------------
 
 
-def task_id_of(body: Mapping[str, Any] | None) -> TaskId | None:
+def task_id_of(body: dict[str, Any] | None) -> TaskId | None:
     """Return ``data.taskId``, which proves that a create was taken ("响应"), or None.
 
     Nothing else in the answer is looked at: neither its status nor its ``code``.
     """
     data = body.get("data") if body is not None else None
-    return _as_task_id(data.get("taskId")) if isinstance(data, Mapping) else None
+    return _as_task_id(data.get("taskId")) if isinstance(data, dict) else None
 
 
 _ID_IN_BROKEN_JSON = re.compile(rb'"task_?id"\s*:\s*"?[^\s",}]', re.IGNORECASE)
