@@ -52,9 +52,10 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from aivideo.ledger import Ledger
-    from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
     from aivideo.ledger.memory import MemoryLedger
+    from aivideo.ledger.records import JobRecord, JobStatus
     from aivideo.ledger.sqlite import SqliteLedger
+    from aivideo.ledger.totals import CreditTotals
     from aivideo.models import (
         CompletedTask,
         Credits,
@@ -143,9 +144,10 @@ _HOMES = {
     "_session.job": "Job",
     "_session.session": "Session SessionStatistics",
     "ledger": "Ledger",
-    "ledger.journal": "CreditTotals JobRecord JobStatus",
     "ledger.memory": "MemoryLedger",
+    "ledger.records": "JobRecord JobStatus",
     "ledger.sqlite": "SqliteLedger",
+    "ledger.totals": "CreditTotals",
     "models": (
         "CompletedTask Credits Failed FailedTask Generation Outcome PendingTask ProcessingTask "
         "Request Sora2 Succeeded Task TaskFailure TaskStatus UnrecognizedTask"

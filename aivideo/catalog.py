@@ -271,7 +271,7 @@ def names() -> tuple[str, ...]:
     return tuple(_models)
 
 
-def dollars(amount: int) -> Decimal:
+def dollars(amount: int | Decimal) -> Decimal:
     """Credits as US dollars, exactly.
 
     >>> dollars(100)

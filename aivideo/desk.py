@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from contextlib import aclosing, suppress
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import field, frozen
 
-from aivideo._amounts import exact, plain
+from aivideo._amounts import plain
 from aivideo._api import callback_tokens
 from aivideo.errors import (
     AIVideoError,
@@ -24,27 +24,27 @@ from aivideo.errors import (
     LedgerError,
     TaskNotFoundError,
 )
-from aivideo.ledger import Ledger, journal
+from aivideo.ledger import Ledger, transitions
 from aivideo.ledger import audit as audits
 from aivideo.ledger.audit import Finding, Reading
-from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.ledger.events import Event, Released, Retried, Taken, Withdrawn
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, Task, TaskId
 
-IN_DOUBT = (JobStatus.UNKNOWN, JobStatus.FAULTED)
-"""Statuses of jobs whose create may have been taken and charged."""
-
-RETRYABLE = (JobStatus.FAILED, JobStatus.REFUSED)
-"""Statuses of jobs that cost nothing and may be sent again on request."""
-
-_URGENT_FIRST = (
-    *IN_DOUBT,
+_NOT_ENDED = (
+    *JobStatus.in_doubt(),
     JobStatus.SUBMITTING,
     JobStatus.RUNNING,
     JobStatus.COMPLETED,
-    *RETRYABLE,
-    JobStatus.PLANNED,
 )
-BY_URGENCY = (*_URGENT_FIRST, *(each for each in JobStatus if each not in _URGENT_FIRST))
+BY_URGENCY = (
+    *_NOT_ENDED,
+    *JobStatus.retryable(),
+    JobStatus.PLANNED,
+    JobStatus.SAVED,
+    JobStatus.WITHDRAWN,
+)
 """All statuses, those that need a person first: the order of :meth:`Desk.list`."""
 
 
@@ -129,7 +129,8 @@ class Cancellation:
     """What :meth:`Desk.cancel` did.
 
     Attributes:
-        withdrawn: jobs that will not be sent.
+        withdrawn: jobs that will not be sent. One that had failed or is in doubt has that status
+            again; the others are ``withdrawn``.
         too_late: jobs that had left ``planned`` before; they are unchanged.
     """
 
@@ -267,10 +268,10 @@ class Desk:
         await self._ledger.lapse()
         found = [await self._find(name) for name in names]
         numbers = [_number_in_doubt(job) for job in found]
-        event: Event = journal.Released()
+        event: Event = Released()
         if task_id is not None:
             await self._check_task(task_id, found[0], numbers[0], ask=check)
-            event = journal.Taken(task_id)
+            event = Taken(task_id)
         return tuple(
             [
                 await self._ledger.record(job.id, event, attempt=number)
@@ -306,10 +307,13 @@ class Desk:
             raise ConfigurationError("batch=… needs all_failed=True")
         await self._ledger.lapse()
         if all_failed:
-            found = [each async for each in self._ledger.jobs(batch=batch, statuses=RETRYABLE)]
+            found = [
+                each
+                async for each in self._ledger.jobs(batch=batch, statuses=JobStatus.retryable())
+            ]
         else:
             found = [await self._find(name) for name in names]
-        event = journal.Retried(pay_again)
+        event = Retried(pay_again)
         for job in found:
             _check_retryable(job, event)
         return _summarized([await self._ledger.record(job.id, event) for job in found])
@@ -335,22 +339,21 @@ class Desk:
         if names:
             found = [await self._find(name) for name in names]
         else:
-            found = [each async for each in self._ledger.jobs(batch=batch, statuses=_NOT_ENDED)]
+            statuses = (JobStatus.PLANNED, *_NOT_ENDED)
+            found = [each async for each in self._ledger.jobs(batch=batch, statuses=statuses)]
         withdrawn: list[JobRecord] = []
         too_late: list[JobRecord] = []
         for job in found:
-            after = await self._withdraw(job)
-            (withdrawn if after.status == _WITHDRAWN else too_late).append(after)
+            now = job
+            if job.status is JobStatus.PLANNED:
+                try:
+                    withdrawn.append(await self._ledger.record(job.id, Withdrawn()))
+                except ContradictionError:  # claimed, or withdrawn, since it was read
+                    now = await self._find(job.id)
+                else:
+                    continue
+            (withdrawn if now.status is JobStatus.WITHDRAWN else too_late).append(now)
         return Cancellation(withdrawn=tuple(withdrawn), too_late=tuple(too_late))
-
-    async def _withdraw(self, job: JobRecord) -> JobRecord:
-        """Withdraw a planned job; return what it is now, which may be something else."""
-        if job.status is not JobStatus.PLANNED:
-            return job
-        try:
-            return await self._ledger.record(job.id, _withdrawal())
-        except ContradictionError:  # claimed since it was read
-            return await self._find(job.id)
 
     # --- auditing -------------------------------------------------------------------------
 
@@ -438,20 +441,6 @@ class Desk:
             )
 
 
-_WITHDRAWN: str = "withdrawn"
-
-
-def _withdrawal() -> Event:
-    event: Any = getattr(journal, "Withdrawn", None)
-    if event is None:
-        raise LedgerError("this version's ledgers cannot withdraw jobs")
-    withdrawn: Event = event()
-    return withdrawn
-
-
-_NOT_ENDED = tuple(each for each in _URGENT_FIRST if each not in RETRYABLE)
-
-
 def _several(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise ConfigurationError("names must be a list of job ids, not one str")
@@ -461,7 +450,7 @@ def _several(names: Iterable[str]) -> tuple[str, ...]:
 def _number_in_doubt(job: JobRecord) -> int:
     """Return the number of the latest attempt whose outcome is unknown."""
     for attempt in reversed(job.attempts):
-        if journal.holding(attempt.status) is journal.Holding.UNKNOWN:
+        if attempt.status.is_in_doubt:
             return attempt.number
     raise DeskError(
         Refusal.NOTHING_TO_SETTLE,
@@ -472,11 +461,11 @@ def _number_in_doubt(job: JobRecord) -> int:
     )
 
 
-def _check_retryable(job: JobRecord, event: journal.Retried) -> None:
+def _check_retryable(job: JobRecord, event: Retried) -> None:
     try:
-        journal.apply(job, event)
+        transitions.apply(job, event)
     except ContradictionError:
-        if job.status in IN_DOUBT:
+        if job.status.is_in_doubt:
             raise DeskError(
                 Refusal.MAY_PAY_AGAIN,
                 f"job {job.id} is {job.status}: its create may have been charged",
@@ -490,11 +479,17 @@ def _check_retryable(job: JobRecord, event: journal.Retried) -> None:
 
 
 def _summarized(records: Sequence[JobRecord]) -> Retry:
-    prices = [(exact(job.credits), job.doubts) for job in records if job.credits is not None]
+    prices = [job.credits for job in records if job.credits is not None]
+    at_risk = [
+        each.credits
+        for job in records
+        for each in job.attempts
+        if each.status.is_in_doubt and each.credits is not None
+    ]
     return Retry(
         records=tuple(records),
-        credits=plain(sum((price for price, _ in prices), Decimal(0))),
-        at_risk=plain(sum((price * doubts for price, doubts in prices), Decimal(0))),
+        credits=plain(sum(prices, Decimal(0))),
+        at_risk=plain(sum(at_risk, Decimal(0))),
         unpriced=len(records) - len(prices),
     )
 
@@ -502,10 +497,10 @@ def _summarized(records: Sequence[JobRecord]) -> Retry:
 def _compare(readings: Sequence[Reading], in_doubt: Sequence[JobRecord]) -> Finding:
     """Compare the last reading with the one that says most about what is unknown."""
     sent = [
-        (attempt.sent_at, job.credits or 0)
+        (attempt.sent_at, attempt.credits or Decimal(0))
         for job in in_doubt
         for attempt in job.attempts
-        if journal.holding(attempt.status) is journal.Holding.UNKNOWN
+        if attempt.status.is_in_doubt
     ]
     # Start from the last reading before the first unknown create: earlier refunds and other
     # people's spending then do not blur the result. A reading taken while a create was in flight

@@ -41,6 +41,7 @@ shows an API key or the query of a signed URL: what the service or a library wro
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -335,7 +336,9 @@ class BudgetExceededError(AIVideoError):
         ceiling: ``max_credits``.
     """
 
-    def __init__(self, message: str, *, needed: int | None, held: int, ceiling: int) -> None:
+    def __init__(
+        self, message: str, *, needed: Decimal | None, held: Decimal, ceiling: Decimal
+    ) -> None:
         super().__init__(_one_line(message))
         self.needed = needed
         self.held = held

@@ -18,6 +18,7 @@ import orjson
 from attrs import field, frozen
 
 from aivideo import catalog
+from aivideo._amounts import exact
 from aivideo.errors import AIVideoError, InvalidRequestError, scrub
 
 TaskId: TypeAlias = str
@@ -312,9 +313,9 @@ class Credits:
         total_consumed: credits ever spent. Whether a refund lowers it is not documented.
     """
 
-    balance: int
-    total_purchased: int
-    total_consumed: int
+    balance: Decimal = field(converter=exact)
+    total_purchased: Decimal = field(converter=exact)
+    total_consumed: Decimal = field(converter=exact)
 
     @property
     def dollars(self) -> Decimal:

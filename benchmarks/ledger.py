@@ -30,12 +30,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import orjson
 
 from aivideo import models
-from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_values
@@ -46,6 +47,7 @@ INTENTS = 5_000
 JOBS = 1_000_000
 UNFINISHED = 10_000
 CLAIMS = 10_000
+CEILING = Decimal(10**9)
 
 
 def a_job(number: int) -> JobRecord:
@@ -96,12 +98,13 @@ class Late:
 async def ours(path: Path, callers: int, late: Late) -> float:
     """Intents per second of so many callers at once."""
     ledger = SqliteLedger(path)
+    await ledger.set_ceiling("boats", CEILING)
     jobs = iter([a_job(number) for number in range(INTENTS)])
 
     async def call() -> None:
         for job in jobs:
             await ledger.plan(job)
-            claimed = await ledger.claim(job.id, lease=150.0, ceiling=10**9)
+            claimed = await ledger.claim(job.id, lease=150.0)
             assert claimed is not None
 
     async with late.watching():
@@ -224,16 +227,17 @@ def fill(path: Path) -> None:
     """Write the million down, not by the front door: that would take minutes."""
     file = LedgerFile(path)
     connection = file.connection
-    marks = ", ".join("?" * 15)
+    marks = ", ".join("?" * len(JOB))
     source = rows()
     while chunk := list(itertools.islice(source, 50_000)):
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            f"INSERT INTO jobs ({JOB}) VALUES ({marks})",
+            f"INSERT INTO jobs ({', '.join(JOB)}) VALUES ({marks})",
             [(seq, *job_values(job)) for seq, job in chunk],
         )
         connection.executemany(
-            f"INSERT INTO attempts (job, {ATTEMPT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO attempts (job, {', '.join(ATTEMPT)}) "
+            f"VALUES (?, {', '.join('?' * len(ATTEMPT))})",
             [(seq, *attempt_values(each)) for seq, job in chunk for each in job.attempts],
         )
         connection.execute("COMMIT")
@@ -282,7 +286,7 @@ async def use(path: Path, new: int) -> None:
     job = await ledger.plan(a_job(new))
 
     async def claimed() -> str:
-        return "won" if await ledger.claim(job.id, lease=150.0, ceiling=10**9) else "not won"
+        return "won" if await ledger.claim(job.id, lease=150.0) else "not won"
 
     await timed("claim one more", claimed())
     await ledger.aclose()
@@ -323,7 +327,7 @@ async def race(path: Path, moment: float, number: int) -> None:
     async def call() -> None:
         nonlocal won
         for job_id in ids:
-            if await ledger.claim(job_id, lease=150.0, ceiling=10**9) is not None:
+            if await ledger.claim(job_id, lease=150.0) is not None:
                 won += 1
 
     began = time.perf_counter()
@@ -338,6 +342,7 @@ def two_processes(folder: Path) -> None:
     for count in (1, 2):
         path = folder / f"race-{count}.db"
         file = LedgerFile(path)
+        file.group([lambda f: f.set_ceiling("boats", CEILING)])
         file.group([lambda f, n=n: f.plan(a_job(n), replace=False) for n in range(CLAIMS)])  # type: ignore[misc]
         file.close()
         moment = str(time.time() + 2.0)

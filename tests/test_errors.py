@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
@@ -32,7 +33,7 @@ from aivideo.errors import (
     WaitTimeoutError,
     scrub,
 )
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.models import FailedTask, Sora2, TaskFailure
 
 KEY = "sk-live-abcdef0123456789"
@@ -73,7 +74,7 @@ def every_error() -> list[AIVideoError]:
         WaitTimeoutError(said, job=a_job()),
         SessionClosedError(said, job=a_job()),
         TaskFailedError(failed),
-        BudgetExceededError(said, needed=100, held=900, ceiling=950),
+        BudgetExceededError(said, needed=Decimal(100), held=Decimal(900), ceiling=Decimal(950)),
         QueueFullError(10),
         DownloadError(said, task=failed, status=500),
         ResultExpiredError(said, task=failed, status=403),

@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import assert_never
 
@@ -29,15 +30,10 @@ from aivideo.errors import (
     SubmitUnknownError,
     scrub,
 )
-from aivideo.ledger import Ledger, budget, journal
-from aivideo.ledger.journal import (
-    AttemptStatus,
-    CreditTotals,
-    Holding,
-    JobRecord,
-    JobStatus,
-    Reason,
-)
+from aivideo.ledger import Ledger, budget, events, totals
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
+from aivideo.ledger.totals import CreditTotals, Holding
+from aivideo.ledger.transitions import TRANSITIONS
 from aivideo.models import CompletedTask, Credits, FailedTask, Task
 
 log = logging.getLogger("aivideo._session.session")
@@ -74,7 +70,7 @@ class Books:
         self._max_credits = max_credits
         self._on_trouble = on_trouble
         self._on_mended = on_mended
-        self._unwritten: deque[tuple[Job, journal.Verdict, int]] = deque()
+        self._unwritten: deque[tuple[Job, events.AttemptEvent, int]] = deque()
         self._writing = asyncio.Lock()
         self._mending: asyncio.Task[None] | None = None
         self._closed = False
@@ -89,7 +85,7 @@ class Books:
         """Win the right to POST a job once, its credits reserved; see :meth:`Ledger.claim`.
 
         Args:
-            job: the job's handle; its batch's ceiling is checked, and the session's own.
+            job: the job's handle; the session's ceiling is checked, the ledger checks its batch's.
             record: what the ledger knew of it.
             lease: seconds until the claim counts as abandoned.
 
@@ -97,13 +93,18 @@ class Books:
             The job, ``submitting``; None: somebody else has it.
         """
         held = self.spent.held
-        budget.admit(record.request.model, job.credits, held=held, ceiling=self._max_credits)
+        budget.admit(
+            record.request.model,
+            _amount(job.credits),
+            held=held,
+            ceiling=_amount(self._max_credits),
+        )
         # Reserved before the first await: two callers cannot pass the ceiling together.
         job.holding = Holding.NONE
         self._hold(job, Holding.RESERVED)
         claimed: JobRecord | None = None
         try:
-            claimed = await self.ledger.claim(job.id, lease=lease, ceiling=job.ceiling)
+            claimed = await self.ledger.claim(job.id, lease=lease)
         except LedgerError as error:
             self._trouble(error)
             raise
@@ -116,14 +117,14 @@ class Books:
             self.stand(job, claimed.status)
         return claimed
 
-    async def keep(self, job: Job, event: journal.Verdict, number: int) -> JobRecord | None:
+    async def keep(self, job: Job, event: events.AttemptEvent, number: int) -> JobRecord | None:
         """Write down what happened to a POST.
 
         Returns:
             What the job is now; None: it could not be written, and is remembered.
         """
         if number == job.attempt:
-            self._hold(job, journal.holding(_STANDS[type(event)]))
+            self._hold(job, totals.holding(TRANSITIONS[type(event)].to))
         try:
             await self._write_what_was_not()  # what happened first is written first
             record = await self._write(job, event, number)
@@ -139,7 +140,7 @@ class Books:
             return None
         if record is not None and number == job.attempt:
             # Somebody else may have known more: a callback, or a person.
-            self._hold(job, journal.holding(record.attempt(number).status))
+            self._hold(job, totals.holding(record.attempt(number).status))
         return record
 
     async def keep_end(self, job: Job, task: Task) -> None:
@@ -165,7 +166,7 @@ class Books:
             number = record.attempt_of(task.id)
             if number is not None:
                 await self.ledger.record(job.id, end_of(task), attempt=number)
-            at = journal.Saved(str(saved), saved.stat().st_size)
+            at = events.Saved(str(saved), saved.stat().st_size)
             return await self.ledger.record(job.id, at)
         except (LedgerError, OSError) as error:
             log.error("%s is saved, which could not be written down: %s", saved, error)  # noqa: TRY400
@@ -187,7 +188,7 @@ class Books:
         with suppress(LedgerError):
             await self._write_what_was_not()
         for job, event, number in self._unwritten:
-            if isinstance(event, journal.Taken):
+            if isinstance(event, events.Taken):
                 log.error(
                     "the ledger does not know that job %s became task %s; tell it: aivideo jobs "
                     "settle %s --task-id %s",
@@ -199,7 +200,7 @@ class Books:
     def _hold(self, job: Job, after: Holding) -> None:
         """Move the credits of this session's own POST of a job to another column."""
         if job.holding is not None:
-            self.spent = self.spent.moved(job.credits or 0, job.holding, after)
+            self.spent = self.spent.moved(Decimal(job.credits or 0), job.holding, after)
             job.holding = after
 
     def _trouble(self, error: LedgerError) -> None:
@@ -236,7 +237,7 @@ class Books:
                 await self._write(*self._unwritten[0])
                 self._unwritten.popleft()
 
-    async def _write(self, job: Job, event: journal.Verdict, number: int) -> JobRecord | None:
+    async def _write(self, job: Job, event: events.AttemptEvent, number: int) -> JobRecord | None:
         """Write down an event.
 
         Raises:
@@ -251,47 +252,51 @@ class Books:
             raise LedgerError(f"the ledger broke with {type(error).__name__}: {error}") from error
 
     async def _write_as_known(
-        self, job: Job, event: journal.Verdict, number: int
+        self, job: Job, event: events.AttemptEvent, number: int
     ) -> JobRecord | None:
         """Write down an event; where the ledger knows otherwise, it stays with what it knows."""
         try:
             return await self.ledger.record(job.id, event, attempt=number)
         except ContradictionError as error:
             log.error("what happened is not written down, and never will be: %s", error)  # noqa: TRY400
-            if not isinstance(event, journal.Taken):
+            if not isinstance(event, events.Taken):
                 return await self.ledger.find(job.id)
             # Bought, and answered with another's task: what became of it, nobody knows.
-            doubt = journal.Doubted(Reason(message=str(error)))
+            doubt = events.Doubted(Reason(message=str(error)))
             return await self.ledger.record(job.id, doubt, attempt=number)
 
 
-def event_of(heard: verdict.Verdict) -> journal.Verdict:
+def _amount(credits_: int | None) -> Decimal | None:
+    return None if credits_ is None else Decimal(credits_)
+
+
+def event_of(heard: verdict.Verdict) -> events.AttemptEvent:
     """Say what a verdict writes into the ledger."""
     match heard:
         case verdict.Accepted(task_id):
-            return journal.Taken(task_id)
+            return events.Taken(task_id)
         case verdict.Throttled() | verdict.Unsent() | verdict.Exhausted():
-            return journal.Released()
+            return events.Released()
         case verdict.Refused(error):
             if isinstance(error, AuthenticationError | PermissionDeniedError):
-                return journal.Released()  # the key is at fault, not the job
-            return journal.Refused(_reason(error))
+                return events.Released()  # the key is at fault, not the job
+            return events.Refused(_reason(error))
         case verdict.Faulted(error):
-            return journal.Faulted(_reason(error))
+            return events.Faulted(_reason(error))
         case verdict.Unknown(error):
-            return journal.Doubted(_reason(error))
+            return events.Doubted(_reason(error))
         case _:
             assert_never(heard)
 
 
-def end_of(task: Task) -> journal.Completed | journal.Failed:
+def end_of(task: Task) -> events.Completed | events.Failed:
     """Say what the end of a task writes into the ledger; no URL among it."""
     created = task.created_at.timestamp()
     if isinstance(task, FailedTask):
         reason = Reason(message=scrub(task.error.message), code=task.error.code)
-        return journal.Failed(reason, created)
+        return events.Failed(reason, created)
     ended = task.completed_at.timestamp() if isinstance(task, CompletedTask) else None
-    return journal.Completed(created, ended)
+    return events.Completed(created, ended)
 
 
 def why_untaken(job: Job, record: JobRecord) -> AIVideoError | None:
@@ -310,15 +315,3 @@ def _reason(error: AIVideoError) -> Reason:
     if isinstance(error, APIStatusError):
         return Reason(message=error.message, status=error.status, code=error.code)
     return Reason(message=str(error))
-
-
-_STANDS: dict[type[journal.Verdict], AttemptStatus] = {
-    journal.Taken: AttemptStatus.RUNNING,
-    journal.Released: AttemptStatus.RELEASED,
-    journal.Refused: AttemptStatus.REFUSED,
-    journal.Faulted: AttemptStatus.FAULTED,
-    journal.Doubted: AttemptStatus.UNKNOWN,
-    journal.Completed: AttemptStatus.COMPLETED,
-    journal.Failed: AttemptStatus.FAILED,
-}
-"""Where an attempt stands after each event, as far as its credits go."""

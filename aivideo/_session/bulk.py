@@ -13,6 +13,7 @@ import os
 import secrets
 from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +28,7 @@ from aivideo.errors import (
     SessionClosedError,
     TaskFailedError,
 )
-from aivideo.ledger.journal import JobRecord, JobStatus
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.models import CompletedTask, Failed, FailedTask, Outcome, Request, Succeeded, Task
 
 log = logging.getLogger("aivideo._session.session")
@@ -134,6 +135,9 @@ class Bulk:
 
     async def _produce(self) -> None:
         index = 0
+        ceiling = self._naming.max_credits
+        if self._batch is not None and ceiling is not None:
+            await self._engine.ledger.set_ceiling(self._batch, Decimal(ceiling))
         async for request in _each(self._requests):
             await self._room()
             try:
@@ -143,7 +147,6 @@ class Bulk:
                     key=self._key(index, request),
                     batch=self._batch,
                     index=index,
-                    ceiling=self._naming.max_credits,
                     replace=self._naming.batch is not None,
                     retry_failed=self._naming.retry_failed,
                 )

@@ -46,8 +46,9 @@ from aivideo.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from aivideo.ledger import Ledger, journal
-from aivideo.ledger.journal import Attempt, AttemptStatus, Holding, JobRecord, JobStatus
+from aivideo.ledger import Ledger, events
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus
+from aivideo.ledger.totals import Holding
 from aivideo.models import (
     CompletedTask,
     Credits,
@@ -212,7 +213,6 @@ class Engine:
         on_update: OnUpdate | None = None,
         batch: str | None = None,
         index: int | None = None,
-        ceiling: int | None = None,
         replace: bool = False,
         retry_failed: bool = False,
     ) -> tuple[Job, JobRecord]:
@@ -225,7 +225,6 @@ class Engine:
             on_update: told of each change of its task.
             batch: what it belongs to.
             index: its place in what it came with.
-            ceiling: credits that its batch may not pass.
             replace: let the job ask for ``request`` where it asked for another and was not taken.
             retry_failed: send it again if it failed (and was refunded) or was refused.
         """
@@ -245,34 +244,29 @@ class Engine:
         record = await self.ledger.plan(record, replace=replace)
         if retry_failed and record.status in (JobStatus.FAILED, JobStatus.REFUSED):
             try:
-                record = await self.ledger.record(record.id, journal.Retried())
+                record = await self.ledger.record(record.id, events.Retried())
             except ContradictionError:
                 # Somebody else was asked for the same, and was faster: it is as they left it.
                 record = await self.ledger.find(record.id) or record
         if self.closed:  # while it was written down
             raise SessionClosedError("the session closed; the job is planned, and was not sent")
-        job = self.adopt(record, index=index, ceiling=ceiling)
+        job = self.adopt(record, index=index)
         if on_update is not None:
             self._tell(job, on_update)
         return job, record
 
-    def adopt(
-        self, record: JobRecord, *, index: int | None = None, ceiling: int | None = None
-    ) -> Job:
+    def adopt(self, record: JobRecord, *, index: int | None = None) -> Job:
         """Take a job on as its record stands: to be sent, to be watched, or left alone."""
         job = self.jobs.get(record.id)
         # One that is to be sent and that nobody sends has ended here, and was asked for again.
         stale = record.status is JobStatus.PLANNED and record.id not in self._submissions
         if job is not None and not stale:
             job.index = job.index if index is None else index
-            # Who took it up first, resume() say, knew of no ceiling; its next POST does.
-            job.ceiling = job.ceiling if ceiling is None else ceiling
             return job
         doubtful = self._in_doubt.get(record.id)
         if doubtful is not None and doubtful.status is record.status:
             return doubtful
         job = Job(record.id, record.request, owner=self, key=record.key, index=index)
-        job.ceiling = ceiling
         self.books.counts[job.status] += 1
         self._note(job, record)
         if record.status in _MAY_BE_SENT:
@@ -471,7 +465,7 @@ class Engine:
                 "task %s, named for job %s, is not its own: %s", task.id, record.id, why_not
             )
             return None
-        taken = journal.Taken(task.id)
+        taken = events.Taken(task.id)
         try:
             record = await self.ledger.record(record.id, taken, attempt=attempt.number)
         except ContradictionError as error:  # told meanwhile, and otherwise

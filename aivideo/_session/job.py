@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from aivideo import catalog
 from aivideo.errors import AIVideoError, SessionClosedError
-from aivideo.ledger.journal import Holding, JobStatus
+from aivideo.ledger.records import JobStatus
+from aivideo.ledger.totals import Holding
 from aivideo.models import CompletedTask, Request, Task, TaskId
 
 
@@ -60,11 +61,10 @@ class Job:
         error: why it was not taken, or None.
         attempt: the number of the POST that ``task_id`` came of, or of the one under way; 0: none.
         holding: how its session counts the credits of its own POST; None: it made none.
-        ceiling: credits that its batch may not pass, as far as its session was told; or None.
     """
 
     __slots__ = (
-        *("_owner", "attempt", "ceiling", "error", "holding", "id", "index", "key", "request"),
+        *("_owner", "attempt", "error", "holding", "id", "index", "key", "request"),
         *("status", "task_id"),
     )
 
@@ -88,7 +88,6 @@ class Job:
         self.error: AIVideoError | None = None
         self.attempt = 0
         self.holding: Holding | None = None
-        self.ceiling: int | None = None
         self._owner = owner
 
     def __repr__(self) -> str:

@@ -35,8 +35,8 @@ from aivideo.errors import (
     PermissionDeniedError,
     SubmitUnknownError,
 )
-from aivideo.ledger import journal
-from aivideo.ledger.journal import JobRecord, JobStatus, Reason
+from aivideo.ledger import events, transitions
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.models import TaskId
 
 log = logging.getLogger("aivideo._session.session")
@@ -164,7 +164,7 @@ class Purchase:
                         raise heard.error
                     await asyncio.sleep(2.0**faulted * random.uniform(0.5, 1.0))
                     # The attempt stays as it is, and its credits held: it may have been charged.
-                    again = journal.Retried(may_pay_twice=True)
+                    again = events.Retried(may_pay_twice=True)
                     self._note(job, await self._books.ledger.record(job.id, again))
                 case verdict.Unknown() if job.task_id is not None:
                     return job.task_id  # a callback has told meanwhile
@@ -190,7 +190,7 @@ class Purchase:
             _refuse_another(record, claimed)
         except InvalidRequestError:
             permit.unused()
-            await self._keep(job, claimed, journal.Released())
+            await self._keep(job, claimed, events.Released())
             raise
         url = self._urls.of(claimed, claimed.latest)
         try:
@@ -199,7 +199,7 @@ class Purchase:
             # Only a loop that is torn down gets here. What has left, has left.
             permit.lost()
             reason = Reason(message=f"interrupted by {type(error).__name__}")
-            await self._keep(job, claimed, journal.Doubted(reason))
+            await self._keep(job, claimed, events.Doubted(reason))
             raise
         try:
             await self._keep(job, claimed, event_of(heard))
@@ -207,13 +207,13 @@ class Purchase:
             self._settle(permit, heard)
         return heard
 
-    async def _keep(self, job: Job, claimed: JobRecord, event: journal.Verdict) -> None:
+    async def _keep(self, job: Job, claimed: JobRecord, event: events.AttemptEvent) -> None:
         record = await self._books.keep(job, event, claimed.latest)
         if record is not None:
             self._note(job, record)
-        elif isinstance(event, journal.Taken):
+        elif isinstance(event, events.Taken):
             # Not on disk, and bought all the same: this process goes on with it.
-            self._note(job, journal.apply(claimed, event))
+            self._note(job, transitions.apply(claimed, event))
 
     async def _follow(self, job: Job, planned: JobRecord) -> TaskId | None:
         """Wait for the verdict of a POST that another process has under way.

@@ -28,8 +28,9 @@ from aivideo.errors import (
     scrub,
 )
 from aivideo.ledger import Ledger
-from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
 from aivideo.ledger.memory import MemoryLedger
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
 
 MAX_QUEUED = 10_000

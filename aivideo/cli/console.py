@@ -14,7 +14,7 @@ from rich.console import Console
 
 from aivideo._amounts import dollars, exact, plain
 from aivideo.ledger.audit import Finding
-from aivideo.ledger.journal import Attempt, JobRecord
+from aivideo.ledger.records import Attempt, JobRecord
 from aivideo.models import CompletedTask, Credits, FailedTask, Task
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from rich.text import Text
 from aivideo.cli.console import in_dollars, number, print_json, say
 from aivideo.cli.exits import describe
 from aivideo.errors import AIVideoError, DownloadError
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.manifest import Estimate, Result
 
 if TYPE_CHECKING:

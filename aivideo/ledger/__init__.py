@@ -1,182 +1,24 @@
-"""Where jobs are written down before and after each step that matters.
+"""Where jobs are recorded before and after each step that matters.
 
 :class:`Ledger` is a Protocol. :class:`~aivideo.ledger.memory.MemoryLedger` never pays twice while
-the process lives, and forgets everything with it; :class:`~aivideo.ledger.sqlite.SqliteLedger`
-keeps the same promises across a crash, for the processes of one machine. Both pass
+the process lives, and is lost with it. :class:`~aivideo.ledger.sqlite.SqliteLedger` keeps the same
+promises across crashes, for all processes of one machine. Both pass
 :func:`aivideo.testing.check_ledger`, which a ledger of your own should pass too.
 
 What every ledger promises:
 
-* Each call is durable when it returns, and has happened whole or not at all.
+* Each call is durable when it returns, and is atomic.
 * :meth:`Ledger.claim` is a compare-and-set: of any number of callers, in any number of processes,
-  one gets the job.
-* A claim is a lease. One that its owner has not ended by its time, or whose owner is known to be
-  dead, may be found by :meth:`Ledger.lapse`, and then is ``unknown``: never ``planned`` again. Its
-  owner may write its verdict all the same, whenever it comes.
-* What can follow what is decided by :func:`aivideo.ledger.journal.apply`, and what may be spent by
-  :func:`aivideo.ledger.budget.admit`: the same for all.
+  exactly one gets the job.
+* A claim is a lease. A claim that its owner has not ended in time, or whose owner is known to be
+  dead, is found by :meth:`Ledger.lapse` and becomes ``unknown``, never ``planned`` again. Its owner
+  may still record the answer later.
+* :func:`aivideo.ledger.transitions.apply` decides which event may follow which status, and
+  :func:`aivideo.ledger.budget.admit` what may be spent: both are the same for all ledgers.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Protocol
+from aivideo.ledger.protocol import Ledger
 
-from attrs import evolve
-
-from aivideo.errors import InvalidRequestError, LedgerError
-from aivideo.ledger import journal
-from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
-from aivideo.models import Credits, TaskId
-
-
-class Ledger(Protocol):
-    """What a session asks of its ledger; see the module. Times are Unix seconds.
-
-    Every call may raise :class:`~aivideo.LedgerError`: the ledger cannot be read, written or
-    trusted. What was to be written then was not, as far as anybody can tell.
-    """
-
-    async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
-        """Write down a job that is to be submitted.
-
-        Args:
-            job: the job, ``planned``.
-            replace: where a job of the same ``batch`` and ``key`` asks for something else and
-                none of its POSTs can have been taken, let it ask for this from now on.
-
-        Returns:
-            ``job``; or, where a job of the same ``batch`` and ``key`` is written down already,
-            that one (at the price that ``job`` states, if nothing is counted at another yet); or,
-            where it is itself, what it is by now: whoever does not know whether an earlier call
-            came through may say it again.
-
-        Raises:
-            InvalidRequestError: that key was used for another request.
-            LedgerError: that id is another job's.
-        """
-        ...
-
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
-        """Move a job from ``planned`` to ``submitting``, if it is ``planned``: compare and set.
-
-        Whoever gets the record back may POST it, once: its last attempt is that POST. Its credits
-        are reserved. Nobody else gets it.
-
-        Args:
-            job_id: the job.
-            lease: seconds after which the claim counts as abandoned.
-            ceiling: credits that charged, reserved and unknown attempts of the job's batch may
-                not pass (with no batch: those of all jobs without one), or None.
-
-        Returns:
-            The job, now ``submitting``; or None if it was not ``planned`` any more.
-
-        Raises:
-            BudgetExceededError: its credits would pass the ceiling, or are not known under one.
-        """
-        ...
-
-    async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
-        """Write down what happened to a job, and return what it is now.
-
-        Args:
-            job_id: the job.
-            event: what happened.
-            attempt: the number of the POST it happened to; None: the latest.
-
-        Raises:
-            ContradictionError: the event cannot follow what is known, or its task is another's;
-                see :mod:`aivideo.ledger.journal`.
-            LedgerError: no such job, or no such attempt.
-        """
-        ...
-
-    async def lapse(self) -> Sequence[JobRecord]:
-        """Write ``unknown`` for each lapsed claim of somebody else's; return those jobs."""
-        ...
-
-    async def find(self, job_id: str) -> JobRecord | None:
-        """Find a job by its id."""
-        ...
-
-    async def find_key(self, batch: str | None, key: str) -> JobRecord | None:
-        """Find a job by the name its user gave it."""
-        ...
-
-    async def find_task(self, task_id: TaskId) -> JobRecord | None:
-        """Find a job by a task that one of its attempts became."""
-        ...
-
-    def jobs(
-        self, *, batch: str | None = None, statuses: Collection[JobStatus] = ()
-    ) -> AsyncIterator[JobRecord]:
-        """Yield jobs in the order they were written down, a page at a time.
-
-        Args:
-            batch: only those of this batch; None: all.
-            statuses: only those that stand so; none: all.
-        """
-        ...
-
-    async def counts(self, *, batch: str | None = None) -> Mapping[JobStatus, int]:
-        """Count the jobs of a batch, or all, by where they stand. Reads them all."""
-        ...
-
-    async def totals(self, *, batch: str | None = None) -> CreditTotals:
-        """Add up the credits of a batch's attempts, or of all. Reads only what was summed."""
-        ...
-
-    async def note_credits(self, account: Credits) -> Reading:
-        """Keep what the service says of the account, beside what the ledger knows now."""
-        ...
-
-    async def readings(self) -> Sequence[Reading]:
-        """List what was kept, the oldest first."""
-        ...
-
-    async def aclose(self) -> None:
-        """Finish writing, and close. Safe to say twice."""
-        ...
-
-
-def planned_again(earlier: JobRecord, job: JobRecord, *, replace: bool) -> JobRecord:
-    """Say what ``earlier`` is when ``job`` is planned under its key: itself where nothing changes.
-
-    A price that was not known, or was another, is the one that is stated now, as long as nothing
-    is counted at the old one.
-
-    Raises:
-        InvalidRequestError: the key was used for another request, which is not to be replaced.
-    """
-    if earlier.fingerprint == job.fingerprint:
-        held = {journal.holding(attempt.status) for attempt in earlier.attempts}
-        if job.credits in (None, earlier.credits) or not held <= {Holding.NONE, Holding.REFUNDED}:
-            return earlier
-        return evolve(earlier, request=job.request, credits=job.credits)
-    if replace and is_untaken(earlier):
-        return evolve(job, id=earlier.id, attempts=earlier.attempts)
-    raise InvalidRequestError.because(
-        "key", job.key, "was used for another request", "use a key per request"
-    )
-
-
-def same_job(known: JobRecord, job: JobRecord) -> JobRecord:
-    """Give back ``known``, which has the id of ``job``, if it is that job.
-
-    Raises:
-        LedgerError: the id is another job's.
-    """
-    if (known.fingerprint, known.batch, known.key) != (job.fingerprint, job.batch, job.key):
-        raise LedgerError(f"job {job.id} is written down already, and is another")
-    return known
-
-
-def is_untaken(job: JobRecord) -> bool:
-    """Whether no POST of a job can have been taken, and none is on its way."""
-    return job.status in (JobStatus.PLANNED, JobStatus.REFUSED) and not (
-        job.doubts or any(attempt.task_id for attempt in job.attempts)
-    )
+__all__ = ["Ledger"]

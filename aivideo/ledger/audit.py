@@ -1,34 +1,36 @@
-"""What the account's counter says about POSTs of unknown fate, and what it cannot say.
+"""What the account's counter proves about POSTs in doubt, and what it cannot prove.
 
-``GET /v1/credits`` tells ``total_consumed``, and that is all the evidence there is: the service has
-no list of tasks. A ledger keeps a :class:`Reading` each time it hears that number, with what it
-knew itself at that moment. Between two readings the counter grew by what this ledger bought, by
-what its unknown POSTs turn out to have bought, and by what anybody else bought on the account.
+``GET /v1/credits`` reports ``total_consumed``. There is no other evidence: the service has no list
+of tasks. A ledger stores a :class:`Reading` each time it learns that number, together with its own
+totals at that moment. Between two readings the counter grew by what this ledger bought, by those of
+its POSTs in doubt that were charged, and by what anybody else bought on the account.
 
-Two things nobody documents, so both are carried to the end: whether a refund lowers
-``total_consumed``, and whether somebody else uses the account. What is concluded is what holds
-under each reading of the first; the second can only add, so a growth that is too small for an
-unknown POST proves that it is not charged (not taken; or taken, failed and refunded).
+Two things are not documented, and both are considered: whether a refund lowers ``total_consumed``,
+and whether somebody else uses the account. A conclusion is drawn only if it holds under both
+answers to the first. The second can only add to the counter, so a growth smaller than the price of
+a POST in doubt proves that this POST is not charged (not taken; or taken, failed and refunded).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from attrs import field, frozen
 
-from aivideo.ledger.journal import CreditTotals
+from aivideo._amounts import plain
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits
 
 
 @frozen
 class Reading:
-    """The account's counters at a moment, and the ledger's own sums then.
+    """The account's counters at one moment, and the ledger's own totals then.
 
     Attributes:
         at: Unix seconds, by our clock.
-        account: what the service said.
-        ledger: what the ledger knew.
+        account: what the service reported.
+        ledger: the totals of all jobs in the ledger.
     """
 
     at: float
@@ -38,69 +40,68 @@ class Reading:
 
 @frozen(kw_only=True)
 class Hypothesis:
-    """What the counter says if a refund does, or does not, lower it.
+    """What the counter implies if a refund lowers it, or does not.
 
     Attributes:
-        refunds_lower: which of the two.
-        known: credits by which the counter must have grown for what is known.
-        rest: what it grew by beyond that; negative: this is not how the counter works.
+        refunds_lower: whether a refund lowers the counter.
+        known: credits by which the known charges and refunds moved the counter.
+        rest: its growth beyond that; negative: the counter does not work this way.
     """
 
     refunds_lower: bool
-    known: int
-    rest: int
+    known: Decimal
+    rest: Decimal
 
 
 @frozen(kw_only=True)
 class Finding:
-    """What an audit concludes.
+    """The conclusion of an audit. Amounts are credits.
 
     Attributes:
         since: the earlier reading.
         now: the later one.
-        grown: by how much ``total_consumed`` grew.
-        bought: credits this ledger knows it was charged in between.
-        refunded: credits of tasks that failed in between.
-        unknown: credits of unknown fate, of POSTs since the earlier reading.
-        hypotheses: those that the figures leave standing.
+        grown: the growth of ``total_consumed``.
+        bought: charged to this ledger in between, as far as it knows.
+        refunded: of tasks that failed in between.
+        unknown: of POSTs in doubt since the earlier reading.
+        hypotheses: those that the figures do not contradict.
         conclusion: "clean", "none charged", "all charged", "some charged", "too much", "too little"
             or, where nothing can be concluded, "blurred" or "open".
-        lines: the same in words, for a person.
+        lines: the conclusion in words, for display.
     """
 
     since: Reading
     now: Reading
-    grown: int
-    bought: int
-    refunded: int
-    unknown: int
+    grown: Decimal
+    bought: Decimal
+    refunded: Decimal
+    unknown: Decimal
     hypotheses: tuple[Hypothesis, ...]
     conclusion: str
     lines: tuple[str, ...] = field(repr=False)
 
 
-def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
+def conclude(since: Reading, now: Reading, *, prices: Sequence[Decimal]) -> Finding:
     """Compare two readings.
 
     Args:
         since: the earlier one.
         now: the later one.
-        prices: credits of each attempt of unknown fate that was POSTed between the two.
+        prices: credits reserved for each attempt in doubt that was POSTed between the two.
     """
-    grown = now.account.total_consumed - since.account.total_consumed
-    bought = (now.ledger.charged + now.ledger.refunded) - (
-        since.ledger.charged + since.ledger.refunded
-    )
-    refunded = now.ledger.refunded - since.ledger.refunded
-    unknown = sum(prices)
+    grown = plain(now.account.total_consumed - since.account.total_consumed)
+    charged = now.ledger.charged - since.ledger.charged
+    refunded = plain(now.ledger.refunded - since.ledger.refunded)
+    bought = plain(charged + refunded)
+    unknown = plain(sum(prices, Decimal(0)))
     both = [
-        Hypothesis(refunds_lower=lower, known=known, rest=grown - known)
+        Hypothesis(refunds_lower=lower, known=plain(known), rest=plain(grown - known))
         for lower, known in ((False, bought), (True, bought - refunded))
     ]
     early = since.ledger.reserved + since.ledger.unknown
     standing = tuple(each for each in both if each.rest + early >= 0)
     if refunded == 0:
-        standing = standing[:1]  # the two are one
+        standing = standing[:1]  # both are the same
     late = now.ledger.reserved
     conclusion = _conclusion(standing, prices, early=early, late=late)
     how_many = () if early or late else _how_many(standing, prices, conclusion)
@@ -118,9 +119,9 @@ def conclude(since: Reading, now: Reading, *, prices: Sequence[int]) -> Finding:
 
 
 def _how_many(
-    standing: Sequence[Hypothesis], prices: Sequence[int], conclusion: str
+    standing: Sequence[Hypothesis], prices: Sequence[Decimal], conclusion: str
 ) -> tuple[str, ...]:
-    """Say how many are charged, where each costs the same and the rest is so many of them."""
+    """Say how many POSTs are charged, if all have one price and the rest is a multiple of it."""
     if conclusion != "some charged" or len(standing) != 1 or len({*prices}) != 1:
         return ()
     taken, over = divmod(standing[0].rest, prices[0])
@@ -132,13 +133,17 @@ def _how_many(
 
 
 def _conclusion(
-    standing: tuple[Hypothesis, ...], prices: Sequence[int], *, early: int, late: int
+    standing: tuple[Hypothesis, ...], prices: Sequence[Decimal], *, early: Decimal, late: Decimal
 ) -> str:
-    """Conclude what all say, each with up to ``early`` more to explain, or ``late`` less."""
+    """Return what all hypotheses imply.
+
+    The earlier reading may have been taken before up to ``early`` credits reached the counter, and
+    the later one may include up to ``late`` credits of POSTs that were still on their way.
+    """
     if not standing:
         return "too little"
     said = [
-        {_of_one(each.rest + early, prices), _of_one(max(0, each.rest - late), prices)}
+        {_of_one(each.rest + early, prices), _of_one(max(Decimal(0), each.rest - late), prices)}
         for each in standing
     ]
     every = set[str]().union(*said)
@@ -147,12 +152,12 @@ def _conclusion(
     return "open" if all(len(each) == 1 for each in said) else "blurred"
 
 
-def _of_one(rest: int, prices: Sequence[int]) -> str:
-    unknown = sum(prices)
+def _of_one(rest: Decimal, prices: Sequence[Decimal]) -> str:
+    unknown = sum(prices, Decimal(0))
     if not prices:
         return "clean" if rest == 0 else "too much"
     if rest < min(prices):
-        return "none charged"  # others can only add: there is no room for even the cheapest
+        return "none charged"  # others can only add, and it is less than the lowest price
     if rest == unknown:
         return "all charged"
     return "some charged" if rest < unknown else "too much"

@@ -1,25 +1,27 @@
-"""Ceilings: whether one create more may be paid.
+"""Ceilings: whether one more create may be paid.
 
-Counted is what was charged, what is reserved for POSTs on their way, and what is of unknown fate:
-all that may turn out to be spent. What came back, or was proved not taken, is free again.
+Charged, reserved and unknown credits count towards a ceiling: all that may turn out to be spent.
+Refunded credits, and those of POSTs that were proved not taken, are free again.
 """
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from aivideo.errors import BudgetExceededError
 
 
-def admit(model: str, needed: int | None, *, held: int, ceiling: int | None) -> None:
-    """Check that one create more fits under a ceiling.
+def admit(model: str, needed: Decimal | None, *, held: Decimal, ceiling: Decimal | None) -> None:
+    """Check that one more create fits under a ceiling.
 
     Args:
-        model: what is to be POSTed.
-        needed: its credits, as they will be counted once it is; None: not known.
+        model: the model of the request to be POSTed.
+        needed: its price in credits; None: not known.
         held: credits charged, reserved or unknown so far.
-        ceiling: credits, or None: there is none.
+        ceiling: the most that ``held`` may become, in credits; None: there is no ceiling.
 
     Raises:
-        BudgetExceededError: its credits would pass the ceiling, or are not known under one.
+        BudgetExceededError: its price would pass the ceiling, or is not known under one.
     """
     if ceiling is None:
         return

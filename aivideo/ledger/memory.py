@@ -1,32 +1,35 @@
-"""A ledger in memory: as careful as one on disk, and gone with the process."""
+"""A ledger in memory: it keeps every promise while the process lives, and is lost with it."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 
-from aivideo.errors import ContradictionError, LedgerError
-from aivideo.ledger import budget, journal, planned_again, same_job
+from aivideo import _amounts
+from aivideo.errors import LedgerError
+from aivideo.ledger import rules
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.ledger.events import Event, Taken
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.totals import CreditTotals, credits_moved
 from aivideo.models import Credits, TaskId
 
-_OVER = (JobStatus.COMPLETED, JobStatus.SAVED, JobStatus.FAILED, JobStatus.REFUSED)
-_NOTHING = CreditTotals()
+_NO_CREDITS = CreditTotals()
 
 
 class MemoryLedger:
     """Keeps the jobs of one process (about 1 kB each with its request).
 
-    No method awaits anything, so on one event loop each is atomic: that is its compare-and-set.
-    Jobs that are over and have no key are forgotten, oldest first, beyond ``keep_ended`` of them:
-    their credits stay in the totals, and nobody can ask for them by name.
+    No method awaits anything, so on one event loop each is atomic. Jobs that have ended and have no
+    key are dropped, oldest first, when there are more than ``keep_ended`` of them: their credits
+    stay in the totals, and nobody can ask for them by name.
 
     Args:
-        keep_ended: jobs that are over to be kept.
-        owner: the name under which its claims are made; give it to share ``jobs`` in a test.
-        now: Unix seconds.
+        keep_ended: the number of ended jobs to keep.
+        owner: the name under which its claims are made.
+        now: returns Unix seconds.
     """
 
     def __init__(
@@ -44,82 +47,87 @@ class MemoryLedger:
         self._by_key: dict[tuple[str | None, str], str] = {}
         self._by_task: dict[TaskId, str] = {}
         self._totals: dict[str | None, CreditTotals] = {}
+        self._ceilings: dict[str | None, Decimal] = {}
         self._readings: list[Reading] = []
 
     def __repr__(self) -> str:
         return f"<MemoryLedger of {len(self._jobs)} jobs>"
 
     def sharing(self, owner: str) -> MemoryLedger:
-        """Make a second handle of the same jobs, as another process would have: for tests."""
+        """Return a second handle of the same jobs, as another process would have: for tests."""
         other = MemoryLedger(keep_ended=self._keep_ended, owner=owner, now=self._now)
         other.__dict__.update(self.__dict__ | {"_owner": owner})
         return other
 
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
-        """Write down a job; see :class:`~aivideo.ledger.Ledger`."""
-        key = job.key
-        if (same := self._jobs.get(job.id)) is not None:
-            return same_job(same, job)
-        if key is not None:
-            known = self._by_key.get((job.batch, key))
-            if known is not None:
-                job = planned_again(self._jobs[known], job, replace=replace)
-            self._by_key[job.batch, key] = job.id
-        self._jobs[job.id] = job
-        return job
+        """Record a job; see :class:`~aivideo.ledger.Ledger`."""
+        same_key = None if job.key is None else await self.find_key(job.batch, job.key)
+        planned = rules.plan(
+            job, same_id=self._jobs.get(job.id), same_key=same_key, replace=replace
+        )
+        if planned.key is not None:
+            self._by_key[planned.batch, planned.key] = planned.id
+        self._jobs[planned.id] = planned
+        return planned
 
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         """Win the right to POST a job once; see :class:`~aivideo.ledger.Ledger`."""
         job = self._job(job_id)
-        if job.status is not JobStatus.PLANNED:
-            return None
-        held = self._totals.get(job.batch, _NOTHING).held
-        budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
-        now = self._now()
-        claimed = journal.Claimed(owner=self._owner, lease_until=now + lease, at=now)
-        return self._write(job, journal.apply(job, claimed))
+        claimed = rules.claim(
+            job,
+            owner=self._owner,
+            lease=lease,
+            now=self._now(),
+            totals=self._totals.get(job.batch, _NO_CREDITS),
+            ceiling=self._ceilings.get(job.batch),
+        )
+        return None if claimed is None else self._write(job, claimed)
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
-        """Write down what happened; see :class:`~aivideo.ledger.Ledger`."""
+        """Record what happened; see :class:`~aivideo.ledger.Ledger`."""
         job = self._job(job_id)
-        if isinstance(event, journal.Taken):
-            other = self._by_task.get(event.task_id, job_id)
-            if other != job_id:
-                raise ContradictionError(f"task {event.task_id} is that of job {other} already")
-        return self._write(job, journal.apply(job, event, attempt))
+        holder = self._by_task.get(event.task_id) if isinstance(event, Taken) else None
+        return self._write(job, rules.record(job, event, attempt, holder_of_task=holder))
 
     async def lapse(self) -> Sequence[JobRecord]:
-        """Write ``unknown`` for lapsed claims; see :class:`~aivideo.ledger.Ledger`."""
+        """Record ``unknown`` for abandoned claims; see :class:`~aivideo.ledger.Ledger`."""
         now = self._now()
         lapsed = []
         for job in list(self._jobs.values()):
-            for attempt in job.attempts:
-                abandoned = attempt.owner != self._owner and attempt.lease_until < now
-                if attempt.status is journal.AttemptStatus.SUBMITTING and abandoned:
-                    after = journal.apply(job, journal.ABANDONED, attempt.number)
-                    lapsed.append(self._write(job, after))
+            after = rules.lapse(job, owner=self._owner, now=now)
+            if after is not job:
+                lapsed.append(self._write(job, after))
         return lapsed
+
+    async def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
+        """Store or remove a batch's ceiling; see :class:`~aivideo.ledger.Ledger`."""
+        if credits is None:
+            self._ceilings.pop(batch, None)
+        else:
+            self._ceilings[batch] = _amounts.exact(credits)
+
+    async def ceiling(self, batch: str) -> Decimal | None:
+        """Return a batch's ceiling in credits, or None."""
+        return self._ceilings.get(batch)
 
     async def find(self, job_id: str) -> JobRecord | None:
         """Find a job by its id."""
         return self._jobs.get(job_id)
 
     async def find_key(self, batch: str | None, key: str) -> JobRecord | None:
-        """Find a job by its user's name for it."""
+        """Find a job by its batch and key."""
         job_id = self._by_key.get((batch, key))
         return None if job_id is None else self._jobs[job_id]
 
     async def find_task(self, task_id: TaskId) -> JobRecord | None:
-        """Find a job by its task."""
+        """Find a job by the task of any of its attempts."""
         job_id = self._by_task.get(task_id)
         return None if job_id is None else self._jobs[job_id]
 
     async def jobs(
         self, *, batch: str | None = None, statuses: Collection[JobStatus] = ()
     ) -> AsyncIterator[JobRecord]:
-        """Yield jobs; see :class:`~aivideo.ledger.Ledger`."""
+        """Yield jobs in the order they were recorded; see :class:`~aivideo.ledger.Ledger`."""
         for job in list(self._jobs.values()):
             if batch in (None, job.batch) and (not statuses or job.status in statuses):
                 yield job
@@ -129,9 +137,9 @@ class MemoryLedger:
         return Counter(job.status for job in self._jobs.values() if batch in (None, job.batch))
 
     async def totals(self, *, batch: str | None = None) -> CreditTotals:
-        """Add up the credits."""
+        """Sum the credits of a batch, or of all."""
         if batch is not None:
-            return self._totals.get(batch, _NOTHING)
+            return self._totals.get(batch, _NO_CREDITS)
         each = self._totals.values()
         return CreditTotals(
             charged=sum(one.charged for one in each),
@@ -141,17 +149,17 @@ class MemoryLedger:
         )
 
     async def note_credits(self, account: Credits) -> Reading:
-        """Keep a reading of the account's counters."""
+        """Store a reading of the account's counters."""
         reading = Reading(self._now(), account, await self.totals())
         self._readings.append(reading)
         return reading
 
     async def readings(self) -> Sequence[Reading]:
-        """List the readings."""
+        """List the readings, the oldest first."""
         return tuple(self._readings)
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def _write(self, before: JobRecord, after: JobRecord) -> JobRecord:
         if after is before:
@@ -160,19 +168,19 @@ class MemoryLedger:
         for attempt in after.attempts:
             if attempt.task_id is not None:
                 self._by_task[attempt.task_id] = after.id
-        change = journal.credits_moved(before, after)
+        change = credits_moved(before, after)
         if change:
-            self._totals[after.batch] = self._totals.get(after.batch, _NOTHING).plus(change)
-        if after.key is None and after.status in _OVER and before.status not in _OVER:
+            self._totals[after.batch] = self._totals.get(after.batch, _NO_CREDITS).plus(change)
+        if after.key is None and _has_ended(after) and not _has_ended(before):
             self._ended.append(after.id)
-            self._forget_oldest()
+            self._drop_oldest()
         return after
 
-    def _forget_oldest(self) -> None:
+    def _drop_oldest(self) -> None:
         while len(self._ended) > self._keep_ended:
             job = self._jobs.get(self._ended.popleft())
-            if job is None or job.status not in _OVER or job.doubts:
-                continue  # sent again, or taken after all: it is not over
+            if job is None or not _has_ended(job) or job.doubts:
+                continue  # sent again, or taken after all: it has not ended
             del self._jobs[job.id]
             for attempt in job.attempts:
                 if attempt.task_id is not None:
@@ -183,3 +191,7 @@ class MemoryLedger:
             return self._jobs[job_id]
         except KeyError:
             raise LedgerError(f"the ledger has no job {job_id}") from None
+
+
+def _has_ended(job: JobRecord) -> bool:
+    return job.status.is_final or job.status is JobStatus.COMPLETED

@@ -34,7 +34,7 @@ from aivideo.errors import (
     TaskNotFoundError,
     UpstreamError,
 )
-from aivideo.ledger.journal import CreditTotals
+from aivideo.ledger.totals import CreditTotals
 from aivideo.manifest.reading import Line
 from aivideo.models import Outcome, Sora2, Succeeded, TaskId
 

@@ -12,19 +12,8 @@ from attrs import define
 
 from aivideo import models
 from aivideo.cli.app import run
-from aivideo.ledger.journal import (
-    Completed,
-    Doubted,
-    Event,
-    Failed,
-    Faulted,
-    JobRecord,
-    JobStatus,
-    Reason,
-    Refused,
-    Saved,
-    Taken,
-)
+from aivideo.ledger.events import Completed, Doubted, Event, Failed, Faulted, Refused, Saved, Taken
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import Credits, Sora2
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from aivideo.cli.app import run
-from aivideo.ledger.journal import Taken
+from aivideo.ledger.events import Taken
 from tests.cli.filled_ledger import BROKE, CLAIM, DONE, LOST, FilledLedger, Said, task_id
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aivideo.cli.console import ledger_option, money, number, print_json
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.models import CompletedTask, FailedTask, TaskFailure
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aivideo.cli.app import run
-from aivideo.ledger.journal import ABANDONED, JobStatus, Taken
+from aivideo.ledger.events import ABANDONED, Taken
+from aivideo.ledger.records import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.simulator import Simulator
 from tests.cli.filled_ledger import BROKE, CLAIM, LOST, FilledLedger, Said, make_task, task_id

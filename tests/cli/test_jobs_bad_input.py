@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aivideo.cli.app import run
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from tests.cli.filled_ledger import FilledLedger, Said, one_line
 
 

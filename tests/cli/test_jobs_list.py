@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from aivideo.cli.app import run
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from tests.cli.filled_ledger import CLAIM, LOST, FilledLedger, Said, one_of_each, task_id
 
 

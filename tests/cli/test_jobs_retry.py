@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from aivideo.cli.app import run
-from aivideo.ledger.journal import JobStatus, Taken
+from aivideo.ledger.events import Taken
+from aivideo.ledger.records import JobStatus
 from tests.cli.filled_ledger import (
     BROKE,
     CLAIM,

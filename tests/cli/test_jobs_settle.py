@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from aivideo.cli.app import run
-from aivideo.ledger.journal import JobRecord, JobStatus, Taken
+from aivideo.ledger.events import Taken
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.simulator import Simulator
 from tests.cli.filled_ledger import (

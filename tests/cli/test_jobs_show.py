@@ -7,7 +7,7 @@ import json
 import pytest
 
 from aivideo.cli.app import run
-from aivideo.ledger.journal import Retried, Taken
+from aivideo.ledger.events import Retried, Taken
 from tests.cli.filled_ledger import CLAIM, LOST, FilledLedger, Said, task_id
 
 

@@ -28,8 +28,9 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import CreditTotals
 from tests.durable.processes import (
     PATIENCE,
     Said,

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from aivideo.errors import LedgerError
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger, opening
 from tests.ledger.jobs import job
 

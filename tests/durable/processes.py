@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from attrs import frozen
 
-from aivideo.ledger.journal import JobRecord
+from aivideo.ledger.records import JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import Sora2
 

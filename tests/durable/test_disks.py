@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from tests.durable.processes import (
     Said,
     Stand,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger, opening
 from tests.durable.ledger_process import FILES
 from tests.ledger.jobs import job

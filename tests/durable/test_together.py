@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from tests.durable.processes import (
     PATIENCE,
     command,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from aivideo import models
-from aivideo.ledger.journal import JobRecord
+from aivideo.ledger.records import JobRecord
 from aivideo.models import Sora2
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from itertools import product
 
 import pytest
@@ -7,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aivideo.ledger.audit import Finding, Reading, conclude
-from aivideo.ledger.journal import CreditTotals
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits
 
+PRICE = Decimal(100)
 
-def reading(consumed: int, **ledger: int) -> Reading:
+
+def reading(consumed: int | Decimal, **ledger: int | Decimal) -> Reading:
     account = Credits(balance=0, total_purchased=10**6, total_consumed=consumed)
     return Reading(0.0, account, CreditTotals(**ledger))
 
@@ -26,7 +29,7 @@ def audit(
     doubtful = sum(prices or [])
     charged, refunded = 300 + bought - failed, 200 + failed
     now = reading(5_000 + grown, charged=charged, refunded=refunded, unknown=doubtful)
-    return conclude(START, now, prices=prices or [])
+    return conclude(START, now, prices=[Decimal(price) for price in prices or []])
 
 
 @pytest.mark.parametrize(
@@ -65,14 +68,25 @@ def test_each_conclusion(finding: Finding, conclusion: str) -> None:
 
 def test_a_finding_shows_its_figures() -> None:
     finding = audit(650, bought=500, failed=200, prices=[100, 300])
-    assert (finding.grown, finding.bought, finding.refunded, finding.unknown) == (
-        650,
-        500,
-        200,
-        400,
+    amounts = (finding.grown, finding.bought, finding.refunded, finding.unknown)
+    assert [*map(str, amounts)] == ["650", "500", "200", "400"]
+    both = [(each.refunds_lower, str(each.known), str(each.rest)) for each in finding.hypotheses]
+    assert both == [(False, "500", "150"), (True, "300", "350")]
+
+
+def test_amounts_are_exact_and_print_without_trailing_zeros() -> None:
+    half = Decimal("30.5")
+    since = reading(half, charged=half)
+    finding = conclude(since, reading(4 * half, charged=half, unknown=3 * half), prices=[half] * 3)
+    assert (finding.conclusion, str(finding.grown), str(finding.unknown)) == (
+        "all charged",
+        "91.5",
+        "91.5",
     )
-    both = [(each.refunds_lower, each.known, each.rest) for each in finding.hypotheses]
-    assert both == [(False, 500, 150), (True, 300, 350)]
+    now = reading(3 * half, charged=half, unknown=3 * half)
+    finding = conclude(since, now, prices=[half] * 3)
+    assert (finding.conclusion, str(finding.hypotheses[0].rest)) == ("some charged", "61")
+    assert finding.lines[0].startswith("2 of the 3 POSTs of unknown fate are charged")
 
 
 def test_without_a_refund_there_is_one_reading_of_the_counter() -> None:
@@ -83,16 +97,16 @@ def test_what_was_in_doubt_at_the_earlier_reading_may_have_been_counted_before_i
     """Else a POST that was counted early hides one that was taken since, and is paid twice."""
     since = reading(100, unknown=100)  # taken and counted; a callback tells of it later
     now = reading(200, charged=100, unknown=100)  # and meanwhile another was taken
-    finding = conclude(since, now, prices=[100])
+    finding = conclude(since, now, prices=[PRICE])
     assert finding.conclusion == "blurred"
-    assert conclude(reading(100), now, prices=[100]).conclusion == "none charged"
+    assert conclude(reading(100), now, prices=[PRICE]).conclusion == "none charged"
 
 
 def test_what_is_on_its_way_at_the_later_reading_may_be_counted_already() -> None:
     now = reading(5_100, charged=300, refunded=200, reserved=100, unknown=100)
-    assert conclude(START, now, prices=[100]).conclusion == "blurred"
+    assert conclude(START, now, prices=[PRICE]).conclusion == "blurred"
     quiet = reading(5_000, charged=300, refunded=200, reserved=100, unknown=100)
-    assert conclude(START, quiet, prices=[100]).conclusion == "none charged"
+    assert conclude(START, quiet, prices=[PRICE]).conclusion == "none charged"
 
 
 @given(
@@ -125,7 +139,7 @@ def test_none_charged_is_never_said_of_what_was_charged(
         refunded=failed,
         unknown=sum(prices),
     )
-    said = conclude(since, now, prices=prices).conclusion
+    said = conclude(since, now, prices=[Decimal(price) for price in prices]).conclusion
     if said == "none charged":
         assert taken == 0
     if said == "all charged" and others == 0:

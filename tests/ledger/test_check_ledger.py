@@ -1,20 +1,23 @@
-"""Both siblings keep every promise; ledgers that break one are caught, each at its promise."""
+"""Both ledgers pass check_ledger; ledgers that break one promise fail it, at that promise."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from attrs import evolve
 
 from aivideo.errors import LedgerError
-from aivideo.ledger import Ledger, budget, journal
+from aivideo.ledger import Ledger, budget, events, rules, transitions
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
+from aivideo.ledger.events import Event
 from aivideo.ledger.memory import MemoryLedger
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import Holding
 from aivideo.models import TaskId
 from aivideo.testing import check_ledger
 
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Memory:
-    """Opens handles that share one memory."""
+    """Opens handles that share one store in memory."""
 
     def __init__(self, kind: type[MemoryLedger] = MemoryLedger) -> None:
         self._kind = kind
@@ -37,66 +40,135 @@ class Memory:
         return handle
 
 
-async def test_the_ledger_in_memory_keeps_every_promise() -> None:
+async def test_the_memory_ledger_keeps_every_promise() -> None:
     await check_ledger(Memory())
 
 
-async def test_the_ledger_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
+async def test_the_sqlite_ledger_keeps_every_promise(tmp_path: Path) -> None:
     await check_ledger(lambda *, now: SqliteLedger(tmp_path / "jobs.db", now=now))
 
 
 class ClaimsWithoutCompareAndSet(MemoryLedger):
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         job = self._job(job_id)
-        if job.status is not JobStatus.PLANNED:
-            return None
-        held = self._totals.get(job.batch, CreditTotals()).held
-        budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
-        await asyncio.sleep(0)  # as a SELECT and an UPDATE without a transaction have it
-        now = self._now()
-        claimed = journal.Claimed(owner=self._owner, lease_until=now + lease, at=now)
-        return self._write(job, journal.apply(job, claimed))
+        claimed = rules.claim(
+            job,
+            owner=self._owner,
+            lease=lease,
+            now=self._now(),
+            totals=await self.totals(batch=job.batch),
+            ceiling=self._ceilings.get(job.batch),
+        )
+        await asyncio.sleep(0)  # like a SELECT and an UPDATE without a transaction
+        return None if claimed is None else self._write(job, claimed)
 
 
-class ClaimsWhateverThereIs(MemoryLedger):
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+class ClaimsUnknownJobs(MemoryLedger):
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         job = self._job(job_id)
         if job.status is JobStatus.UNKNOWN:
             self._jobs[job_id] = evolve(job, status=JobStatus.PLANNED)
-        return await super().claim(job_id, lease=lease, ceiling=ceiling)
+        return await super().claim(job_id, lease=lease)
 
 
-class CountsWhatIsChargedAlone(MemoryLedger):
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+class ClaimsWithdrawnJobs(MemoryLedger):
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         job = self._job(job_id)
-        totals = self._totals.get(job.batch, CreditTotals())
-        if ceiling is not None:
-            ceiling += totals.unknown
-        return await super().claim(job_id, lease=lease, ceiling=ceiling)
+        if job.status is JobStatus.WITHDRAWN:
+            self._jobs[job_id] = evolve(job, status=JobStatus.PLANNED)
+        return await super().claim(job_id, lease=lease)
+
+
+class CountsOnlyChargedCredits(MemoryLedger):
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+        batch = self._job(job_id).batch
+        ceiling = self._ceilings.get(batch)
+        if ceiling is None:
+            return await super().claim(job_id, lease=lease)
+        try:
+            self._ceilings[batch] = ceiling + (await self.totals(batch=batch)).unknown
+            return await super().claim(job_id, lease=lease)
+        finally:
+            self._ceilings[batch] = ceiling
 
 
 class CountsAllBatchesTogether(MemoryLedger):
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         job = self._job(job_id)
         if job.status is JobStatus.PLANNED:
             budget.admit(
-                job.request.model, job.credits, held=(await self.totals()).held, ceiling=ceiling
+                job.request.model,
+                job.credits,
+                held=(await self.totals()).held,
+                ceiling=self._ceilings.get(job.batch),
             )
-        return await super().claim(job_id, lease=lease, ceiling=ceiling)
+        return await super().claim(job_id, lease=lease)
+
+
+class ForgetsCeilings(MemoryLedger):
+    async def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
+        return None
+
+
+class KeepsTheFirstCeiling(MemoryLedger):
+    async def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
+        if batch not in self._ceilings:
+            await super().set_ceiling(batch, credits)
+
+
+class IgnoresCeilings(MemoryLedger):
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+        ceilings, self._ceilings = self._ceilings, {}
+        try:
+            return await super().claim(job_id, lease=lease)
+        finally:
+            self._ceilings = ceilings
+
+
+class RoundsCeilings(MemoryLedger):
+    async def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
+        await super().set_ceiling(batch, None if credits is None else Decimal(round(credits)))
+
+
+class RoundsPrices(MemoryLedger):
+    async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
+        price = None if job.credits is None else Decimal(round(job.credits))
+        return await super().plan(evolve(job, credits=price), replace=replace)
+
+
+class CountsTheLatestPrice(MemoryLedger):
+    """As before amounts were kept with attempts: all of a job's attempts at its present price."""
+
+    def _write(self, before: JobRecord, after: JobRecord) -> JobRecord:
+        attempts = tuple(evolve(each, credits=after.credits) for each in after.attempts)
+        return super()._write(before, evolve(after, attempts=attempts))
+
+
+class ForgetsWhoIsResumable(MemoryLedger):
+    async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
+        return await super().plan(evolve(job, resumable=False), replace=replace)
+
+
+class WithdrawsSubmittingJobs(MemoryLedger):
+    async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
+        job = self._job(job_id)
+        if isinstance(event, events.Withdrawn) and job.status is JobStatus.SUBMITTING:
+            return self._write(job, evolve(job, status=JobStatus.WITHDRAWN))
+        return await super().record(job_id, event, attempt=attempt)
+
+
+class RefusesWithdrawnKeys(MemoryLedger):
+    async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
+        known = None if job.key is None else await self.find_key(job.batch, job.key)
+        if known is not None and known.status is JobStatus.WITHDRAWN:
+            return known
+        return await super().plan(job, replace=replace)
 
 
 class LapsesToPlanned(MemoryLedger):
     async def lapse(self) -> Sequence[JobRecord]:
         lapsed = await super().lapse()
-        return [await self.record(job.id, journal.Released()) for job in lapsed]
+        return [await self.record(job.id, events.Released()) for job in lapsed]
 
 
 class LapsesLiveClaims(MemoryLedger):
@@ -117,7 +189,7 @@ class LapsesItsOwnClaims(MemoryLedger):
             self._owner = real
 
 
-class DropsLateVerdicts(MemoryLedger):
+class DropsLateAnswers(MemoryLedger):
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         job = self._job(job_id)
         if job.latest and job.attempts[-1].lease_until < self._now():
@@ -125,10 +197,10 @@ class DropsLateVerdicts(MemoryLedger):
         return await super().record(job_id, event, attempt=attempt)
 
 
-class BelievesWhateverItIsTold(MemoryLedger):
+class AcceptsContradictions(MemoryLedger):
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         job = self._job(job_id)
-        if job.status is JobStatus.RUNNING and isinstance(event, journal.Released):
+        if job.status is JobStatus.RUNNING and isinstance(event, events.Released):
             return self._write(job, evolve(job, status=JobStatus.PLANNED, waiting=True))
         return await super().record(job_id, event, attempt=attempt)
 
@@ -136,10 +208,10 @@ class BelievesWhateverItIsTold(MemoryLedger):
 class GivesATaskToTwoJobs(MemoryLedger):
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         job = self._job(job_id)
-        return self._write(job, journal.apply(job, event, attempt))
+        return self._write(job, transitions.apply(job, event, attempt))
 
 
-class KeepsTheLastAttemptAlone(MemoryLedger):
+class KeepsOnlyTheLastAttempt(MemoryLedger):
     def _write(self, before: JobRecord, after: JobRecord) -> JobRecord:
         return super()._write(before, evolve(after, attempts=after.attempts[-1:]))
 
@@ -150,7 +222,7 @@ class ForgetsOlderTasks(MemoryLedger):
         return job if job is not None and job.attempts[-1].task_id == task_id else None
 
 
-class HasOneKeyForAllBatches(MemoryLedger):
+class SharesKeysBetweenBatches(MemoryLedger):
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
         if job.key is not None:
             for (_, key), job_id in self._by_key.items():
@@ -159,13 +231,13 @@ class HasOneKeyForAllBatches(MemoryLedger):
         return await super().plan(job, replace=replace)
 
 
-class TakesAKeyForWhateverComes(MemoryLedger):
+class AcceptsAnyRequestUnderAKey(MemoryLedger):
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
         known = None if job.key is None else await self.find_key(job.batch, job.key)
         return known or await super().plan(job, replace=replace)
 
 
-class ReplacesWhatWasTaken(MemoryLedger):
+class ReplacesUnknownJobs(MemoryLedger):
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
         known = None if job.key is None else await self.find_key(job.batch, job.key)
         if known is not None and replace and known.status is JobStatus.UNKNOWN:
@@ -174,10 +246,15 @@ class ReplacesWhatWasTaken(MemoryLedger):
         return await super().plan(job, replace=replace)
 
 
-class KeepsThePriceItKnewFirst(MemoryLedger):
+class KeepsTheFirstPrice(MemoryLedger):
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
         known = None if job.key is None else await self.find_key(job.batch, job.key)
-        if known is not None and known.fingerprint == job.fingerprint:
+        if (
+            known is not None
+            and known.status is JobStatus.PLANNED
+            and known.fingerprint == job.fingerprint
+            and not job.resumable
+        ):
             return known
         return await super().plan(job, replace=replace)
 
@@ -199,7 +276,7 @@ class ReadsOnePage(MemoryLedger):
 
 
 class ReadsPagesByOffset(MemoryLedger):
-    """What was claimed meanwhile makes the others move up, and the next page skips some."""
+    """A job claimed meanwhile moves the others up, so that the next page skips one."""
 
     async def jobs(
         self, *, batch: str | None = None, statuses: Collection[JobStatus] = ()
@@ -225,7 +302,9 @@ class NeverRefunds(MemoryLedger):
         written = super()._write(before, after)
         if after is not before and after.status is JobStatus.FAILED:
             totals = self._totals[after.batch]
-            self._totals[after.batch] = totals.moved(100, Holding.REFUNDED, Holding.CHARGED)
+            self._totals[after.batch] = totals.moved(
+                after.attempts[-1].credits or Decimal(0), Holding.REFUNDED, Holding.CHARGED
+            )
         return written
 
 
@@ -252,24 +331,34 @@ class ClosesOnce(MemoryLedger):
     ("kind", "promise"),
     [
         (ClaimsWithoutCompareAndSet, "were won 160 times"),
-        (ClaimsWhateverThereIs, "nobody may claim it"),
-        (CountsWhatIsChargedAlone, "a doubt frees no ceiling"),
+        (ClaimsUnknownJobs, "after Doubted nobody may claim it"),
+        (ClaimsWithdrawnJobs, "after Released Withdrawn nobody may claim it"),
+        (CountsOnlyChargedCredits, "a doubt frees no ceiling"),
         (CountsAllBatchesTogether, "a ceiling"),
-        (LapsesToPlanned, "never to planned"),
+        (ForgetsCeilings, "stores the latest value"),
+        (KeepsTheFirstCeiling, "stores the latest value"),
+        (IgnoresCeilings, "checks the stored ceiling"),
+        (RoundsCeilings, "of 30.5 it kept 30"),
+        (RoundsPrices, "records a job as it is"),
+        (CountsTheLatestPrice, "the amount that was reserved when it was claimed"),
+        (ForgetsWhoIsResumable, "records a job as it is"),
+        (WithdrawsSubmittingJobs, "a claim and a withdrawal at once"),
+        (RefusesWithdrawnKeys, "plans the job again, for any request"),
+        (LapsesToPlanned, "never planned"),
         (LapsesLiveClaims, "leaves live claims alone"),
         (LapsesItsOwnClaims, "is for claims of others"),
-        (DropsLateVerdicts, "lands, however late"),
-        (BelievesWhateverItIsTold, "of a running job is refused"),
+        (DropsLateAnswers, "is recorded, however late"),
+        (AcceptsContradictions, "of a running job is refused"),
         (GivesATaskToTwoJobs, "a task belongs to one job"),
-        (KeepsTheLastAttemptAlone, "has no attempt 1"),
+        (KeepsOnlyTheLastAttempt, "has no attempt 1"),
         (ForgetsOlderTasks, "the task of each of its attempts"),
-        (HasOneKeyForAllBatches, "a key names a job within its batch alone"),
-        (TakesAKeyForWhateverComes, "another request under a known key is refused"),
-        (ReplacesWhatWasTaken, "after Doubted is refused"),
-        (KeepsThePriceItKnewFirst, "with another price is the price"),
+        (SharesKeysBetweenBatches, "a key names a job within its batch only"),
+        (AcceptsAnyRequestUnderAKey, "another request under a known key is refused"),
+        (ReplacesUnknownJobs, "after Doubted is refused"),
+        (KeepsTheFirstPrice, "with another price changes the price"),
         (LosesTheCallbackURL, "as it is"),
         (ReadsOnePage, "of 1100 came 500"),
-        (ReadsPagesByOffset, "may be walked while they change"),
+        (ReadsPagesByOffset, "may be read while they change"),
         (CountsAllForABatch, "counts a batch"),
         (NeverRefunds, "a refund frees a ceiling"),
         (ReadsTheNewestFirst, "the oldest first"),
@@ -277,7 +366,7 @@ class ClosesOnce(MemoryLedger):
         (ClosesOnce, "closed already"),
     ],
 )
-async def test_a_ledger_that_breaks_a_promise_is_told_which(
+async def test_a_ledger_that_breaks_a_promise_fails_at_that_promise(
     kind: type[MemoryLedger], promise: str
 ) -> None:
     with pytest.raises(AssertionError, match=promise):

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from aivideo.errors import LedgerError
-from aivideo.ledger import journal
-from aivideo.ledger.journal import JobStatus, Reason
+from aivideo.ledger import events
+from aivideo.ledger.records import JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger, opening
 from tests.ledger.jobs import job
 
@@ -40,8 +40,8 @@ async def filled(path: Path, count: int = 200) -> list[str]:
         await asyncio.gather(*(ledger.plan(each) for each in jobs))
         for number, each in enumerate(jobs[::3]):
             await ledger.claim(each.id, lease=100.0)
-            await ledger.record(each.id, journal.Taken(f"task-{number}"))
-            await ledger.record(each.id, journal.Failed(Reason(message="no")))
+            await ledger.record(each.id, events.Taken(f"task-{number}"))
+            await ledger.record(each.id, events.Failed(Reason(message="no")))
         return [each.id for each in jobs]
 
 
@@ -223,7 +223,7 @@ async def test_a_file_that_may_not_be_written_is_refused_and_can_be_read() -> No
             writes: list[Callable[[], Awaitable[object]]] = [
                 lambda: ledger.plan(job()),
                 lambda: ledger.claim(ids[1], lease=1.0),
-                lambda: ledger.record(ids[0], journal.Retried()),
+                lambda: ledger.record(ids[0], events.Retried()),
             ]
             for write in writes:
                 with pytest.raises(LedgerError, match=r"read.only"):
@@ -391,7 +391,7 @@ async def test_what_no_file_can_hold_takes_nobody_with_it(tmp_path: Path, key: s
         await ledger.claim(sent.id, lease=100.0)
         bad, verdict = await asyncio.gather(
             ledger.plan(job("kite", key=key)),
-            ledger.record(sent.id, journal.Taken("task-1")),
+            ledger.record(sent.id, events.Taken("task-1")),
             return_exceptions=True,
         )
         assert isinstance(bad, LedgerError)
@@ -447,8 +447,9 @@ async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Pat
         connection = ledger._file.connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own word for it
+        more = [job("x" * 5000) for _ in range(60)]  # too many for the free pages in the file
         with pytest.raises(LedgerError, match="the disk is full: free space"):
-            await ledger.plan(job("x" * 5000))
+            await asyncio.gather(*(ledger.plan(each) for each in more))
         assert [each.id async for each in ledger.jobs()] == [planned.id]
         connection.execute(f"PRAGMA max_page_count = {pages + 100}")
         await ledger.plan(job("x" * 5000))

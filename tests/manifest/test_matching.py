@@ -7,22 +7,20 @@ import pytest
 from attrs import evolve
 
 from aivideo import models
-from aivideo.ledger.journal import (
+from aivideo.ledger.events import (
     Claimed,
     Completed,
     Doubted,
     Event,
     Failed,
     Faulted,
-    JobRecord,
-    JobStatus,
-    Reason,
     Refused,
     Retried,
     Saved,
     Taken,
-    apply,
 )
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
+from aivideo.ledger.transitions import apply
 from aivideo.manifest import Defaults, Line, ManifestError, Match, Plan, match, read_manifest
 from aivideo.models import Generation, Request, Sora2
 

@@ -11,9 +11,11 @@ import pytest
 from aivideo import JobStatus, LedgerError, RateLimit, Session, Sora2, SubmitUnknownError
 from aivideo._api.wire import Answer
 from aivideo._session.books import REWRITE_EVERY
-from aivideo.ledger import journal
-from aivideo.ledger.journal import AttemptStatus, CreditTotals, Event, JobRecord
+from aivideo.ledger import events, records
+from aivideo.ledger.events import Event
 from aivideo.ledger.memory import MemoryLedger
+from aivideo.ledger.records import AttemptStatus, JobRecord
+from aivideo.ledger.totals import CreditTotals
 from aivideo.simulator import Faults, Nth, Scenario, Service
 from aivideo.testing import DirectTransport
 
@@ -36,12 +38,10 @@ class Disk(MemoryLedger):
         if what in self.full:
             raise LedgerError(f"ledger: the disk is full ({what})")
 
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         await asyncio.sleep(0.01)
         self._need("claim")
-        return await super().claim(job_id, lease=lease, ceiling=ceiling)
+        return await super().claim(job_id, lease=lease)
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         await asyncio.sleep(0.01)
@@ -293,8 +293,8 @@ async def test_what_a_person_has_said_meanwhile_stays_said() -> None:
         job = await session.enqueue(boat())
         await asyncio.sleep(5)  # it is answered after ten
         person = ledger.sharing("person")
-        await MemoryLedger.record(person, job.id, journal.Doubted(journal.Reason(message="?")))
-        await MemoryLedger.record(person, job.id, journal.Released())
+        await MemoryLedger.record(person, job.id, events.Doubted(records.Reason(message="?")))
+        await MemoryLedger.record(person, job.id, events.Released())
         assert await job.submitted() in sold.truth.tasks, "the late success lands all the same"
         found = await ledger.find(job.id)
         assert found is not None

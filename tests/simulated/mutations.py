@@ -101,7 +101,7 @@ MUTATIONS = (
                 "",
             ),
             (
-                "aivideo/ledger/journal.py",
+                "aivideo/ledger/transitions.py",
                 "    if job.status is not JobStatus.PLANNED:\n        raise ContradictionError",
                 "    if job.id == '':\n        raise ContradictionError",
             ),
@@ -162,8 +162,8 @@ MUTATIONS = (
         (
             (
                 "aivideo/_session/books.py",
-                "            return journal.Doubted(_reason(error))\n",
-                "            return journal.Released()\n",
+                "            return events.Doubted(_reason(error))\n",
+                "            return events.Released()\n",
             ),
         ),
     ),
@@ -186,8 +186,8 @@ MUTATIONS = (
         (
             (
                 "aivideo/_session/books.py",
-                "            return journal.Faulted(_reason(error))\n",
-                "            return journal.Refused(_reason(error))\n",
+                "            return events.Faulted(_reason(error))\n",
+                "            return events.Refused(_reason(error))\n",
             ),
         ),
     ),
@@ -200,7 +200,7 @@ MUTATIONS = (
                 "aivideo/_session/books.py",
                 "        try:\n            return await self.ledger.record(job.id, event, attempt=number)\n",
                 "        try:\n"
-                "            if isinstance(event, journal.Taken):\n"
+                "            if isinstance(event, events.Taken):\n"
                 "                return None\n"
                 "            return await self.ledger.record(job.id, event, attempt=number)\n",
             ),
@@ -212,7 +212,7 @@ MUTATIONS = (
         "a claim whose owner died is planned again",
         (
             (
-                "aivideo/ledger/journal.py",
+                "aivideo/ledger/events.py",
                 'ABANDONED = Doubted(\n    Reason(message="its process died, or its lease ran out, '
                 'before an answer was written down")\n)\n',
                 "ABANDONED = Released()\n",
@@ -237,9 +237,9 @@ MUTATIONS = (
         "an attempt that is unknown cannot turn out to have been taken",
         (
             (
-                "aivideo/ledger/journal.py",
-                "            if attempt.task_id is None and status in _NOT_TAKEN_YET:\n",
-                "            if attempt.task_id is None and status is AttemptStatus.SUBMITTING:\n",
+                "aivideo/ledger/transitions.py",
+                "            lands_from=_UNANSWERED | {AttemptStatus.RELEASED, AttemptStatus.REFUSED},\n",
+                "            lands_from=frozenset({AttemptStatus.SUBMITTING}),\n",
             ),
         ),
     ),
@@ -273,7 +273,7 @@ MUTATIONS = (
         "a ceiling counts what was charged, and not what is reserved or unknown",
         (
             (
-                "aivideo/ledger/journal.py",
+                "aivideo/ledger/totals.py",
                 "        return self.charged + self.reserved + self.unknown\n",
                 "        return self.charged\n",
             ),

@@ -28,7 +28,8 @@ from aivideo import (
 )
 from aivideo._api import callback_tokens as callbacks
 from aivideo.ledger import Ledger
-from aivideo.ledger.journal import CreditTotals, JobRecord
+from aivideo.ledger.records import JobRecord
+from aivideo.ledger.totals import CreditTotals
 from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from aivideo.ledger import journal
+from aivideo.ledger import events
 from tests.simulated.faults.__main__ import command, main, run
 from tests.simulated.faults.disk import SECTOR, Picture, torn
 
@@ -28,7 +28,7 @@ def test_a_law_that_is_broken_is_seen_and_the_command_that_replays_it_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One mutation of many: `make mutations` tries them all."""
-    monkeypatch.setattr(journal, "ABANDONED", journal.Released())
+    monkeypatch.setattr(events, "ABANDONED", events.Released())
     assert main(["--seeds", "60", "--stop"]) == 1
     told = capsys.readouterr().out
     assert "paid twice" in told

@@ -25,9 +25,10 @@ from aivideo import (
     Succeeded,
     TaskFailedError,
 )
-from aivideo.ledger import journal
-from aivideo.ledger.journal import CreditTotals, JobRecord
+from aivideo.ledger import events
+from aivideo.ledger.records import JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
+from aivideo.ledger.totals import CreditTotals
 from aivideo.simulator import Faults, Nth, Scenario, Simulator, serve
 
 pytestmark = pytest.mark.anyio
@@ -279,9 +280,9 @@ async def test_two_that_retry_the_same_failed_job_at_once_send_it_once(tmp_path:
         """Between what it read and what it tells of it, another was faster."""
 
         async def record(
-            self, job_id: str, event: journal.Event, *, attempt: int | None = None
+            self, job_id: str, event: events.Event, *, attempt: int | None = None
         ) -> JobRecord:
-            if isinstance(event, journal.Retried):
+            if isinstance(event, events.Retried):
                 await asyncio.sleep(5)
             return await super().record(job_id, event, attempt=attempt)
 
@@ -352,7 +353,7 @@ async def test_a_persons_word_that_it_was_not_taken_sends_it_again(tmp_path: Pat
             assert kinds(await collect(session, [BOAT])) == ["SubmitUnknownError"]
             assert sim.truth.creates_seen == 1
             (job,) = await session.resume()
-            await session.ledger.record(job.id, journal.Released())
+            await session.ledger.record(job.id, events.Released())
         async with session_of(sim, path) as session:
             assert kinds(await collect(session, [BOAT])) == ["Succeeded"]
         assert sim.truth.creates_seen == 2

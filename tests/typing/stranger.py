@@ -105,7 +105,7 @@ async def one(session: Session) -> str:
 
     assert_type(await session.enqueue(request, key="later"), Job)
     assert_type(session.job("7b0c"), Job)
-    assert_type((await session.credits()).balance, int)
+    assert_type((await session.credits()).balance, Decimal)
     assert_type(await session.credits(), Credits)
     session.resume_submits()
     await session.submit("A paper boat")  # E

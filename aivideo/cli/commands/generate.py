@@ -20,7 +20,7 @@ from aivideo.errors import (
     SubmitUnknownError,
     TaskFailedError,
 )
-from aivideo.ledger.journal import JobStatus
+from aivideo.ledger.records import JobStatus
 from aivideo.models import Sora2
 
 if TYPE_CHECKING:

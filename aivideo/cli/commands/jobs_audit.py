@@ -16,7 +16,7 @@ from aivideo.cli.job_table import job_table, time_of
 from aivideo.cli.ledgers import desk_for_changes, session_for_checks
 from aivideo.cli.options import AsJSON, BaseURL, LedgerPath
 from aivideo.ledger.audit import Finding
-from aivideo.ledger.journal import JobRecord
+from aivideo.ledger.records import JobRecord
 
 
 def audit(*, ledger: LedgerPath = Path(), base_url: BaseURL = None, as_json: AsJSON = False) -> int:

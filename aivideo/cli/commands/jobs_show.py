@@ -13,7 +13,7 @@ from aivideo.cli.job_table import status_of, time_of
 from aivideo.cli.ledgers import desk_for_reading
 from aivideo.cli.options import AsJSON, LedgerPath
 from aivideo.errors import scrub
-from aivideo.ledger.journal import Attempt, JobRecord
+from aivideo.ledger.records import Attempt, JobRecord
 from aivideo.models import Sora2
 
 

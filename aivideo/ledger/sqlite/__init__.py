@@ -30,13 +30,16 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from aivideo.errors import LedgerError
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, JobRecord, JobStatus
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite.file import PAGE, LedgerFile
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, TaskId
 
 T = TypeVar("T")
@@ -122,11 +125,9 @@ class SqliteLedger:
         """Write down a job; see :class:`~aivideo.ledger.Ledger`."""
         return await self._step(lambda file: file.plan(job, replace=replace))
 
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         """Win the right to POST a job once; see :class:`~aivideo.ledger.Ledger`."""
-        return await self._step(lambda file: file.claim(job_id, lease=lease, ceiling=ceiling))
+        return await self._step(lambda file: file.claim(job_id, lease=lease))
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         """Write down what happened; see :class:`~aivideo.ledger.Ledger`."""
@@ -135,6 +136,14 @@ class SqliteLedger:
     async def lapse(self) -> Sequence[JobRecord]:
         """Write ``unknown`` for lapsed claims; see :class:`~aivideo.ledger.Ledger`."""
         return await self._step(LedgerFile.lapse)
+
+    async def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
+        """Store or remove a batch's ceiling; see :class:`~aivideo.ledger.Ledger`."""
+        await self._step(lambda file: file.set_ceiling(batch, credits))
+
+    async def ceiling(self, batch: str) -> Decimal | None:
+        """Return a batch's ceiling in credits, or None."""
+        return await self._step(lambda file: file.ceiling(batch))
 
     async def find(self, job_id: str) -> JobRecord | None:
         """Find a job by its id."""

@@ -5,40 +5,67 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from itertools import chain
+from decimal import Decimal
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from aivideo.errors import AIVideoError, ContradictionError, LedgerError
-from aivideo.ledger import budget, journal, planned_again, same_job
+from aivideo._amounts import exact, of_millionths, to_millionths
+from aivideo.errors import AIVideoError, LedgerError
+from aivideo.ledger import rules
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.journal import CreditTotals, Event, Holding, JobRecord, JobStatus
+from aivideo.ledger.events import Event, Taken
+from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.owner import Owner
-from aivideo.ledger.sqlite.rows import (
-    ATTEMPT,
-    JOB,
-    TOTALS,
-    attempt_of,
-    attempt_values,
-    job_of,
-    job_values,
-)
+from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_of, job_values
+from aivideo.ledger.totals import NOTHING, CreditTotals, Holding, credits_moved
 from aivideo.models import Credits, TaskId
 
-_WRITE_ATTEMPT = (
-    f"INSERT INTO attempts (job, {ATTEMPT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (job, number) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in ATTEMPT.split(", ")[1:])
+PAGE = 200
+"""Jobs per read."""
+
+
+def _marks(columns: Collection[str]) -> str:
+    return ", ".join("?" * len(columns))
+
+
+def _assignments(columns: Iterable[str]) -> str:
+    return ", ".join(f"{name} = ?" for name in columns)
+
+
+_ADD_JOB = (
+    f"INSERT INTO jobs ({', '.join(JOB[1:])}) VALUES ({_marks(JOB[1:])}) ON CONFLICT DO NOTHING"
 )
+_REPLACE_JOB = f"UPDATE jobs SET {_assignments(JOB[1:])} WHERE seq = ?"
+_UPDATE_JOB = "UPDATE jobs SET status = ?, waiting = ?, path = ?, size = ? WHERE seq = ?"
+_ADD_ATTEMPT = f"INSERT INTO attempts ({', '.join(ATTEMPT)}, job) VALUES ({_marks(ATTEMPT)}, ?)"
+_UPDATE_ATTEMPT = f"UPDATE attempts SET {_assignments(ATTEMPT)} WHERE job = ? AND number = ?"
+_ADD_CREDITS = (
+    "INSERT INTO credit_totals (charged, reserved, unknown, refunded, batch) "
+    "VALUES (?, ?, ?, ?, ?) ON CONFLICT (batch) DO UPDATE SET "
+    "charged = charged + excluded.charged, reserved = reserved + excluded.reserved, "
+    "unknown = unknown + excluded.unknown, "
+    "refunded = refunded + excluded.refunded"
+)
+_COLUMNS = (Holding.CHARGED, Holding.RESERVED, Holding.UNKNOWN, Holding.REFUNDED)
+
+_JOINED = ", ".join([*(f"job.{name}" for name in JOB), *(f"attempts.{name}" for name in ATTEMPT)])
+
+
+def _select(where: str) -> str:
+    """Return the query of jobs ``where``, each joined with its attempts, in order."""
+    return (
+        f"SELECT {_JOINED} FROM (SELECT {', '.join(JOB)} FROM jobs WHERE {where}) AS job "
+        "LEFT JOIN attempts ON attempts.job = job.seq ORDER BY job.seq, attempts.number"
+    )
+
 
 _IN_BATCH = "batch = ? AND batch <> '' AND"
-"""The second term, which a batch's name fulfils, lets SQLite use the index that says it too."""
-
-PAGE = 200
-"""Jobs that one read brings."""
+"""The second condition, always true then, lets SQLite use the partial index ``jobs_by_batch``."""
 
 
 class LedgerFile:
@@ -135,87 +162,104 @@ class LedgerFile:
     # --- steps ------------------------------------------------------------------------------
 
     def plan(self, job: JobRecord, *, replace: bool) -> JobRecord:
-        """Write down a job, or find it."""
+        """Record a job, or return the one of the same id or key."""
+        # Mostly the job is new: try to add it before looking for another one.
+        if self.connection.execute(_ADD_JOB, job_values(job)).rowcount:
+            return job
+        same_id = self._one("id = ?", (job.id,))
+        same_key = None
         if job.key is not None:
-            found = self._one("batch = ? AND key = ?", (job.batch or "", job.key))
-            if found is not None:
-                seq, earlier = found
-                job = planned_again(earlier, job, replace=replace)
-                if job is earlier:
-                    return earlier
-                values = job_values(job)
-                names = ", ".join(f"{name} = ?" for name in JOB.split(", ")[1:])
-                self.connection.execute(f"UPDATE jobs SET {names} WHERE seq = ?", (*values, seq))
-                return job
-        marks = ", ".join("?" * 14)
-        names = JOB.partition(", ")[2]
-        made = self.connection.execute(
-            f"INSERT INTO jobs ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING",
-            job_values(job),
+            same_key = self._one("batch = ? AND key = ?", (job.batch or "", job.key))
+        planned = rules.plan(
+            job, same_id=record_of(same_id), same_key=record_of(same_key), replace=replace
         )
-        return job if made.rowcount else same_job(self._job(job.id)[1], job)
+        if same_id is None and same_key is not None and planned is not same_key[1]:
+            self.connection.execute(_REPLACE_JOB, (*job_values(planned), same_key[0]))
+        return planned
 
-    def claim(self, job_id: str, *, lease: float, ceiling: int | None) -> JobRecord | None:
+    def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         """Compare and set: from planned to submitting."""
         seq, job = self._job(job_id)
         if job.status is not JobStatus.PLANNED:
             return None
-        if ceiling is not None:
-            held = self.totals(job.batch or "").held
-            budget.admit(job.request.model, job.credits, held=held, ceiling=ceiling)
+        ceiling = None if job.batch is None else self.ceiling(job.batch)
+        claimed = rules.claim(
+            job,
+            owner=self.owner.name,
+            lease=lease,
+            now=self._now(),
+            totals=_NO_CREDITS if ceiling is None else self.totals(job.batch),
+            ceiling=ceiling,
+        )
+        if claimed is None:
+            return None
         self._show_life()
-        now = self._now()
-        claimed = journal.Claimed(owner=self.owner.name, lease_until=now + lease, at=now)
-        return self._write(seq, job, journal.apply(job, claimed))
+        return self._write(seq, job, claimed)
 
     def record(self, job_id: str, event: Event, attempt: int | None) -> JobRecord:
-        """Write down what happened to a job."""
+        """Record what happened to a job."""
         seq, job = self._job(job_id)
-        if isinstance(event, journal.Taken):
-            other = self._of_task(event.task_id)
-            if other is not None and other[1].id != job_id:
-                raise ContradictionError(
-                    f"task {event.task_id} is that of job {other[1].id} already"
-                )
-        return self._write(seq, job, journal.apply(job, event, attempt))
+        holder = self._holder_of(event.task_id) if isinstance(event, Taken) else None
+        return self._write(seq, job, rules.record(job, event, attempt, holder_of_task=holder))
 
     def lapse(self) -> list[JobRecord]:
-        """Write unknown for the claims that nobody will end."""
+        """Record unknown for abandoned claims."""
         now = self._now()
         rows = self.connection.execute(
-            "SELECT job, number, owner, lease_until FROM attempts "
-            "WHERE status = 'submitting' AND owner <> ?",
+            "SELECT job, owner FROM attempts WHERE status = 'submitting' AND owner <> ?",
             (self.owner.name,),
         ).fetchall()
-        gone = {owner: self.owner.is_gone(owner) for owner in {row[2] for row in rows}}
+        gone = {owner for owner in {row[1] for row in rows} if self.owner.is_gone(owner)}
         lapsed = []
-        for seq, number, owner, lease_until in rows:
-            if lease_until < now or gone[owner]:
-                _, job = self._required("seq = ?", (seq,), f"row {seq}")
-                after = journal.apply(job, journal.ABANDONED, number)
+        for seq in sorted({row[0] for row in rows}):
+            _, job = self._required("seq = ?", (seq,), f"row {seq}")
+            after = rules.lapse(job, owner=self.owner.name, now=now, gone=gone)
+            if after is not job:
                 lapsed.append(self._write(seq, job, after))
         return lapsed
+
+    def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
+        """Store or remove a batch's ceiling."""
+        run = self.connection.execute
+        if credits is None:
+            run("DELETE FROM ceilings WHERE batch = ?", (batch,))
+        else:
+            run(
+                "INSERT INTO ceilings (batch, credits_millionths) VALUES (?, ?) "
+                "ON CONFLICT (batch) DO UPDATE "
+                "SET credits_millionths = excluded.credits_millionths",
+                (batch, to_millionths(exact(credits))),
+            )
+
+    def ceiling(self, batch: str) -> Decimal | None:
+        """Return a batch's ceiling in credits, or None."""
+        row = self.connection.execute(
+            "SELECT credits_millionths FROM ceilings WHERE batch = ?", (batch,)
+        ).fetchone()
+        return None if row is None else of_millionths(row[0])
 
     def find(self, job_id: str) -> JobRecord | None:
         """Find a job by its id."""
         return record_of(self._one("id = ?", (job_id,)))
 
     def find_key(self, batch: str | None, key: str) -> JobRecord | None:
-        """Find a job by its name within a batch."""
+        """Find a job by its batch and key."""
         return record_of(self._one("batch = ? AND key = ?", (batch or "", key)))
 
     def find_task(self, task_id: TaskId) -> JobRecord | None:
-        """Find a job by a task."""
-        return record_of(self._of_task(task_id))
+        """Find a job by the task of any of its attempts."""
+        return record_of(
+            self._one("seq = (SELECT job FROM attempts WHERE task_id = ?)", (task_id,))
+        )
 
     def page(
         self, after: int, batch: str | None, statuses: Collection[JobStatus]
     ) -> list[tuple[int, JobRecord]]:
-        """Read the next jobs behind row ``after``."""
+        """Read the next jobs after row number ``after``."""
         if batch is None and not statuses:
             return self._many(f"seq > ? ORDER BY seq LIMIT {PAGE}", (after,))
-        # One short walk of an index per status, so that the few unfinished ones of a million are
-        # found without a walk past the others.
+        # One short walk of an index per status: the few unfinished jobs among a million are found
+        # without reading the others.
         within: tuple[str, ...] = () if batch is None else (batch,)
         each = (
             f"SELECT * FROM (SELECT seq FROM jobs WHERE {_IN_BATCH if within else ''} status = ? "
@@ -235,57 +279,54 @@ class LedgerFile:
 
     def totals(self, batch: str | None) -> CreditTotals:
         """Sum credits; None: of all batches."""
-        columns = ", ".join(f"coalesce(sum({name}), 0)" for name in TOTALS.split(", "))
         where, values = ("", ()) if batch is None else ("WHERE batch = ?", (batch,))
-        row = self.connection.execute(f"SELECT {columns} FROM totals {where}", values).fetchone()
-        return CreditTotals(charged=row[0], reserved=row[1], unknown=row[2], refunded=row[3])
+        row = self.connection.execute(
+            "SELECT coalesce(sum(charged), 0), coalesce(sum(reserved), 0), "
+            f"coalesce(sum(unknown), 0), coalesce(sum(refunded), 0) FROM credit_totals {where}",
+            values,
+        ).fetchone()
+        return _totals_of(row)
 
     def note_credits(self, account: Credits) -> Reading:
-        """Keep a reading."""
+        """Store a reading."""
         reading = Reading(self._now(), account, self.totals(None))
         sums = reading.ledger
+        amounts = (
+            *(account.balance, account.total_purchased, account.total_consumed),
+            *(sums.charged, sums.reserved, sums.unknown, sums.refunded),
+        )
         self.connection.execute(
-            "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(reading.at, account.balance, account.total_purchased, account.total_consumed),
-                *(sums.charged, sums.reserved, sums.unknown, sums.refunded),
-            ),
+            "INSERT INTO account_readings VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (reading.at, *map(to_millionths, amounts)),
         )
         return reading
 
     def readings(self) -> list[Reading]:
-        """List the readings."""
+        """List the readings, the oldest first."""
+        rows = self.connection.execute("SELECT * FROM account_readings ORDER BY rowid")
         return [
             Reading(
                 at,
-                Credits(balance=balance, total_purchased=purchased, total_consumed=consumed),
-                CreditTotals(
-                    charged=charged, reserved=reserved, unknown=unknown, refunded=refunded
+                Credits(
+                    balance=of_millionths(balance),
+                    total_purchased=of_millionths(purchased),
+                    total_consumed=of_millionths(consumed),
                 ),
+                _totals_of(sums),
             )
-            for at, balance, purchased, consumed, charged, reserved, unknown, refunded in (
-                self.connection.execute("SELECT * FROM readings ORDER BY rowid")
-            )
+            for at, balance, purchased, consumed, *sums in rows
         ]
 
     # --- rows -------------------------------------------------------------------------------
 
     def _many(self, where: str, values: Iterable[Any]) -> list[tuple[int, JobRecord]]:
-        run = self.connection.execute
-        rows = run(f"SELECT {JOB} FROM jobs WHERE {where}", tuple(values)).fetchall()
-        attempts: dict[int, list[tuple[Any, ...]]] = {row[0]: [] for row in rows}
-        marks = ", ".join("?" * len(rows))
-        for job, *attempt in run(
-            f"SELECT job, {ATTEMPT} FROM attempts WHERE job IN ({marks}) ORDER BY job, number",
-            tuple(attempts),
-        ):
-            attempts[job].append(tuple(attempt))
+        rows = self.connection.execute(_select(where), tuple(values)).fetchall()
         found = []
-        for row in rows:
+        for seq, joined in groupby(rows, itemgetter(0)):
             try:
-                found.append((row[0], job_of(row, tuple(map(attempt_of, attempts[row[0]])))))
+                found.append((seq, job_of(list(joined))))
             except (ValueError, TypeError, KeyError) as error:
-                raise opening.damaged(self.path, f"row {row[0]}: {error!r}") from None
+                raise opening.damaged(self.path, f"row {seq}: {error!r}") from None
         return found
 
     def _one(self, where: str, values: tuple[Any, ...]) -> tuple[int, JobRecord] | None:
@@ -301,38 +342,31 @@ class LedgerFile:
     def _job(self, job_id: str) -> tuple[int, JobRecord]:
         return self._required("id = ?", (job_id,), job_id)
 
-    def _of_task(self, task_id: TaskId) -> tuple[int, JobRecord] | None:
-        return self._one("seq = (SELECT job FROM attempts WHERE task_id = ?)", (task_id,))
+    def _holder_of(self, task_id: TaskId) -> str | None:
+        row = self.connection.execute(
+            "SELECT jobs.id FROM attempts JOIN jobs ON jobs.seq = attempts.job "
+            "WHERE attempts.task_id = ?",
+            (task_id,),
+        ).fetchone()
+        return None if row is None else str(row[0])
 
     def _write(self, seq: int, before: JobRecord, after: JobRecord) -> JobRecord:
         if after is before:
             return after
         run = self.connection.execute
-        run(
-            "UPDATE jobs SET status = ?, waiting = ?, path = ?, size = ? WHERE seq = ?",
-            (after.status.value, after.waiting, after.path, after.size, seq),
-        )
+        run(_UPDATE_JOB, (after.status.value, after.waiting, after.path, after.size, seq))
         known = {attempt.number: attempt for attempt in before.attempts}
         for attempt in after.attempts:
-            if known.get(attempt.number) is not attempt:
-                # Not OR REPLACE: that would also drop another attempt that has the same task.
-                run(_WRITE_ATTEMPT, (seq, *attempt_values(attempt)))
-        change = journal.credits_moved(before, after)
+            earlier = known.get(attempt.number)
+            if earlier is None:
+                run(_ADD_ATTEMPT, (*attempt_values(attempt), seq))
+            elif earlier is not attempt:
+                run(_UPDATE_ATTEMPT, (*attempt_values(attempt), seq, attempt.number))
+        change = credits_moved(before, after)
         if change:
-            self._add_up(after.batch or "", change)
+            amounts = [to_millionths(change.get(column, NOTHING)) for column in _COLUMNS]
+            run(_ADD_CREDITS, (*amounts, after.batch or ""))
         return after
-
-    def _add_up(self, batch: str, change: Mapping[Holding, int]) -> None:
-        amounts = [
-            change.get(column, 0)
-            for column in (Holding.CHARGED, Holding.RESERVED, Holding.UNKNOWN, Holding.REFUNDED)
-        ]
-        self.connection.execute(
-            "INSERT INTO totals VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (batch) DO UPDATE SET "
-            "charged = charged + ?2, reserved = reserved + ?3, unknown = unknown + ?4, "
-            "refunded = refunded + ?5",
-            (batch, *amounts),
-        )
 
     def _show_life(self) -> None:
         if self._read_only:
@@ -343,6 +377,14 @@ class LedgerFile:
             raise opening.trouble(self.path, error) from None
 
 
+_NO_CREDITS = CreditTotals()
+
+
+def _totals_of(row: Sequence[int]) -> CreditTotals:
+    charged, reserved, unknown, refunded = map(of_millionths, row)
+    return CreditTotals(charged=charged, reserved=reserved, unknown=unknown, refunded=refunded)
+
+
 def record_of(found: tuple[int, JobRecord] | None) -> JobRecord | None:
-    """Drop the number of a job's row."""
+    """Drop the row number of a job."""
     return None if found is None else found[1]

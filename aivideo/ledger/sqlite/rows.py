@@ -1,24 +1,51 @@
-"""Jobs and attempts as rows, and back."""
+"""Jobs and attempts as rows, and back. Amounts are whole millionths of a credit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from aivideo import models
-from aivideo.ledger.journal import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
+from aivideo._amounts import of_millionths, to_millionths
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
+from aivideo.models import Generation, Request
 
 JOB = (
-    "seq, id, batch, key, model, input, stated_credits, fingerprint, credits, callback_url, "
-    "status, waiting, path, size, planned_at"
+    *("seq", "id", "batch", "key", "model", "input", "fingerprint", "credits_millionths"),
+    *("callback_url", "status", "waiting", "resumable", "path", "size", "planned_at"),
 )
-ATTEMPT = "number, status, owner, lease_until, sent_at, task_id, reason, created_at, completed_at"
-TOTALS = "charged, reserved, unknown, refunded"
+"""The columns of a job. ``seq``, its row number, is not part of :func:`job_values`."""
+
+ATTEMPT = (
+    *("number", "status", "owner", "lease_until", "sent_at", "task_id", "reason"),
+    *("created_at", "completed_at", "credits_millionths"),
+)
+"""The columns of an attempt besides ``job``, the row number of its job."""
+
+
+def millionths_or_none(amount: Decimal | None) -> int | None:
+    """Return an amount as a column holds it."""
+    return None if amount is None else to_millionths(amount)
+
+
+def _amount(millionths: int | None) -> Decimal | None:
+    return None if millionths is None else of_millionths(millionths)
+
+
+def request_of(model: str, content: bytes, credits: Decimal | None) -> Request:  # noqa: A002
+    """Rebuild a request from its row, at the price it had when it was recorded."""
+    fields = orjson.loads(content)
+    request = models.kept_request(model, fields)
+    if isinstance(request, Generation) and credits is not None and credits == int(credits):
+        return models.kept_request(model, fields, stated_credits=int(credits))
+    return request
 
 
 def job_values(job: JobRecord) -> tuple[Any, ...]:
-    """Make the row of a job, without its number."""
+    """Return the row of a job, without its row number."""
     request = job.request
     return (
         job.id,
@@ -26,39 +53,49 @@ def job_values(job: JobRecord) -> tuple[Any, ...]:
         job.key,
         request.model,
         orjson.dumps(request.input),
-        getattr(request, "stated_credits", None),
         job.fingerprint,
-        job.credits,
+        millionths_or_none(job.credits),
         job.callback_url,
         job.status.value,
         job.waiting,
+        job.resumable,
         job.path,
         job.size,
         job.planned_at,
     )
 
 
-def job_of(row: tuple[Any, ...], attempts: tuple[Attempt, ...]) -> JobRecord:
-    """Make a job of its row and its attempts."""
+def job_of(joined: Sequence[tuple[Any, ...]]) -> JobRecord:
+    """Return the job of rows that join it with its attempts, ordered by ``number``.
+
+    A row has the columns :data:`JOB`, then :data:`ATTEMPT`; the latter are NULL, in the only row of
+    a job, if it has no attempts.
+
+    Raises:
+        ValueError, TypeError, KeyError: a value is not one that this module writes.
+    """
+    row = joined[0]
+    credits_ = _amount(row[7])
     return JobRecord(
         id=row[1],
         batch=row[2] or None,
         key=row[3],
-        request=models.kept_request(row[4], orjson.loads(row[5]), stated_credits=row[6]),
-        fingerprint=row[7],
-        credits=row[8],
-        callback_url=row[9],
-        status=JobStatus(row[10]),
-        waiting=bool(row[11]),
+        request=request_of(row[4], row[5], credits_),
+        fingerprint=row[6],
+        credits=credits_,
+        callback_url=row[8],
+        status=JobStatus(row[9]),
+        waiting=bool(row[10]),
+        resumable=bool(row[11]),
         path=row[12],
         size=row[13],
         planned_at=row[14],
-        attempts=attempts,
+        attempts=tuple([_attempt_of(each) for each in joined if each[15] is not None]),
     )
 
 
 def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
-    """Make the row of an attempt, without its job."""
+    """Return the row of an attempt, without its job."""
     why = attempt.reason
     return (
         attempt.number,
@@ -70,23 +107,24 @@ def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
         None if why is None else orjson.dumps([why.message, why.status, why.code]),
         attempt.created_at,
         attempt.completed_at,
+        millionths_or_none(attempt.credits),
     )
 
 
-def attempt_of(row: tuple[Any, ...]) -> Attempt:
-    """Make an attempt of its row."""
+def _attempt_of(row: tuple[Any, ...]) -> Attempt:
     reason = None
-    if row[6] is not None:
-        message, status, code = orjson.loads(row[6])
+    if row[21] is not None:
+        message, status, code = orjson.loads(row[21])
         reason = Reason(message=message, status=status, code=code)
     return Attempt(
-        number=row[0],
-        status=AttemptStatus(row[1]),
-        owner=row[2],
-        lease_until=row[3],
-        sent_at=row[4],
-        task_id=row[5],
+        number=row[15],
+        status=AttemptStatus(row[16]),
+        owner=row[17],
+        lease_until=row[18],
+        sent_at=row[19],
+        task_id=row[20],
         reason=reason,
-        created_at=row[7],
-        completed_at=row[8],
+        created_at=row[22],
+        completed_at=row[23],
+        credits=_amount(row[24]),
     )

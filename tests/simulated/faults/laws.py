@@ -17,8 +17,9 @@ import orjson
 
 from aivideo import APIConnectionError, Outcome, Succeeded, TaskFailedError
 from aivideo._api.wire import Answer
-from aivideo.ledger import journal
-from aivideo.ledger.journal import Event, JobRecord
+from aivideo.ledger import events
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord
 from aivideo.simulator import TaskRecord
 from tests.simulated.faults.plan import KEY
 from tests.simulated.faults.process import Claim, Post, Process, prompt_of
@@ -247,15 +248,15 @@ class Laws:
     def _fits(self, post: Post, event: Event) -> None:
         """Check that what is written is what was heard."""
         right: dict[str, tuple[type[Any], ...]] = {
-            "taken": (journal.Taken,),
-            "no": (journal.Refused, journal.Released),
-            "spent": (journal.Released,),
-            "again": (journal.Released,),
-            "faulted": (journal.Faulted, journal.Doubted),
-            "unknown": (journal.Doubted,),
+            "taken": (events.Taken,),
+            "no": (events.Refused, events.Released),
+            "spent": (events.Released,),
+            "again": (events.Released,),
+            "faulted": (events.Faulted, events.Doubted),
+            "unknown": (events.Doubted,),
         }
         assert post.verdict is not None
-        late = isinstance(event, journal.Taken)  # a callback may have been faster
+        late = isinstance(event, events.Taken)  # a callback may have been faster
         if not isinstance(event, right[post.verdict]) and not late:
             self.fail("law 3", f"{post.prompt!r}: heard {post.verdict}, written {event}")
 

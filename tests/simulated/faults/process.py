@@ -25,8 +25,9 @@ from attrs import define, field
 from aivideo import APIConnectionError, APITimeoutError, LedgerError
 from aivideo._api.wire import Answer
 from aivideo.delivery import download
-from aivideo.ledger import journal
-from aivideo.ledger.journal import Event, JobRecord
+from aivideo.ledger import events
+from aivideo.ledger.events import Event
+from aivideo.ledger.records import JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.simulator import SimAnswer, SimRequest
 from aivideo.testing import VirtualTimeLoop
@@ -296,9 +297,7 @@ class WatchedLedger(SqliteLedger):
         if pages is not None:
             self.file.connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
 
-    async def claim(
-        self, job_id: str, *, lease: float, ceiling: int | None = None
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         """See :class:`SqliteLedger`."""
         process = self._owner_process
         laws = process.world.laws
@@ -306,7 +305,7 @@ class WatchedLedger(SqliteLedger):
             laws.claim_begins(process, job_id)
         process.claiming += 1
         try:
-            claimed = await super().claim(job_id, lease=lease, ceiling=ceiling)
+            claimed = await super().claim(job_id, lease=lease)
         finally:
             process.claiming -= 1
         if claimed is not None and process.alive:
@@ -341,9 +340,9 @@ class WatchedLedger(SqliteLedger):
 
 def _shown(event: Event) -> str:
     match event:
-        case journal.Taken(task_id):
+        case events.Taken(task_id):
             return f"Taken({task_id[:8]})"
-        case journal.Doubted(reason) | journal.Faulted(reason) | journal.Refused(reason):
+        case events.Doubted(reason) | events.Faulted(reason) | events.Refused(reason):
             return f"{type(event).__name__}({reason.message[:60]})"
         case _:
             return type(event).__name__

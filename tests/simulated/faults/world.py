@@ -32,8 +32,8 @@ from aivideo import (
     TaskFailedError,
 )
 from aivideo.delivery import download
-from aivideo.ledger import journal
-from aivideo.ledger.journal import AttemptStatus, JobStatus
+from aivideo.ledger import events
+from aivideo.ledger.records import AttemptStatus, JobStatus
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.simulator import Callback, Endpoint, Fault, Occasion, Service
 from tests.simulated.faults.disk import Picture, wal_of
@@ -574,24 +574,24 @@ class World:
                 )
                 known = {a.task_id for a in job.attempts}
                 hidden = [t for t in self.laws.by_prompt[prompt] if t.id not in known]
-                event: journal.Event
+                event: events.Event
                 if chance.random() < 0.1 and job.status is not JobStatus.PLANNED:
-                    event, number_ = journal.Retried(may_pay_twice=True), None
+                    event, number_ = events.Retried(may_pay_twice=True), None
                     if job.status in (JobStatus.UNKNOWN, JobStatus.FAULTED):
                         self.laws.permits[prompt] += 1
                     else:
                         return
                 elif hidden and chance.random() < 0.9:
-                    event, number_ = journal.Taken(hidden[0].id), number
+                    event, number_ = events.Taken(hidden[0].id), number
                 else:
-                    event, number_ = journal.Released(), number
+                    event, number_ = events.Released(), number
                     if hidden:
                         self.laws.permits[prompt] += 1
                         self.laws.lied = True
             elif ended:
                 job = chance.choice(ended)
                 prompt = job.request.input["prompt"]
-                event, number_ = journal.Retried(), None
+                event, number_ = events.Retried(), None
                 self.laws.permits[prompt] += 1
             else:
                 return

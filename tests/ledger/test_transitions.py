@@ -3,57 +3,31 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivideo.errors import LedgerError
-from aivideo.ledger.journal import (
-    AttemptStatus,
+from aivideo.errors import ContradictionError, LedgerError
+from aivideo.ledger.events import (
+    AttemptEvent,
     Claimed,
     Completed,
-    CreditTotals,
     Doubted,
     Event,
     Failed,
     Faulted,
-    Holding,
-    JobRecord,
-    JobStatus,
-    Reason,
     Refused,
     Released,
     Retried,
     Saved,
     Taken,
-    apply,
-    credits_moved,
-    holding,
+    Withdrawn,
 )
-from aivideo.models import CompletedTask, FailedTask, Sora2
-
-JOB = JobRecord(
-    id="j",
-    request=Sora2("boat", duration=4, aspect_ratio="16:9"),
-    fingerprint="f",
-    credits=100,
-)
-WHY = Reason(message="why")
-CLAIM = Claimed(owner="me", lease_until=90.0, at=1.0)
-LOST: list[Event] = [CLAIM, Doubted(WHY)]
-PAID: list[Event] = [CLAIM, Taken("t")]
-FAILED: list[Event] = [*PAID, Failed(WHY)]
-AGAIN = Retried()
-INSISTED = Retried(may_pay_twice=True)
+from aivideo.ledger.records import Attempt, AttemptStatus, JobStatus, Reason
+from aivideo.ledger.totals import CreditTotals, Holding, credits_moved, holding
+from aivideo.ledger.transitions import TRANSITIONS, apply, apply_to_attempt
+from tests.ledger.histories import AGAIN, CLAIM, FAILED, INSISTED, JOB, LOST, PAID, WHY, replay
 
 S = JobStatus
-
-
-def replay(*events: Event) -> JobRecord:
-    job = JOB
-    for event in events:
-        job = apply(job, event)
-    return job
 
 
 @pytest.mark.parametrize(
@@ -93,6 +67,14 @@ def replay(*events: Event) -> JobRecord:
         ([*LOST, INSISTED], S.PLANNED),
         ([*LOST, INSISTED, CLAIM, Refused(WHY)], S.UNKNOWN),  # the first is still in doubt
         ([CLAIM, Faulted(WHY), INSISTED, CLAIM, Taken("t")], S.RUNNING),
+        ([Withdrawn()], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn()], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn(), Released()], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn(), Doubted(WHY)], S.WITHDRAWN),
+        ([CLAIM, Released(), Withdrawn(), Taken("t")], S.RUNNING),  # a late success
+        ([*FAILED, AGAIN, Withdrawn()], S.FAILED),  # the retry is withdrawn, not the job
+        ([*LOST, INSISTED, Withdrawn()], S.UNKNOWN),
+        ([CLAIM, Refused(WHY), AGAIN, Withdrawn()], S.REFUSED),
     ],
 )
 def test_the_life_of_a_job(events: list[Event], status: JobStatus) -> None:
@@ -123,12 +105,109 @@ def test_the_life_of_a_job(events: list[Event], status: JobStatus) -> None:
         [*PAID, Completed(), Failed(WHY)],
         [*PAID, Saved("p")],
         [*FAILED, Saved("p")],
+        [CLAIM, Withdrawn()],
+        [*LOST, Withdrawn()],
+        [*PAID, Withdrawn()],
+        [*FAILED, Withdrawn()],
+        [CLAIM, Refused(WHY), Withdrawn()],
+        [Withdrawn(), Withdrawn()],
+        [Withdrawn(), CLAIM],
+        [Withdrawn(), AGAIN],
+        [Withdrawn(), INSISTED],
+        [Withdrawn(), Saved("p")],
+        [CLAIM, Released(), Withdrawn(), Refused(WHY)],
     ],
 )
 def test_what_cannot_follow_is_refused_instead_of_moving_money(events: list[Event]) -> None:
     before = replay(*events[:-1])
     with pytest.raises(LedgerError):
         apply(before, events[-1])
+
+
+ATTEMPT_EVENTS: dict[str, AttemptEvent] = {
+    "Taken": Taken("t"),
+    "Released": Released(),
+    "Refused": Refused(WHY),
+    "Faulted": Faulted(WHY),
+    "Doubted": Doubted(WHY),
+    "Completed": Completed(1.0, 2.0),
+    "Failed": Failed(WHY, 1.0),
+}
+
+# Each line: the attempt's status, then its status after each event. "-" means that the event is
+# ignored, "!" that it contradicts. Attempts that are running, completed or failed have the task
+# "t", which is also the task of the event Taken.
+EXPECTED = """
+            Taken    Released  Refused  Faulted  Doubted  Completed  Failed
+submitting  running  released  refused  faulted  unknown  !          !
+unknown     running  released  refused  faulted  -        !          !
+faulted     running  released  refused  -        -        !          !
+released    running  -         !        -        -        !          !
+refused     running  !         -        -        -        !          !
+running     -        !         !        -        -        completed  failed
+completed   -        !         !        -        -        -          !
+failed      -        !         !        -        -        !          -
+"""
+
+
+def cells() -> list[tuple[AttemptStatus, str, str]]:
+    header, *lines = EXPECTED.strip().splitlines()
+    names = header.split()
+    return [
+        (AttemptStatus(status), name, cell)
+        for status, *row in map(str.split, lines)
+        for name, cell in zip(names, row, strict=True)
+    ]
+
+
+def test_the_expectations_name_every_status_and_every_event() -> None:
+    assert {(status, name) for status, name, _ in cells()} == {
+        (status, event.__name__) for status in AttemptStatus for event in TRANSITIONS
+    }
+
+
+@pytest.mark.parametrize(("status", "name", "cell"), cells())
+def test_each_event_in_each_status_of_an_attempt(
+    status: AttemptStatus, name: str, cell: str
+) -> None:
+    has_task = status in (AttemptStatus.RUNNING, AttemptStatus.COMPLETED, AttemptStatus.FAILED)
+    attempt = Attempt(number=1, status=status, task_id="t" if has_task else None)
+    event = ATTEMPT_EVENTS[name]
+    if cell == "!":
+        with pytest.raises(ContradictionError, match=f"is {status}, which {name} cannot follow"):
+            apply_to_attempt(attempt, event, job_id="j")
+    elif cell == "-":
+        assert apply_to_attempt(attempt, event, job_id="j") is attempt
+    else:
+        assert apply_to_attempt(attempt, event, job_id="j").status.value == cell
+
+
+@pytest.mark.parametrize("status", AttemptStatus)
+def test_an_attempt_that_has_a_task_gets_no_other_and_is_not_faulted(
+    status: AttemptStatus,
+) -> None:
+    attempt = Attempt(number=1, status=status, task_id="t")
+    with pytest.raises(ContradictionError):
+        apply_to_attempt(attempt, Taken("another"), job_id="j")
+    assert apply_to_attempt(attempt, Taken("t"), job_id="j") is attempt
+    assert apply_to_attempt(attempt, Faulted(WHY), job_id="j") is attempt
+
+
+def test_an_event_tells_more_than_the_status() -> None:
+    doubted = Attempt(number=1, status=AttemptStatus.UNKNOWN, reason=WHY)
+    other = Reason(message="other")
+
+    def after(attempt: Attempt, event: AttemptEvent) -> tuple[object, ...]:
+        now = apply_to_attempt(attempt, event, job_id="j")
+        return now.task_id, now.reason, now.created_at, now.completed_at
+
+    assert after(doubted, Taken("t")) == ("t", None, None, None)
+    assert after(doubted, Released()) == (None, None, None, None)
+    assert after(doubted, Refused(other)) == (None, other, None, None)
+    assert after(doubted, Faulted(other)) == (None, other, None, None)
+    running = Attempt(number=1, status=AttemptStatus.RUNNING, task_id="t")
+    assert after(running, Completed(1.0, 2.0)) == ("t", None, 1.0, 2.0)
+    assert after(running, Failed(other, 1.0)) == ("t", other, 1.0, None)
 
 
 def test_a_late_success_of_an_older_attempt_is_kept_and_counted_too() -> None:
@@ -177,6 +256,7 @@ EVENTS: list[Any] = [
     Failed(WHY),
     Saved("a.mp4"),
     Retried(),
+    Withdrawn(),
 ]
 
 
@@ -199,6 +279,9 @@ def test_no_history_leads_to_two_open_posts_unless_a_person_insists(
             assert after.task_id is not None
         assert len(after.attempts) >= len(job.attempts)
         assert (after.status is JobStatus.SAVED) <= (after.path is not None)
+        if after.status is JobStatus.WITHDRAWN:
+            assert not after.waiting
+            assert {holding(attempt.status) for attempt in after.attempts} <= {Holding.NONE}
         job = after
     by_attempt = [holding(attempt.status) for attempt in job.attempts]
     assert totals.charged == 100 * by_attempt.count(Holding.CHARGED)
@@ -208,40 +291,3 @@ def test_no_history_leads_to_two_open_posts_unless_a_person_insists(
 
 
 _PAID_OR_MAYBE = (Holding.CHARGED, Holding.UNKNOWN, Holding.RESERVED)
-
-
-def test_every_status_of_an_attempt_says_what_becomes_of_its_credits() -> None:
-    assert {holding(status) for status in AttemptStatus} == {*Holding}
-    assert holding(AttemptStatus.UNKNOWN) is Holding.UNKNOWN
-    assert holding(AttemptStatus.FAULTED) is Holding.UNKNOWN
-
-
-def test_totals_count_what_may_have_been_spent() -> None:
-    totals = CreditTotals(charged=300, reserved=100, unknown=200, refunded=500)
-    assert totals.held == 600
-    assert totals.moved(100, Holding.RESERVED, Holding.CHARGED).charged == 400
-    assert totals.moved(100, Holding.RESERVED, Holding.NONE).held == 500
-
-
-def test_an_end_is_told_without_urls() -> None:
-    done = replay(*PAID, Completed(1_774_790_227.0, 1_774_796_529.0)).ended_task()
-    assert isinstance(done, CompletedTask)
-    assert done.urls == ()
-    assert (done.completed_at - done.created_at).total_seconds() == 6302
-    failed = replay(*PAID, Failed(Reason(message="no", code="upstream_error"), 5.0)).ended_task()
-    assert isinstance(failed, FailedTask)
-    assert (failed.error.code, failed.error.message) == ("upstream_error", "no")
-    assert replay(*PAID).ended_task() is None
-
-
-def test_a_job_that_waits_to_be_sent_again_has_neither_a_task_nor_an_end() -> None:
-    job = replay(*FAILED, AGAIN)
-    assert job.task_id is None
-    assert job.ended_task() is None
-    assert replay(*FAILED, AGAIN, CLAIM).task_id is None
-
-
-def test_a_record_shows_no_secret_of_a_users_own_callback_url() -> None:
-    shown = repr(evolve(JOB, callback_url="https://me.example/done?token=0123456789"))
-    assert "me.example/done" in shown
-    assert "0123456789" not in shown

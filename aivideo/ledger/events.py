@@ -1,0 +1,113 @@
+"""What can happen to a job and to its attempts, as values.
+
+:func:`aivideo.ledger.transitions.apply` decides what each of them changes.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from attrs import frozen
+
+from aivideo.ledger.records import Reason
+from aivideo.models import TaskId
+
+
+@frozen(kw_only=True)
+class Claimed:
+    """The claimant may POST the job once.
+
+    Attributes:
+        owner: the ledger handle (one per process) that claimed it.
+        lease_until: Unix seconds after which the claim counts as abandoned.
+        at: Unix seconds of the claim.
+    """
+
+    owner: str = ""
+    lease_until: float = 0.0
+    at: float = 0.0
+
+
+@frozen
+class Taken:
+    """The service accepted the POST and charged it."""
+
+    task_id: TaskId
+
+
+@frozen
+class Released:
+    """The POST was proved not taken, or a person said so: the job may be POSTed again."""
+
+
+@frozen
+class Refused:
+    """The service refused the POST finally; nothing was charged."""
+
+    reason: Reason
+
+
+@frozen
+class Faulted:
+    """The service answered 500 or 503: whether that is charged is not documented."""
+
+    reason: Reason
+
+
+@frozen
+class Doubted:
+    """Whether the POST was taken cannot be told."""
+
+    reason: Reason
+
+
+@frozen
+class Completed:
+    """The attempt's task completed; times are Unix seconds by the service's clock."""
+
+    created_at: float | None = None
+    completed_at: float | None = None
+
+
+@frozen
+class Failed:
+    """The attempt's task failed, and its credits were refunded."""
+
+    reason: Reason
+    created_at: float | None = None
+
+
+@frozen
+class Saved:
+    """The job's file was saved, complete, at ``path``; ``size`` in bytes."""
+
+    path: str
+    size: int | None = None
+
+
+@frozen
+class Retried:
+    """A person asks for the job to be POSTed again.
+
+    Attributes:
+        may_pay_twice: even if an earlier POST of it may have been taken.
+    """
+
+    may_pay_twice: bool = False
+
+
+@frozen
+class Withdrawn:
+    """The job, still planned, is not to be sent: a compare-and-set from ``planned``."""
+
+
+AttemptEvent: TypeAlias = Taken | Released | Refused | Faulted | Doubted | Completed | Failed
+"""What can happen to one attempt."""
+
+Event: TypeAlias = Claimed | Saved | Retried | Withdrawn | AttemptEvent
+"""What can happen to a job."""
+
+ABANDONED = Doubted(
+    Reason(message="its process died, or its lease ran out, before an answer was written down")
+)
+"""What is recorded of a claim that lapsed."""
