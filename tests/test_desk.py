@@ -330,6 +330,70 @@ async def test_retry_refuses_arguments_that_do_not_go_together(
         await desk.retry(names, **arguments)  # type: ignore[arg-type]
 
 
+# --- cancel ---------------------------------------------------------------------------------------
+
+
+async def test_cancel_withdraws_planned_jobs_and_leaves_sent_ones_alone(
+    jobs: Jobs, desk: Desk
+) -> None:
+    planned = await jobs.add("a")
+    running = await jobs.add("b", CLAIM, Taken("t1"))
+    again = await jobs.add("c", CLAIM, Taken("t2"), TASK_FAILED, Retried())
+    done = await desk.cancel([planned.id, running.id, again.id])
+    assert [job.id for job in done.withdrawn] == [planned.id, again.id]
+    assert [job.id for job in done.too_late] == [running.id]
+    assert await jobs.status(planned) is JobStatus.WITHDRAWN
+    assert await jobs.status(again) is JobStatus.FAILED, "as before it was retried"
+    assert await jobs.status(running) is JobStatus.RUNNING
+    assert await jobs.ledger.claim(planned.id, lease=90) is None, "it cannot be sent"
+    assert (await jobs.ledger.totals()).held == 100
+    repeated = await desk.cancel([planned.id])
+    assert [job.id for job in repeated.withdrawn] == [planned.id], "cancelling twice is no error"
+
+
+async def test_cancel_of_a_batch_counts_sent_jobs_that_have_not_ended(
+    jobs: Jobs, desk: Desk
+) -> None:
+    planned = await jobs.add("a")
+    elsewhere = await jobs.add("b", batch="day")
+    await jobs.add("c", CLAIM, Taken("t1"), *SAVED)
+    await jobs.add("d", CLAIM, REFUSAL)
+    running = await jobs.add("e", CLAIM, Taken("t2"))
+    unknown = await jobs.add("f", CLAIM, NO_ANSWER)
+    done = await desk.cancel(batch="night")
+    assert [job.id for job in done.withdrawn] == [planned.id]
+    assert {job.id for job in done.too_late} == {running.id, unknown.id}
+    assert await jobs.status(elsewhere) is JobStatus.PLANNED
+
+
+async def test_a_job_that_is_claimed_meanwhile_is_too_late_to_cancel(jobs: Jobs) -> None:
+    class Racing(MemoryLedger):
+        async def find(self, job_id: str) -> JobRecord | None:
+            found = await super().find(job_id)
+            await self.claim(job_id, lease=90)  # another process is faster
+            return found
+
+    jobs.ledger = Racing(now=lambda: jobs.clock)
+    job = await jobs.add("a")
+    done = await Desk(jobs.ledger).cancel([job.id])
+    assert done.withdrawn == ()
+    assert [each.status for each in done.too_late] == [JobStatus.SUBMITTING]
+
+
+@pytest.mark.parametrize(("names", "batch"), [([], None), (["a"], "night")])
+async def test_cancel_needs_either_names_or_a_batch(
+    desk: Desk, names: list[str], batch: str | None
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"names=… or batch=…"):
+        await desk.cancel(names, batch=batch)
+
+
+async def test_cancel_of_an_unknown_name_withdraws_nothing(jobs: Jobs, desk: Desk) -> None:
+    planned = await jobs.add("a")
+    await refused(desk.cancel([planned.id, "x"]), Refusal.NO_SUCH_JOB)
+    assert await jobs.status(planned) is JobStatus.PLANNED
+
+
 # --- audit ----------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from aivideo.cli.console import number
-from aivideo.desk import IN_DOUBT
 from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.manifest import text_of
 
@@ -67,7 +66,7 @@ def _credits(job: JobRecord) -> str:
 
 def status_of(job: JobRecord) -> str:
     """Return a job's status, and how many other creates of it have an unknown outcome."""
-    hidden = job.doubts and job.status not in IN_DOUBT
+    hidden = job.doubts and not job.status.is_in_doubt
     return f"{job.status} (+{job.doubts} unknown)" if hidden else str(job.status)
 
 

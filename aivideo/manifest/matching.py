@@ -19,8 +19,6 @@ from aivideo.ledger.rules import is_untaken
 from aivideo.manifest.reading import Line, ManifestError, same_file
 from aivideo.models import TaskId
 
-_RETRYABLE = (JobStatus.FAILED, JobStatus.REFUSED)
-_SENDABLE = (JobStatus.PLANNED, "withdrawn")  # using a withdrawn job's key again revives it
 _SENT = (JobStatus.SUBMITTING, JobStatus.RUNNING, JobStatus.COMPLETED)
 
 
@@ -46,9 +44,10 @@ class Match:
             return False
         if self.record is None:
             return not self.line.unknown
-        if retry_failed and self.record.status in _RETRYABLE:
+        if retry_failed and self.record.status.is_retryable:
             return True
-        return self.record.status in _SENDABLE
+        # To ask for a withdrawn job again revives it.
+        return self.record.status in (JobStatus.PLANNED, JobStatus.WITHDRAWN)
 
 
 @frozen

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
+from aivideo._amounts import exact
 from aivideo.delivery import download
-from aivideo.desk import IN_DOUBT, RETRYABLE
 from aivideo.errors import (
     AIVideoError,
     AuthenticationError,
@@ -214,6 +214,7 @@ class Batch:
             for each in self.plan.matches
             if each.stated_task is None and (each.record is not None or not each.line.unknown)
         ]
+        await self._set_ceiling()
         while left:
             self._sending = left
             again: list[Match] = []
@@ -222,7 +223,6 @@ class Batch:
                 save_to=self._path_of_sending,
                 batch=settings.name,
                 key=lambda index, _: self._sending[index].line.id,
-                max_credits=_ceiling(settings.max_credits),
                 retry_failed=settings.retry_failed,
                 on_job=self._note_job,
             )
@@ -242,13 +242,20 @@ class Batch:
                     return  # stop() has closed the gate for good
                 self._session.resume_submits()
 
+    async def _set_ceiling(self) -> None:
+        """Store the batch's ceiling with its jobs: each claim is checked against it."""
+        ceiling = self._settings.max_credits
+        if ceiling is not None:
+            credits_ = None if ceiling == "none" else exact(ceiling)
+            await self._session.ledger.set_ceiling(self._settings.name, credits_)
+
     def _ended_earlier(self, each: Match) -> bool:
         """Whether a line had failed or was unknown before this run, and is not sent by it."""
         record = each.record
         if record is None:
             return False
-        return record.status in IN_DOUBT or (
-            record.status in RETRYABLE and not self._settings.retry_failed
+        return record.status.is_in_doubt or (
+            record.status.is_retryable and not self._settings.retry_failed
         )
 
     def _waits_for_spend_limit(self, outcome: Outcome) -> bool:
@@ -349,9 +356,4 @@ def _task_and_status(
 
 
 def _may_be_taken(status: JobStatus | None) -> bool:
-    return status is JobStatus.SUBMITTING or status in IN_DOUBT
-
-
-def _ceiling(credits: Decimal | Literal["none"] | None) -> int | None:  # noqa: A002
-    """Return a ceiling as today's sessions take it: whole credits, and none stored."""
-    return None if credits is None or credits == "none" else int(credits)
+    return status is not None and (status is JobStatus.SUBMITTING or status.is_in_doubt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from aivideo.models import Sora2
 
 LINE = Line(number=1, id="a", request=Sora2("a", duration=4, aspect_ratio="16:9"))
 SAVED = Result(line=LINE, status="saved", path=Path("a.mp4"))
+
+OVER_THE_CEILING = BudgetExceededError(
+    "a ceiling", needed=Decimal(100), held=Decimal(0), ceiling=Decimal(50)
+)
 
 
 def failed(error: AIVideoError) -> Result:
@@ -37,9 +42,7 @@ def report_of(*results: Result, stopped: bool = False, trouble: str | None = Non
         (report_of(SAVED, Result(line=LINE, status="unsent")), 1),
         (report_of(SAVED, Result(line=LINE, status="unknown")), 4),
         (
-            report_of(
-                failed(BudgetExceededError("a ceiling", needed=100, held=0, ceiling=50)), SAVED
-            ),
+            report_of(failed(OVER_THE_CEILING), SAVED),
             3,
         ),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from aivideo.cli import exits
@@ -17,7 +19,9 @@ from aivideo.errors import (
 from aivideo.manifest import ManifestError
 
 NO_MONEY = InsufficientCreditsError("too low", status=402, code="insufficient_credits")
-OVER = BudgetExceededError("max_credits=300", needed=100, held=250, ceiling=300)
+OVER = BudgetExceededError(
+    "max_credits=300", needed=Decimal(100), held=Decimal(250), ceiling=Decimal(300)
+)
 
 
 @pytest.mark.parametrize(

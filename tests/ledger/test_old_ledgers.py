@@ -20,7 +20,7 @@ from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger, opening
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.totals import CreditTotals, credits_moved
-from aivideo.manifest import Batch, Defaults, Settings, check_files, prepare, read_manifest
+from aivideo.manifest import Batch, Defaults, BatchSettings, check_files, prepare, read_manifest
 from aivideo.simulator import Scenario, Service
 from aivideo.simulator.truth import TaskRecord
 from aivideo.testing import DirectTransport
@@ -216,7 +216,7 @@ async def test_nothing_bought_before_is_bought_again(
         assert not plan.orphans, "each job is found by its line"
         assert all(each.record is not None for each in plan.matches)
         check_files(folder, plan, overwrite=False)
-        report = await Batch(session, plan, folder, Settings(name=name)).run()
+        report = await Batch(session, plan, folder, BatchSettings(name=name)).run()
     await ledger.aclose()
     assert Counter(service.truth.prompts_taken()) - running == Counter(bought)
     assert Counter(result.status for result in report.results) == statuses

@@ -31,6 +31,9 @@ from aivideo.models import Generation, Sora2
 BOAT = Sora2("A boat", duration=4, aspect_ratio="16:9", image="https://example.com/boat.png")
 LINE = Line(number=3, id="boat", request=BOAT)
 JOB: Any = SimpleNamespace(id="j")
+OVER_THE_CEILING = BudgetExceededError(
+    "a ceiling", needed=Decimal(100), held=Decimal(0), ceiling=Decimal(50)
+)
 BAD_GATEWAY = UpstreamError("bad gateway", status=503, code="upstream_error")
 
 
@@ -107,7 +110,7 @@ def test_what_is_left_is_a_manifest_of_the_same_lines(tmp_path: Path) -> None:
         (InvalidRequestError("a rule"), None, False),
         (LedgerError("the disk is full"), None, True),
         (APIConnectionError("no connection", written=False), None, True),
-        (BudgetExceededError("a ceiling", needed=100, held=0, ceiling=50), None, True),
+        (OVER_THE_CEILING, None, True),
         (DownloadError("cannot write it", task=None), "t", True),
     ],
 )

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from aivideo import (
 )
 from aivideo._api.transport import Transport
 from aivideo.delivery import download
+from aivideo.desk import Desk
 from aivideo.ledger.events import Refused, Released, Retried, Taken
 from aivideo.ledger.records import JobRecord, Reason
 from aivideo.ledger.sqlite import SqliteLedger
@@ -415,7 +417,7 @@ async def test_retried_jobs_are_sent_by_the_next_run(tmp_path: Path) -> None:
     third = await setup.run("a", "b")
     assert statuses(third) == ["saved", "saved"]
     assert setup.taken() == {"a": 2, "b": 2}
-    assert third.credits == CreditTotals(charged=200, unknown=100)
+    assert third.credits == CreditTotals(charged=200, unknown=100, refunded=100)
 
 
 async def test_an_unknown_job_of_a_removed_line_is_still_reported(tmp_path: Path) -> None:
@@ -439,6 +441,31 @@ async def test_a_ceiling_counts_all_runs(setup: BatchSetup) -> None:
     assert setup.creates == 2
     assert statuses(await setup.run("a", "b", "c", "d", max_credits=400)) == ["saved"] * 4
     assert setup.creates == 4
+
+
+async def test_a_ceiling_that_is_left_out_stays_as_stored_and_none_lifts_it(
+    setup: BatchSetup,
+) -> None:
+    first = await setup.run("a", "b", "c", max_credits=Decimal("250.5"))
+    assert first.count("saved") == 2
+    again = await setup.run("a", "b", "c")
+    assert isinstance(again.results[2].error, BudgetExceededError)
+    assert again.results[2].error.ceiling == Decimal("250.5")
+    assert setup.creates == 2
+    assert statuses(await setup.run("a", "b", "c", max_credits="none")) == ["saved"] * 3
+    assert statuses(await setup.run("a", "b", "c", "d")) == ["saved"] * 4
+
+
+async def test_withdrawn_jobs_are_sent_again_only_by_their_lines(setup: BatchSetup) -> None:
+    await some_taken_and_no_more(setup, "a", "b", "c", most=1)
+    ledger = setup.ledger()
+    cancelled = await Desk(ledger).cancel(batch="out")
+    await ledger.aclose()
+    assert len(cancelled.withdrawn) == 2
+    await setup.run("a")
+    assert setup.taken() == {"a": 1}
+    assert statuses(await setup.run("a", "b")) == ["saved", "saved"]
+    assert setup.taken() == {"a": 1, "b": 1}
 
 
 async def test_a_spend_cap_can_be_waited_for(tmp_path: Path) -> None:

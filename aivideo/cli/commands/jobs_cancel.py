@@ -36,7 +36,7 @@ def cancel(*jobs: str, batch: str | None = None, ledger: LedgerPath = Path()) ->
 async def _cancel(names: Sequence[str], batch: str | None, path: Path) -> int:
     async with desk_for_changes(path) as desk:
         done = await desk.cancel(names, batch=batch)
-    print(f"{len(done.withdrawn):,} withdrawn; nothing was charged for them")
+    print(f"{len(done.withdrawn):,} withdrawn: not sent, not charged")
     if done.too_late:
         statuses = Counter(str(job.status) for job in done.too_late)
         listed = ", ".join(f"{count:,} {status}" for status, count in statuses.items())

@@ -24,27 +24,27 @@ from aivideo.cli.console import (
 from aivideo.cli.job_table import job_table
 from aivideo.cli.ledgers import desk_for_reading
 from aivideo.cli.options import AsJSON, LedgerPath
-from aivideo.desk import BY_URGENCY, IN_DOUBT
+from aivideo.desk import BY_URGENCY
 from aivideo.ledger.records import JobStatus
 from aivideo.ledger.totals import CreditTotals
 
 SHOWN = 20
 """Jobs that are listed without ``--all``."""
 
-_CLOSED = ("saved", "withdrawn")
+_CLOSED = (JobStatus.SAVED, JobStatus.WITHDRAWN)
 """Statuses that are listed only on request: nothing is left to be done."""
 
 _MEANING = {
-    "unknown": "may have been taken and charged, or not: settle them",
-    "faulted": "answered 500 or 503, may be charged: settle them",
-    "submitting": "being sent by a process that uses this ledger now",
-    "running": "taken; the same `aivideo batch` polls and saves them",
-    "completed": "made; the same `aivideo batch` saves them (within 24 hours)",
-    "failed": "refunded; --retry-failed or `jobs retry` sends them again",
-    "refused": "not charged; --retry-failed or `jobs retry` sends them again",
-    "planned": "not sent yet; the same `aivideo batch` sends them",
-    "saved": "done; the files are on disk",
-    "withdrawn": "cancelled before they were sent; not charged",
+    JobStatus.UNKNOWN: "may have been taken and charged, or not: settle them",
+    JobStatus.FAULTED: "answered 500 or 503, may be charged: settle them",
+    JobStatus.SUBMITTING: "being sent by a process that uses this ledger now",
+    JobStatus.RUNNING: "taken; the same `aivideo batch` polls and saves them",
+    JobStatus.COMPLETED: "made; the same `aivideo batch` saves them (within 24 hours)",
+    JobStatus.FAILED: "refunded; --retry-failed or `jobs retry` sends them again",
+    JobStatus.REFUSED: "not charged; --retry-failed or `jobs retry` sends them again",
+    JobStatus.PLANNED: "not sent yet; the same `aivideo batch` sends them",
+    JobStatus.SAVED: "done; the files are on disk",
+    JobStatus.WITHDRAWN: "cancelled before they were sent; not charged",
 }
 """What a status asks of a person."""
 
@@ -96,7 +96,7 @@ async def _list(
     if listed.left:
         say(console, f"… and {listed.left:,} more (--all shows them)\n")
     _print_sums(listed.counts, listed.totals, console)
-    if any(listed.counts.get(each) for each in IN_DOUBT):
+    if any(listed.counts.get(each) for each in JobStatus.in_doubt()):
         console.print()
         how_to_settle(ledger_option(path), console)
     return exits.OK

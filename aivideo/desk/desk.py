@@ -1,22 +1,15 @@
-"""Desk: what a person does with the jobs of a ledger, as an API.
-
-The ``aivideo jobs`` commands print what a :class:`Desk` returns; a web page or a handler calls the
-same methods. A desk changes ledger records only. It never sends a create: jobs that it marks to be
-sent again are sent by the next run of their batch, or by ``Session.resume()``.
-"""
+"""The desk itself; see :mod:`aivideo.desk`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing, suppress
 from decimal import Decimal
-from enum import StrEnum
 from typing import Protocol
 
-from attrs import field, frozen
-
-from aivideo._amounts import exact, plain
+from aivideo._amounts import plain
 from aivideo._api import callback_tokens
+from aivideo.desk.results import Audit, Cancellation, DeskError, JobList, Refusal, Retry
 from aivideo.errors import (
     AIVideoError,
     ConfigurationError,
@@ -24,59 +17,27 @@ from aivideo.errors import (
     LedgerError,
     TaskNotFoundError,
 )
-from aivideo.ledger import Ledger, events, totals, transitions
+from aivideo.ledger import Ledger, transitions
 from aivideo.ledger import audit as audits
 from aivideo.ledger.audit import Finding, Reading
-from aivideo.ledger.events import Event
+from aivideo.ledger.events import Event, Released, Retried, Taken, Withdrawn
 from aivideo.ledger.records import JobRecord, JobStatus
-from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, Task, TaskId
 
-IN_DOUBT = (JobStatus.UNKNOWN, JobStatus.FAULTED)
-"""Statuses of jobs whose create may have been taken and charged."""
-
-RETRYABLE = (JobStatus.FAILED, JobStatus.REFUSED)
-"""Statuses of jobs that cost nothing and may be sent again on request."""
-
-_URGENT_FIRST = (
-    *IN_DOUBT,
+_NOT_ENDED = (
+    *JobStatus.in_doubt(),
     JobStatus.SUBMITTING,
     JobStatus.RUNNING,
     JobStatus.COMPLETED,
-    *RETRYABLE,
-    JobStatus.PLANNED,
 )
-BY_URGENCY = (*_URGENT_FIRST, *(each for each in JobStatus if each not in _URGENT_FIRST))
+BY_URGENCY = (
+    *_NOT_ENDED,
+    *JobStatus.retryable(),
+    JobStatus.PLANNED,
+    JobStatus.SAVED,
+    JobStatus.WITHDRAWN,
+)
 """All statuses, those that need a person first: the order of :meth:`Desk.list`."""
-
-
-class Refusal(StrEnum):
-    """Why a desk refused an operation."""
-
-    NO_SUCH_JOB = "no_such_job"
-    NOTHING_TO_SETTLE = "nothing_to_settle"
-    TASK_OF_ANOTHER_JOB = "task_of_another_job"
-    NO_SUCH_TASK = "no_such_task"
-    TASK_DOES_NOT_MATCH = "task_does_not_match"
-    NOT_RETRYABLE = "not_retryable"
-    MAY_PAY_AGAIN = "may_pay_again"
-    TOO_FEW_READINGS = "too_few_readings"
-
-
-class DeskError(AIVideoError):
-    """An operation that a desk refused. No job was changed.
-
-    Attributes:
-        refusal: why, for programs.
-        problem: why, in words.
-        cure: what to do next, in terms of this API.
-    """
-
-    def __init__(self, refusal: Refusal, problem: str, cure: str) -> None:
-        super().__init__(f"{problem}; {cure}")
-        self.refusal = refusal
-        self.problem = problem
-        self.cure = cure
 
 
 class AccountSource(Protocol):
@@ -89,70 +50,6 @@ class AccountSource(Protocol):
     async def credits(self) -> Credits:
         """``GET`` the balance."""
         ...
-
-
-@frozen(kw_only=True)
-class JobList:
-    """A list of jobs, and the sums of the whole batch or ledger.
-
-    Attributes:
-        records: the listed jobs, those that need a person first.
-        left: how many more jobs match and were cut off by ``limit``.
-        counts: how many jobs have each status, listed or not.
-        totals: credits by what became of them, in all jobs, listed or not.
-    """
-
-    records: tuple[JobRecord, ...]
-    left: int
-    counts: Mapping[JobStatus, int]
-    totals: CreditTotals
-
-
-@frozen(kw_only=True)
-class Retry:
-    """What :meth:`Desk.retry` marked to be sent again.
-
-    Attributes:
-        records: the jobs, now ``planned``.
-        credits: what sending them again will charge, as far as prices are known.
-        at_risk: credits of their earlier creates whose outcome is unknown: with ``pay_again=True``
-            these may turn out to be charged as well.
-        unpriced: how many of the jobs have no known price.
-    """
-
-    records: tuple[JobRecord, ...]
-    credits: Decimal
-    at_risk: Decimal
-    unpriced: int
-
-
-@frozen(kw_only=True)
-class Cancellation:
-    """What :meth:`Desk.cancel` did.
-
-    Attributes:
-        withdrawn: jobs that will not be sent.
-        too_late: jobs that had left ``planned`` before; they are unchanged.
-    """
-
-    withdrawn: tuple[JobRecord, ...]
-    too_late: tuple[JobRecord, ...]
-
-
-@frozen(kw_only=True)
-class Audit:
-    """What the account's counter says about the jobs of a ledger.
-
-    Attributes:
-        finding: the comparison of two readings of the counter.
-        in_doubt: the jobs with a create whose outcome is unknown.
-        error: why the counter could not be read now, or None; then ``finding`` compares the
-            readings that were stored before.
-    """
-
-    finding: Finding
-    in_doubt: tuple[JobRecord, ...]
-    error: AIVideoError | None = field(default=None)
 
 
 class Desk:
@@ -269,10 +166,10 @@ class Desk:
         await self._ledger.lapse()
         found = [await self._find(name) for name in names]
         numbers = [_number_in_doubt(job) for job in found]
-        event: Event = events.Released()
+        event: Event = Released()
         if task_id is not None:
             await self._check_task(task_id, found[0], numbers[0], ask=check)
-            event = events.Taken(task_id)
+            event = Taken(task_id)
         return tuple(
             [
                 await self._ledger.record(job.id, event, attempt=number)
@@ -308,10 +205,13 @@ class Desk:
             raise ConfigurationError("batch=… needs all_failed=True")
         await self._ledger.lapse()
         if all_failed:
-            found = [each async for each in self._ledger.jobs(batch=batch, statuses=RETRYABLE)]
+            found = [
+                each
+                async for each in self._ledger.jobs(batch=batch, statuses=JobStatus.retryable())
+            ]
         else:
             found = [await self._find(name) for name in names]
-        event = events.Retried(pay_again)
+        event = Retried(pay_again)
         for job in found:
             _check_retryable(job, event)
         return _summarized([await self._ledger.record(job.id, event) for job in found])
@@ -337,22 +237,21 @@ class Desk:
         if names:
             found = [await self._find(name) for name in names]
         else:
-            found = [each async for each in self._ledger.jobs(batch=batch, statuses=_NOT_ENDED)]
+            statuses = (JobStatus.PLANNED, *_NOT_ENDED)
+            found = [each async for each in self._ledger.jobs(batch=batch, statuses=statuses)]
         withdrawn: list[JobRecord] = []
         too_late: list[JobRecord] = []
         for job in found:
-            after = await self._withdraw(job)
-            (withdrawn if after.status is JobStatus.WITHDRAWN else too_late).append(after)
+            now = job
+            if job.status is JobStatus.PLANNED:
+                try:
+                    withdrawn.append(await self._ledger.record(job.id, Withdrawn()))
+                except ContradictionError:  # claimed, or withdrawn, since it was read
+                    now = await self._find(job.id)
+                else:
+                    continue
+            (withdrawn if now.status is JobStatus.WITHDRAWN else too_late).append(now)
         return Cancellation(withdrawn=tuple(withdrawn), too_late=tuple(too_late))
-
-    async def _withdraw(self, job: JobRecord) -> JobRecord:
-        """Withdraw a planned job; return what it is now, which may be something else."""
-        if job.status is not JobStatus.PLANNED:
-            return job
-        try:
-            return await self._ledger.record(job.id, events.Withdrawn())
-        except ContradictionError:  # claimed since it was read
-            return await self._find(job.id)
 
     # --- auditing -------------------------------------------------------------------------
 
@@ -440,9 +339,6 @@ class Desk:
             )
 
 
-_NOT_ENDED = tuple(each for each in _URGENT_FIRST if each not in RETRYABLE)
-
-
 def _several(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise ConfigurationError("names must be a list of job ids, not one str")
@@ -452,7 +348,7 @@ def _several(names: Iterable[str]) -> tuple[str, ...]:
 def _number_in_doubt(job: JobRecord) -> int:
     """Return the number of the latest attempt whose outcome is unknown."""
     for attempt in reversed(job.attempts):
-        if totals.holding(attempt.status) is totals.Holding.UNKNOWN:
+        if attempt.status.is_in_doubt:
             return attempt.number
     raise DeskError(
         Refusal.NOTHING_TO_SETTLE,
@@ -463,11 +359,11 @@ def _number_in_doubt(job: JobRecord) -> int:
     )
 
 
-def _check_retryable(job: JobRecord, event: events.Retried) -> None:
+def _check_retryable(job: JobRecord, event: Retried) -> None:
     try:
         transitions.apply(job, event)
     except ContradictionError:
-        if job.status in IN_DOUBT:
+        if job.status.is_in_doubt:
             raise DeskError(
                 Refusal.MAY_PAY_AGAIN,
                 f"job {job.id} is {job.status}: its create may have been charged",
@@ -481,11 +377,17 @@ def _check_retryable(job: JobRecord, event: events.Retried) -> None:
 
 
 def _summarized(records: Sequence[JobRecord]) -> Retry:
-    prices = [(exact(job.credits), job.doubts) for job in records if job.credits is not None]
+    prices = [job.credits for job in records if job.credits is not None]
+    at_risk = [
+        each.credits
+        for job in records
+        for each in job.attempts
+        if each.status.is_in_doubt and each.credits is not None
+    ]
     return Retry(
         records=tuple(records),
-        credits=plain(sum((price for price, _ in prices), Decimal(0))),
-        at_risk=plain(sum((price * doubts for price, doubts in prices), Decimal(0))),
+        credits=plain(sum(prices, Decimal(0))),
+        at_risk=plain(sum(at_risk, Decimal(0))),
         unpriced=len(records) - len(prices),
     )
 
@@ -496,7 +398,7 @@ def _compare(readings: Sequence[Reading], in_doubt: Sequence[JobRecord]) -> Find
         (attempt.sent_at, attempt.credits or Decimal(0))
         for job in in_doubt
         for attempt in job.attempts
-        if totals.holding(attempt.status) is totals.Holding.UNKNOWN
+        if attempt.status.is_in_doubt
     ]
     # Start from the last reading before the first unknown create: earlier refunds and other
     # people's spending then do not blur the result. A reading taken while a create was in flight

@@ -1,0 +1,108 @@
+"""What a desk returns, and why it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from enum import StrEnum
+
+from attrs import field, frozen
+
+from aivideo.errors import AIVideoError
+from aivideo.ledger.audit import Finding
+from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.totals import CreditTotals
+
+
+class Refusal(StrEnum):
+    """Why a desk refused an operation."""
+
+    NO_SUCH_JOB = "no_such_job"
+    NOTHING_TO_SETTLE = "nothing_to_settle"
+    TASK_OF_ANOTHER_JOB = "task_of_another_job"
+    NO_SUCH_TASK = "no_such_task"
+    TASK_DOES_NOT_MATCH = "task_does_not_match"
+    NOT_RETRYABLE = "not_retryable"
+    MAY_PAY_AGAIN = "may_pay_again"
+    TOO_FEW_READINGS = "too_few_readings"
+
+
+class DeskError(AIVideoError):
+    """An operation that a desk refused. No job was changed.
+
+    Attributes:
+        refusal: why, for programs.
+        problem: why, in words.
+        cure: what to do next, in terms of this API.
+    """
+
+    def __init__(self, refusal: Refusal, problem: str, cure: str) -> None:
+        super().__init__(f"{problem}; {cure}")
+        self.refusal = refusal
+        self.problem = problem
+        self.cure = cure
+
+
+@frozen(kw_only=True)
+class JobList:
+    """A list of jobs, and the sums of the whole batch or ledger.
+
+    Attributes:
+        records: the listed jobs, those that need a person first.
+        left: how many more jobs match and were cut off by ``limit``.
+        counts: how many jobs have each status, listed or not.
+        totals: credits by what became of them, in all jobs, listed or not.
+    """
+
+    records: tuple[JobRecord, ...]
+    left: int
+    counts: Mapping[JobStatus, int]
+    totals: CreditTotals
+
+
+@frozen(kw_only=True)
+class Retry:
+    """What :meth:`Desk.retry` marked to be sent again.
+
+    Attributes:
+        records: the jobs, now ``planned``.
+        credits: what sending them again will charge, as far as prices are known.
+        at_risk: credits of their earlier creates whose outcome is unknown: with ``pay_again=True``
+            these may turn out to be charged as well.
+        unpriced: how many of the jobs have no known price.
+    """
+
+    records: tuple[JobRecord, ...]
+    credits: Decimal
+    at_risk: Decimal
+    unpriced: int
+
+
+@frozen(kw_only=True)
+class Cancellation:
+    """What :meth:`Desk.cancel` did.
+
+    Attributes:
+        withdrawn: jobs that will not be sent. One that had failed or is in doubt has that status
+            again; the others are ``withdrawn``.
+        too_late: jobs that had left ``planned`` before; they are unchanged.
+    """
+
+    withdrawn: tuple[JobRecord, ...]
+    too_late: tuple[JobRecord, ...]
+
+
+@frozen(kw_only=True)
+class Audit:
+    """What the account's counter says about the jobs of a ledger.
+
+    Attributes:
+        finding: the comparison of two readings of the counter.
+        in_doubt: the jobs with a create whose outcome is unknown.
+        error: why the counter could not be read now, or None; then ``finding`` compares the
+            readings that were stored before.
+    """
+
+    finding: Finding
+    in_doubt: tuple[JobRecord, ...]
+    error: AIVideoError | None = field(default=None)
