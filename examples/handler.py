@@ -1,6 +1,6 @@
 """A FastAPI handler: submit, answer at once, and say how it stands when asked.
 
-    pip install "aivideo[fastapi]" uvicorn
+    pip install aivideo-sdk fastapi uvicorn
     uvicorn --app-dir examples handler:app
 
 POST /clips {"prompt": "A paper boat"}  ->  202 {"task_id": "…", "credits": 100.0}

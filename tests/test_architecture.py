@@ -30,6 +30,7 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("shells", ("ledger.memory", "ledger.sqlite", "delivery")),
     ("service", ("_pacing", "_polling", "_api")),
     ("settings", ("settings", "_checks")),
+    ("events", ("events",)),
     ("values", ("ledger", "models", "catalog")),
     ("errors", ("errors",)),
     ("tasks", ("tasks",)),
@@ -95,6 +96,7 @@ PURE = {
     "aivideo._polling.kind",
     "aivideo._polling.lifecycle",
     "aivideo._polling.watched",
+    "aivideo._session.consequences",
     "aivideo.ledger.records",
     "aivideo.ledger.events",
     "aivideo.ledger.transitions",
@@ -359,6 +361,52 @@ def io_in_pure_modules(sources: Sources) -> list[str]:
     return complaints
 
 
+def methods_given_to_constructors(sources: Sources) -> list[str]:
+    """A constructor that is given a method of the object that builds it: the two know each other.
+
+    Facts are returned or emitted to an object that was built before; see docs/architecture.md.
+    """
+    complaints = []
+    for module, source in sources.items():
+        for cls in ast.walk(parsed(source)):
+            if not isinstance(cls, ast.ClassDef):
+                continue
+            functions = [
+                node
+                for node in cls.body
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            ]
+            methods = {
+                function.name
+                for function in functions
+                if not any(_name(each) == "property" for each in function.decorator_list)
+            }
+            for function in functions:
+                if function.name != "__init__":
+                    continue
+                for call in ast.walk(function):
+                    if not (isinstance(call, ast.Call) and _name(call.func)[:1].isupper()):
+                        continue
+                    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+                    if any(_is_of_self(value, methods) for value in given):
+                        complaints.append(
+                            f"{module}:{call.lineno} {_name(call.func)} is given a method of self"
+                        )
+    return complaints
+
+
+def _is_of_self(value: ast.AST, methods: set[str]) -> bool:
+    """Whether a value is `self.method`, or a function made here that uses `self`."""
+    if isinstance(value, ast.Lambda):
+        return any(isinstance(node, ast.Name) and node.id == "self" for node in ast.walk(value))
+    return (
+        isinstance(value, ast.Attribute)
+        and isinstance(value.value, ast.Name)
+        and value.value.id == "self"
+        and value.attr in methods
+    )
+
+
 def drawers(sources: Sources) -> list[str]:
     return [module for module in sources if DRAWERS & set(module.strip("_").split("."))]
 
@@ -408,6 +456,10 @@ def test_every_foreign_package_is_named_only_at_its_border() -> None:
 
 def test_pure_modules_do_no_io_and_read_no_clock() -> None:
     assert io_in_pure_modules(SOURCES) == []
+
+
+def test_no_constructor_is_given_a_method_of_the_object_that_builds_it() -> None:
+    assert methods_given_to_constructors(SOURCES) == []
 
 
 def test_there_are_no_drawers() -> None:
@@ -482,6 +534,16 @@ def test_what_a_statement_imports_is_seen() -> None:
         (io_in_pure_modules, "aivideo._pacing.learned", "async def f(): ..."),
         (io_in_pure_modules, "aivideo._pacing.learned", "datetime.now(UTC)"),
         (io_in_pure_modules, "aivideo._pacing.learned", "if x:\n    import random"),
+        (
+            methods_given_to_constructors,
+            "aivideo._session.a",
+            "class A:\n def __init__(self):\n  self.b = B(self.m)\n def m(self): ...",
+        ),
+        (
+            methods_given_to_constructors,
+            "aivideo._session.a",
+            "class A:\n def __init__(self):\n  self.b = B(on_end=lambda: self.b.m())",
+        ),
         (drawers, "aivideo._api.utils", ""),
         (skips, "tests.test_x", "@pytest.mark.skip\ndef test_x(): ..."),
         (skips, "tests.test_x", "pytest.importorskip('av')"),

@@ -109,7 +109,7 @@ class Session:
         catalog: rules and prices of its own; a request whose price differs from it is refused.
         instrumentation: called with each :data:`~aivideo.SessionEvent`; see :mod:`aivideo.events`.
 
-    :meth:`from_settings` takes the same as one value, :class:`~aivideo.SessionSettings`.
+    :meth:`of` takes the same as one value, :class:`~aivideo.SessionSettings`.
 
     Raises:
         ConfigurationError: a setting that cannot work; found here, before anything is sent.
@@ -163,7 +163,7 @@ class Session:
         )
 
     @classmethod
-    def from_settings(cls, settings: SessionSettings) -> Self:
+    def of(cls, settings: SessionSettings) -> Self:
         """Make a session of checked settings, such as ``SessionSettings.from_env()``.
 
         Raises:

@@ -4,7 +4,7 @@
 loads by itself where aivideo is installed and brings the fixtures `simulator` and `live_simulator`:
 see `aivideo.testing.pytest_plugin`. `DirectTransport` puts a session on the simulator's core
 without a socket, for tests of very many jobs. `check_ledger` says whether a ledger of your own
-keeps every promise that a session relies on. Install with `pip install "aivideo[testing]"`.
+keeps every promise that a session relies on. Install with `pip install "aivideo-sdk[testing]"`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fixtures for tests of programs that use aivideo: a service to stand in for the real one.
 
 pytest loads this by itself wherever aivideo is installed; the simulator is imported when a test
-first asks for it (`pip install "aivideo[testing]"`). Both fixtures set `AIVIDEO_API_KEY` and
+first asks for it (`pip install "aivideo-sdk[testing]"`). Both fixtures set `AIVIDEO_API_KEY` and
 `AIVIDEO_BASE_URL`, so that an application that says `Session()` talks to the stand-in:
 
     @pytest.mark.anyio
@@ -148,6 +148,6 @@ def _require_simulator() -> None:
     if missing:
         pytest.fail(
             f"the simulator needs what is not installed ({', '.join(missing)}): "
-            'pip install "aivideo[testing]"',
+            'pip install "aivideo-sdk[testing]"',
             pytrace=False,
         )

@@ -47,7 +47,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["generate", "x", "--base-url", "api.example.com"], "scheme"),
         (["generate", "x", "--base-url", "http://api.example.com"], "https"),
         (["generate", "x", "--nonsense"], "nonsense"),
-        (["credits", "--base-url", "://"], "--base-url '://' "),
+        (["credits", "--base-url", "://"], "--base-url '://'"),
         (["batch", "missing.txt", "--output", "out"], "missing.txt"),
         (["generate", "x", "--duration", "7.6"], "7.6"),
         (["generate", "x", "--wait-timeout", "nan"], "--wait-timeout"),

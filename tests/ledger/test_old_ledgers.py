@@ -20,7 +20,7 @@ from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger, opening
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.totals import CreditTotals, credits_moved
-from aivideo.manifest import Batch, Defaults, BatchSettings, check_files, prepare, read_manifest
+from aivideo.manifest import Batch, BatchSettings, Defaults, check_files, prepare, read_manifest
 from aivideo.simulator import Scenario, Service
 from aivideo.simulator.truth import TaskRecord
 from aivideo.testing import DirectTransport

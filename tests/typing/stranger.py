@@ -33,6 +33,7 @@ from aivideo import (
     InvalidRequestError,
     Job,
     JobRecord,
+    JobWithdrawnError,
     Ledger,
     LedgerError,
     MemoryLedger,
@@ -223,6 +224,7 @@ async def settings() -> None:
     assert_type(shared.catalog, Catalog)
     assert_type(SessionSettings.from_env(max_running_jobs=5), SessionSettings)
     Client.of(shared)
+    Session.of(shared)
     shared.max_credits = None  # E
     SessionSettings("sk-x")  # E
     SessionSettings(request_timeout="60")  # E
@@ -245,6 +247,12 @@ def catalogue() -> Request:
 async def books(ledger: Ledger) -> None:
     async with Session(ledger="jobs.db", callback_base_url="https://you.example/x") as session:
         assert_type(await session.resume(), list[Job])
+        assert_type(await session.find(key="boat", batch="tonight"), Job | None)
+        assert_type(await session.find(id="0123"), Job | None)
+        assert_type(await session.job("t").cancel(), bool)
+        session.generate_many([], max_credits="none")
+        session.generate_many([], max_credits=0.5)  # E
+        aivideo.Sesion()  # E
         assert_type(await session.receive_callback("token", b"{}"), Job | None)
         assert_type(session.ledger, Ledger)
     Session(ledger=Path("jobs.db"), callback_secret="secret")
@@ -266,6 +274,8 @@ async def endpoints() -> None:
 async def money(session: Session, request: Request) -> str:
     try:
         await session.generate(request)
+    except JobWithdrawnError as withdrawn:
+        assert_type(withdrawn.job, JobHandle | None)
     except SubmitUnknownError as error:
         assert_type(error.job, JobHandle)
         assert_type(error.reason, str)
