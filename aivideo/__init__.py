@@ -19,7 +19,6 @@ from aivideo._version import __version__
 if TYPE_CHECKING:
     from aivideo._api.client import Client
     from aivideo._api.transport import AiohttpTransport, Transport
-    from aivideo._pacing.stated import RateLimit
     from aivideo._session.job import Job
     from aivideo._session.session import Session, SessionStatistics
     from aivideo.errors import (
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
         TaskStatus,
         UnrecognizedTask,
     )
+    from aivideo.settings import RateLimit
 
 __all__ = [
     "AIVideoError",
@@ -139,13 +139,13 @@ __all__ = [
 _HOMES = {
     "_api.client": "Client",
     "_api.transport": "AiohttpTransport Transport",
-    "_pacing.stated": "RateLimit",
     "_session.job": "Job",
     "_session.session": "Session SessionStatistics",
     "ledger": "Ledger",
     "ledger.journal": "CreditTotals JobRecord JobStatus",
     "ledger.memory": "MemoryLedger",
     "ledger.sqlite": "SqliteLedger",
+    "settings": "RateLimit",
     "models": (
         "CompletedTask Credits Failed FailedTask Generation Outcome PendingTask ProcessingTask "
         "Request Sora2 Succeeded Task TaskFailure TaskStatus UnrecognizedTask"

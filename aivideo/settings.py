@@ -38,7 +38,6 @@ from aivideo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from aivideo._api.transport import Transport
-    from aivideo._pacing.stated import RateLimit
     from aivideo.ledger import Ledger
 
 DEFAULT_REQUEST_TIMEOUT = 60.0
@@ -49,9 +48,59 @@ def _scrubbed(value: object) -> str:
     return scrub(repr(value))
 
 
-def _is_rate_limit(_: object, attribute: Any, value: Any) -> None:
-    from aivideo._pacing.stated import RateLimit
+# --- a rate limit that the user knows ----------------------------------------------------------
 
+
+@frozen
+class RateLimit:
+    """A rate limit that the user knows, so that no 429 occurs.
+
+    Create it with :meth:`bucket` or :meth:`window`.
+
+    Attributes:
+        count: requests …
+        seconds: … per so many seconds.
+        burst: requests that a token bucket accepts at once; None for a window.
+
+    Raises:
+        ConfigurationError: a value is not a number above 0 and below 1e9, ``burst`` is below 1 or
+            not an int, or ``count`` of a window is below 1.
+    """
+
+    count: float
+    seconds: float
+    burst: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        cure = "use RateLimit.bucket(50, burst=10) or RateLimit.window(20, seconds=10)"
+        for name, value in (("count", self.count), ("seconds", self.seconds)):
+            is_number = type(value) is int or type(value) is float
+            if not is_number or not 0 < value < 1e9:
+                rule = "must be an int or float above 0 and below 1e9"
+                raise because(f"RateLimit {name}", value, rule, cure)
+        if self.burst is None:
+            if self.count < 1:
+                raise because("RateLimit count", self.count, "of a window is at least 1", cure)
+        elif type(self.burst) is not int or not 1 <= self.burst < 1e9:
+            raise because("RateLimit burst", self.burst, "must be an int, at least 1", cure)
+
+    @classmethod
+    def bucket(cls, rate: float, *, burst: int = 1) -> Self:
+        """Return a token bucket: ``rate`` requests per second, ``burst`` at once after a pause."""
+        return cls(rate, 1.0, burst)
+
+    @classmethod
+    def window(cls, count: int, *, seconds: float) -> Self:
+        """Return a window: at most ``count`` requests in any ``seconds`` seconds."""
+        return cls(count, seconds)
+
+    @property
+    def rate(self) -> float:
+        """Requests per second in the long run."""
+        return self.count / self.seconds
+
+
+def _is_rate_limit(_: object, attribute: Any, value: Any) -> None:
     if value is not None and not isinstance(value, RateLimit):
         raise because(
             attribute.name,

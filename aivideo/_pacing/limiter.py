@@ -22,10 +22,11 @@ from attrs import frozen
 
 from aivideo._pacing.create_limit import CreateLimit, CreateLimitKind, CreatePass
 from aivideo._pacing.learned import LearnedPace
-from aivideo._pacing.stated import RateLimit, StatedPace
+from aivideo._pacing.stated import StatedPace
 from aivideo._pacing.ticket import LONGEST_HOLD, Pacing, Ticket
 from aivideo._pacing.turns import RequestKind, Turns
 from aivideo.errors import AIVideoError
+from aivideo.settings import RateLimit
 
 
 class GateClosed(Exception):  # noqa: N818  it says what is, and never leaves this package

@@ -19,7 +19,8 @@ On a jittery one the jitter is what it costs never to be refused. A bucket takes
 ``max_requests_per_minute`` does not say what kind of limit it is, so both are kept: evenly spaced,
 as a bucket without burst wants it, and never more than that in any 60 s, as a window does. A
 hundredth of the distance is kept for jitter (``LEAST``), until a refusal tells that this is not
-enough. Who knows that it is a window says so (:meth:`RateLimit.window`) and may use it in bursts.
+enough. Who knows that it is a window says so (:meth:`aivideo.RateLimit.window`) and may
+use it in bursts.
 
 Somebody else who uses the same key makes refusals all the same; then what they ask is waited for.
 """
@@ -30,12 +31,12 @@ from bisect import insort
 from collections import deque
 from heapq import merge
 from itertools import islice
-from typing import Protocol, Self
+from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from aivideo._pacing.ticket import LONGEST_HOLD, Ticket
-from aivideo.errors import ConfigurationError
+from aivideo.settings import RateLimit
 
 MARGIN = 0.5
 """Share of the quickest round trip that surely is not jitter."""
@@ -51,51 +52,6 @@ LEAST = 0.01
 
 FORGET = 0.98
 """What is left of the slowest round trip with each answer, so that one outlier is forgotten."""
-
-
-@frozen
-class RateLimit:
-    """A limit that the user knows: then no 429 occurs. See :meth:`bucket` and :meth:`window`.
-
-    Attributes:
-        count: requests …
-        seconds: … per so many seconds.
-        burst: requests that a bucket lets through at once; None for a window.
-    """
-
-    count: float
-    seconds: float
-    burst: int | None = None
-
-    def __attrs_post_init__(self) -> None:
-        for name, value in (
-            ("count", self.count),
-            ("seconds", self.seconds),
-            ("burst", self.burst),
-        ):
-            if value is None and name == "burst":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-                raise ConfigurationError(f"RateLimit {name}={value!r} must be a number above 0")
-        if self.burst is not None and self.burst < 1:
-            raise ConfigurationError(f"RateLimit burst={self.burst!r}: a bucket holds 1 or more")
-        if self.burst is None and self.count < 1:
-            raise ConfigurationError(f"RateLimit count={self.count!r}: a window admits 1 or more")
-
-    @classmethod
-    def bucket(cls, rate: float, *, burst: int = 1) -> Self:
-        """``rate`` requests a second, and up to ``burst`` at once after a pause."""
-        return cls(rate, 1.0, burst)
-
-    @classmethod
-    def window(cls, count: int, *, seconds: float) -> Self:
-        """At most ``count`` requests in any ``seconds`` seconds."""
-        return cls(count, seconds)
-
-    @property
-    def rate(self) -> float:
-        """Requests a second in the long run."""
-        return self.count / self.seconds
 
 
 @define

@@ -15,7 +15,6 @@ from aivideo import catalog
 from aivideo._api.client import Client
 from aivideo._api.transport import Transport
 from aivideo._pacing.limiter import Limiter, LimiterStatistics
-from aivideo._pacing.stated import RateLimit
 from aivideo._polling.poller import PollerStatistics
 from aivideo._secrets import Secret, seal
 from aivideo._session.bulk import Bulk, KeyOf, Naming, SaveTo
@@ -32,7 +31,7 @@ from aivideo.ledger import Ledger
 from aivideo.ledger.journal import CreditTotals, JobRecord, JobStatus
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
-from aivideo.settings import DEFAULT_REQUEST_TIMEOUT, SessionSettings
+from aivideo.settings import DEFAULT_REQUEST_TIMEOUT, RateLimit, SessionSettings
 
 MAX_QUEUED = 10_000
 """Jobs that ``enqueue`` lets wait for their POST before it refuses more."""
