@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from aivideo._api.transport import AiohttpTransport, Incoming, Transport
     from aivideo._api.wire import Answer
     from aivideo._pacing.limiter import LimiterStatistics
-    from aivideo._pacing.stated import RateLimit
     from aivideo._polling.poller import PollerStatistics
     from aivideo._session.actions import OnUpdate
     from aivideo._session.job import Job
@@ -97,7 +96,7 @@ if TYPE_CHECKING:
         TaskStatus,
         UnrecognizedTask,
     )
-    from aivideo.settings import SessionSettings
+    from aivideo.settings import RateLimit, SessionSettings
 
 __all__ = [
     "AIVideoError",
@@ -213,8 +212,7 @@ _HOMES = {
         "CompletedTask Credits Failed FailedTask Generation Outcome PendingTask ProcessingTask "
         "Request Sora2 Succeeded Task TaskFailure TaskId TaskStatus UnrecognizedTask"
     ),
-    "_pacing.stated": "RateLimit",
-    "settings": "SessionSettings",
+    "settings": "RateLimit SessionSettings",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -39,7 +39,6 @@ from aivideo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from aivideo._api.transport import Transport
-    from aivideo._pacing.stated import RateLimit
     from aivideo.events import Instrumentation
     from aivideo.ledger import Ledger
 
@@ -51,9 +50,67 @@ def _scrubbed(value: object) -> str:
     return scrub(repr(value))
 
 
-def _is_rate_limit(_: object, attribute: Any, value: Any) -> None:
-    from aivideo._pacing.stated import RateLimit
+# --- a rate limit that the user knows ----------------------------------------------------------
 
+
+@frozen
+class RateLimit:
+    """A rate limit that the user knows, so that no 429 occurs.
+
+    Create it with :meth:`bucket` or :meth:`window`.
+
+    Attributes:
+        count: requests …
+        seconds: … per so many seconds.
+        burst: requests that a token bucket accepts at once; None for a window.
+
+    Raises:
+        ConfigurationError: if a value is not a number above 0 and below 1e9, ``burst`` is below 1,
+            or ``count`` of a window is below 1.
+    """
+
+    count: float
+    seconds: float
+    burst: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (
+            ("count", self.count),
+            ("seconds", self.seconds),
+            ("burst", self.burst),
+        ):
+            if value is None and name == "burst":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+                raise ConfigurationError(
+                    f"RateLimit: {name} must be a number above 0 and below 1e9, not {value!r}"
+                )
+        if self.burst is not None and self.burst < 1:
+            raise ConfigurationError(
+                f"RateLimit: burst of a bucket must be 1 or more, not {self.burst!r}"
+            )
+        if self.burst is None and self.count < 1:
+            raise ConfigurationError(
+                f"RateLimit: count of a window must be 1 or more, not {self.count!r}"
+            )
+
+    @classmethod
+    def bucket(cls, rate: float, *, burst: int = 1) -> Self:
+        """Return a token bucket: ``rate`` requests per second, ``burst`` at once after a pause."""
+        return cls(rate, 1.0, burst)
+
+    @classmethod
+    def window(cls, count: int, *, seconds: float) -> Self:
+        """Return a window: at most ``count`` requests in any ``seconds`` seconds."""
+        return cls(count, seconds)
+
+    @property
+    def rate(self) -> float:
+        """Requests per second in the long term."""
+        return self.count / self.seconds
+
+
+def _is_rate_limit(_: object, attribute: Any, value: Any) -> None:
     if value is not None and not isinstance(value, RateLimit):
         raise because(
             attribute.name,

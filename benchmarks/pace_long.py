@@ -14,7 +14,8 @@ from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from aivideo._pacing.stated import RateLimit, StatedPace
+from aivideo._pacing.stated import StatedPace
+from aivideo.settings import RateLimit
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
 from tests.pacing.servers import Both, Drive, Limit, drive, ideal, phase, rate_of
 

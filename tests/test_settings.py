@@ -200,6 +200,24 @@ def test_a_transport_s_methods_are_those_of_the_protocol() -> None:
     assert methods == {"send": True, "stream": False, "aclose": True}
 
 
+UNTYPED: Any = RateLimit
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda: UNTYPED.bucket(INF), "RateLimit count=inf: must be an int or float"),
+        (lambda: UNTYPED.bucket("50"), "RateLimit count='50': must be an int or float"),
+        (lambda: UNTYPED.bucket(50, burst=1.5), "RateLimit burst=1.5: must be an int"),
+        (lambda: UNTYPED.window(0.5, seconds=1), "RateLimit count=0.5: of a window"),
+        (lambda: UNTYPED.window(20, seconds=True), "RateLimit seconds=True"),
+    ],
+)
+def test_a_wrong_rate_limit_names_its_part(make: Callable[[], Any], rule: str) -> None:
+    with pytest.raises(ConfigurationError, match=rule):
+        make()
+
+
 # ---- good values --------------------------------------------------------------------------------
 
 

@@ -24,9 +24,10 @@ from attrs import frozen
 from aivideo._pacing.create_limit import CreateLimit, CreateLimitKind, SentCreate
 from aivideo._pacing.learned import LearnedPace
 from aivideo._pacing.protocol import LONGEST_HOLD, Pacing, SentRequest
-from aivideo._pacing.stated import RateLimit, StatedPace
+from aivideo._pacing.stated import StatedPace
 from aivideo._pacing.turns import RequestKind, Turns
 from aivideo.errors import AIVideoError
+from aivideo.settings import RateLimit
 
 
 class GateClosed(Exception):  # noqa: N818  it names a state, and never leaves the package

@@ -15,7 +15,6 @@ from aivideo import _amounts
 from aivideo._api.client import Client
 from aivideo._api.transport import Transport
 from aivideo._pacing.limiter import LimiterStatistics
-from aivideo._pacing.stated import RateLimit
 from aivideo._polling.poller import PollerStatistics
 from aivideo._secrets import Secret, seal
 from aivideo._session.actions import OnUpdate, check_wait_timeout
@@ -37,7 +36,7 @@ from aivideo.ledger.memory import MemoryLedger
 from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.totals import CreditTotals
 from aivideo.models import CompletedTask, Credits, Outcome, Request, Task, TaskId
-from aivideo.settings import SessionSettings
+from aivideo.settings import RateLimit, SessionSettings
 
 T = TypeVar("T")
 

@@ -52,8 +52,8 @@ class RunDisplay:
         self._reasons: Counter[str] = Counter()
         self._live = (
             Live(
+                self,
                 console=self.console,
-                get_renderable=self._screen,
                 refresh_per_second=8,
                 transient=True,
             )
@@ -146,7 +146,7 @@ class RunDisplay:
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
-    def _screen(self) -> Group:
+    def __rich__(self) -> Group:
         width = max(10, min(60, self.console.width - 10))
         bar = Table.grid(padding=(0, 1))
         share = 0 if not self._total else 100 * self._done // self._total

@@ -10,7 +10,8 @@ import heapq
 import ipaddress
 import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import attrs
@@ -59,21 +60,25 @@ def _fate(url: str, fault: Fault) -> CallbackFate:
     return "sent" if is_loopback(url) else "recorded"
 
 
+class TaskView(Protocol):
+    """Shows tasks as the API does; the service is one."""
+
+    def task_object(self, task: TaskRecord, now: float) -> dict[str, object]:
+        """Return the task object at `now`."""
+        ...
+
+    def unix(self, now: float) -> float:
+        """Return the Unix time at `now`."""
+        ...
+
+
 class CallbackSchedule:
     """The callbacks of one service: plans them, and hands over those that are due."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        truth: Truth,
-        task_object: Callable[[TaskRecord, float], dict[str, object]],
-        unix: Callable[[float], float],
-    ) -> None:
+    def __init__(self, scenario: Scenario, truth: Truth) -> None:
         self.hook: Hook | None = None
         self._scenario = scenario
         self._truth = truth
-        self._task_object = task_object
-        self._unix = unix
         self._faults = FaultStream(scenario.faults, Endpoint.CALLBACK, scenario.seed)
         self._random = random.Random(f"{scenario.seed} callback times")
         self._queue: list[tuple[float, int, _Planned]] = []
@@ -103,15 +108,20 @@ class CallbackSchedule:
         if fault is Fault.DOUBLED:
             self._plan(first, _Planned(task, url, len(scenario.callback_tries)))
 
-    def due(self, now: float) -> list[Callback]:
-        """Take those that are due. What goes to another machine is noted, and not handed over."""
+    def due(self, now: float, view: TaskView) -> list[Callback]:
+        """Take those that are due. What goes to another machine is noted, and not handed over.
+
+        Args:
+            now: seconds of the service's clock.
+            view: shows tasks as the API does.
+        """
         callbacks = []
         while self._queue and self._queue[0][0] <= now:
             at, _, planned = heapq.heappop(self._queue)
             task = planned.task
             url = planned.url
             forged = planned.fault is Fault.FORGED
-            said = self._forgery(task) if forged else self._task_object(task, task.ends)
+            said = _forgery(task, view) if forged else view.task_object(task, task.ends)
             event = f"task.{said['status']}"
             fate = _fate(url, planned.fault)
             self._truth.callbacks.append(
@@ -122,7 +132,7 @@ class CallbackSchedule:
                     "Content-Type": "application/json",
                     "X-Event": event,
                     "X-Task-Id": task.id,
-                    "X-Timestamp": str(int(self._unix(now))),
+                    "X-Timestamp": str(int(view.unix(now))),
                 }
                 body = orjson.dumps(said)
                 callbacks.append(Callback(url, headers, body, task.id, planned.attempt, task.ends))
@@ -148,16 +158,17 @@ class CallbackSchedule:
     def _plan(self, at: float, planned: _Planned) -> None:
         heapq.heappush(self._queue, (at, next(self._numbers), planned))
 
-    def _forgery(self, task: TaskRecord) -> dict[str, object]:
-        """The opposite of what will be true, with a URL of somebody else's."""
-        honest = self._task_object(task, task.created)
-        said = {name: honest[name] for name in ("id", "model", "created_at")}
-        if task.outcome == "completed":
-            error = {"code": "upstream_error", "message": "Video generation failed"}
-            return {**said, "status": "failed", "error": error}
-        return {
-            **said,
-            "status": "completed",
-            "completed_at": honest["created_at"],
-            "output": {"urls": ["https://forged.invalid/video.mp4"], "metadata": {}},
-        }
+
+def _forgery(task: TaskRecord, view: TaskView) -> dict[str, object]:
+    """Return the opposite of what will be true, with a URL that is not the service's."""
+    honest = view.task_object(task, task.created)
+    said = {name: honest[name] for name in ("id", "model", "created_at")}
+    if task.outcome == "completed":
+        error = {"code": "upstream_error", "message": "Video generation failed"}
+        return {**said, "status": "failed", "error": error}
+    return {
+        **said,
+        "status": "completed",
+        "completed_at": honest["created_at"],
+        "output": {"urls": ["https://forged.invalid/video.mp4"], "metadata": {}},
+    }

@@ -91,7 +91,7 @@ class Service:
         self._hook: Hook | None = None
         self._endings: list[tuple[float, int, TaskRecord]] = []
         self._numbers = itertools.count()
-        self._callbacks = CallbackSchedule(scenario, self.truth, self.task_object, self.unix)
+        self._callbacks = CallbackSchedule(scenario, self.truth)
         self.on_callback_planned: Callable[[], None] | None = None
         cap = scenario.rate_limit
         caps = [scenario.jobs_in_flight, cap.limit if isinstance(cap, JobsCap) else None]
@@ -132,7 +132,7 @@ class Service:
         truth.
         """
         self._advance(now)
-        return self._callbacks.due(now)
+        return self._callbacks.due(now, self)
 
     def callback_answered(self, callback: Callback, status: int | None, now: float) -> None:
         """Say with which HTTP status a callback was answered; None: it was unreachable."""

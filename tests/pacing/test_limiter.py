@@ -10,9 +10,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from aivideo._pacing.limiter import GateClosed, Limiter, Permit
-from aivideo._pacing.stated import RateLimit
 from aivideo._pacing.turns import RequestKind
 from aivideo.errors import SpendLimitError
+from aivideo.settings import RateLimit
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
 from aivideo.testing import VirtualTimeLoop
 from tests.pacing.servers import ideal

@@ -6,7 +6,8 @@ import pytest
 
 from aivideo._pacing.learned import LearnedPace
 from aivideo._pacing.protocol import LONGEST_HOLD, Pacing
-from aivideo._pacing.stated import RateLimit, StatedPace
+from aivideo._pacing.stated import StatedPace
+from aivideo.settings import RateLimit
 
 PACES: list[Callable[[], Pacing]] = [
     LearnedPace,

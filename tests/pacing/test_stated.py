@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from aivideo._pacing.stated import RateLimit, StatedPace
+from aivideo._pacing.stated import StatedPace
 from aivideo.errors import ConfigurationError
+from aivideo.settings import RateLimit
 from aivideo.simulator import FixedWindow, SlidingWindow, TokenBucket
 from tests.pacing.servers import Limit, drive, ideal, phase
 
