@@ -23,10 +23,13 @@ from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.owner import Owner
 from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_of, job_values
 from aivideo.ledger.totals import NOTHING, CreditTotals, Holding, credits_moved
-from aivideo.models import Credits, TaskId
+from aivideo.models import Credits, Generation, TaskId
 
 PAGE = 200
 """Jobs per read."""
+
+KNOWN = 1024
+"""Records kept in memory, those that were claimed or changed last."""
 
 
 def _marks(columns: Collection[str]) -> str:
@@ -91,6 +94,9 @@ class LedgerFile:
         self.owner = Owner(self.path)
         self._now = now
         self._read_only = read_only
+        self._known: dict[str, tuple[int, JobRecord]] = {}
+        self._data_version: int | None = None
+        self._unsummed: dict[str, dict[Holding, Decimal]] = {}
         opening.refuse_shared_disk(self.path)
         try:
             self.connection = opening.connect(self.path, read_only=read_only)
@@ -138,21 +144,34 @@ class LedgerFile:
         run = self.connection.execute
         try:
             opening.patiently(self.connection, lambda: run("BEGIN IMMEDIATE"))
+            self._forget_if_changed()
             for step in steps:
                 try:
                     results.append(step(self))
                 except AIVideoError as error:
                     results.append(error)
+            self._add_credits()
             run("COMMIT")
         except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                run("ROLLBACK")
+            self._roll_back()
             raise opening.trouble(self.path, error) from None
         except BaseException:
-            with suppress(sqlite3.Error):
-                run("ROLLBACK")
+            self._roll_back()
             raise
         return results
+
+    def _roll_back(self) -> None:
+        self._known.clear()
+        self._unsummed.clear()
+        with suppress(sqlite3.Error):
+            self.connection.execute("ROLLBACK")
+
+    def _forget_if_changed(self) -> None:
+        """Forget the records in memory if another connection has committed since they were read."""
+        (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+        if version != self._data_version:
+            self._known.clear()
+            self._data_version = version
 
     def close(self) -> None:
         """Close; what was claimed and not ended is nobody's from now on."""
@@ -164,7 +183,11 @@ class LedgerFile:
     def plan(self, job: JobRecord, *, replace: bool) -> JobRecord:
         """Record a job, or return the one of the same id or key."""
         # Mostly the job is new: try to add it before looking for another one.
-        if self.connection.execute(_ADD_JOB, job_values(job)).rowcount:
+        added = self.connection.execute(_ADD_JOB, job_values(job))
+        if added.rowcount:
+            # A Generation holds a dict: what is sent must be what was written, so it is read again.
+            if added.lastrowid is not None and not isinstance(job.request, Generation):
+                self._remember(added.lastrowid, job)
             return job
         same_id = self._one("id = ?", (job.id,))
         same_key = None
@@ -175,6 +198,7 @@ class LedgerFile:
         )
         if same_id is None and same_key is not None and planned is not same_key[1]:
             self.connection.execute(_REPLACE_JOB, (*job_values(planned), same_key[0]))
+            self._known.pop(planned.id, None)
         return planned
 
     def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
@@ -279,6 +303,7 @@ class LedgerFile:
 
     def totals(self, batch: str | None) -> CreditTotals:
         """Sum credits; None: of all batches."""
+        self._add_credits()
         where, values = ("", ()) if batch is None else ("WHERE batch = ?", (batch,))
         row = self.connection.execute(
             "SELECT coalesce(sum(charged), 0), coalesce(sum(reserved), 0), "
@@ -340,7 +365,15 @@ class LedgerFile:
         return found
 
     def _job(self, job_id: str) -> tuple[int, JobRecord]:
-        return self._required("id = ?", (job_id,), job_id)
+        known = self._known.get(job_id)
+        return self._required("id = ?", (job_id,), job_id) if known is None else known
+
+    def _remember(self, seq: int, job: JobRecord) -> None:
+        """Keep a record that this connection has just written: its next event follows soon."""
+        self._known.pop(job.id, None)
+        self._known[job.id] = seq, job
+        if len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
 
     def _holder_of(self, task_id: TaskId) -> str | None:
         row = self.connection.execute(
@@ -362,11 +395,19 @@ class LedgerFile:
                 run(_ADD_ATTEMPT, (*attempt_values(attempt), seq))
             elif earlier is not attempt:
                 run(_UPDATE_ATTEMPT, (*attempt_values(attempt), seq, attempt.number))
-        change = credits_moved(before, after)
-        if change:
-            amounts = [to_millionths(change.get(column, NOTHING)) for column in _COLUMNS]
-            run(_ADD_CREDITS, (*amounts, after.batch or ""))
+        unsummed = self._unsummed.setdefault(after.batch or "", {})
+        for column, amount in credits_moved(before, after).items():
+            unsummed[column] = unsummed.get(column, NOTHING) + amount
+        self._remember(seq, after)
         return after
+
+    def _add_credits(self) -> None:
+        """Add what this transaction has moved to the stored totals: once, not with each event."""
+        for batch, change in self._unsummed.items():
+            if change:
+                amounts = [to_millionths(change.get(column, NOTHING)) for column in _COLUMNS]
+                self.connection.execute(_ADD_CREDITS, (*amounts, batch))
+        self._unsummed.clear()
 
     def _show_life(self) -> None:
         if self._read_only:
