@@ -290,7 +290,7 @@ def test_a_job_that_was_never_sent_says_so(book: Book, capsys: Said) -> None:
         (["retry"], 2, "name jobs, or say --failed"),
         (["retry", "x", "--failed"], 2, "name jobs, or say --failed"),
         (["list", "--ledger", "nowhere"], 1, "there is no ledger nowhere"),
-        (["list", "--ledger", "notes.txt"], 1, "no ledger: name another file"),
+        (["list", "--ledger", "notes.txt"], 1, "not a ledger: choose another file"),
         (["list", "--ledger", "other.db"], 1, "a database of something else"),
         (["list", "--status", "lost"], 2, "lost"),
         (["audit"], 1, "1 reading of the account's counter, and it takes two"),

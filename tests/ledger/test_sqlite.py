@@ -20,7 +20,7 @@ from attrs import evolve
 from aivideo.errors import LedgerError
 from aivideo.ledger import events
 from aivideo.ledger.records import JobStatus, Reason
-from aivideo.ledger.sqlite import SqliteLedger, file, opening
+from aivideo.ledger.sqlite import SqliteLedger, file, opening, schema
 from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Generation
 from tests.ledger.jobs import job
@@ -105,7 +105,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert "its folder is not there: make it" in refusal(tmp_path / "nowhere" / "jobs.db")
+    assert "its folder does not exist: create it" in refusal(tmp_path / "nowhere" / "jobs.db")
 
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ async def test_a_newer_schema_is_refused_and_says_what_to_do(tmp_path: Path) -> 
     path = tmp_path / "jobs.db"
     await filled(path, 1)
     newer = sqlite3.connect(path)
-    newer.execute(f"PRAGMA user_version = {len(opening.MIGRATIONS) + 1}")
+    newer.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     newer.close()
     assert "newer aivideo" in refusal(path)
     assert "upgrade" in refusal(path, read_only=True)
@@ -273,7 +273,7 @@ async def test_a_truncated_file_is_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(LedgerError) as caught:
             await read_everything(cut)
         assert "\n" not in str(caught.value)
-        assert any(word in str(caught.value) for word in ("damaged", "no ledger"))
+        assert any(word in str(caught.value) for word in ("damaged", "not a ledger"))
 
 
 async def test_a_page_of_garbage_is_told_in_one_line_or_does_not_matter(tmp_path: Path) -> None:
@@ -323,9 +323,8 @@ async def test_an_older_ledger_is_migrated_with_all_that_is_in_it(
 ) -> None:
     path = tmp_path / "jobs.db"
     ids = await filled(path, 3)
-    older = len(opening.MIGRATIONS)
-    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, NEXT, "CREATE TABLE more (x)"))
-    assert "older one to migrate" in refusal(path, read_only=True)
+    older = len(schema.MIGRATIONS)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT, "CREATE TABLE more (x)"))
     assert await read_everything(path) == ids
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (older + 2,)
@@ -339,11 +338,11 @@ async def test_a_migration_that_breaks_leaves_the_older_ledger_whole(
     path = tmp_path / "jobs.db"
     ids = await filled(path, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, BROKEN))
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, BROKEN))
         assert "no such table" in refusal(path)
     assert await read_everything(path) == ids
     mended = BROKEN.partition(";")[0]
-    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, mended))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, mended))
     assert await read_everything(path) == ids, "no half of it was left behind"
 
 
@@ -462,7 +461,7 @@ async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Pat
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_alike_wherever_it_is_met(code: int) -> None:
     said = str(opening.trouble(Path("jobs.db"), OSError(code, os.strerror(code))))
-    assert said == "ledger jobs.db: the disk is full: free space, and go on with the same command"
+    assert said == "ledger jobs.db: the disk is full: free space, and repeat the same command"
 
 
 # --- records kept in memory ---------------------------------------------------------------------

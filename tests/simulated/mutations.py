@@ -96,14 +96,15 @@ MUTATIONS = (
         "whoever claims a job gets it, planned or not",
         (
             (
-                "aivideo/ledger/sqlite/file.py",
-                "        if job.status is not JobStatus.PLANNED:\n            return None\n",
+                "aivideo/ledger/rules.py",
+                "    if job.status is not JobStatus.PLANNED:\n        return None\n",
                 "",
             ),
             (
                 "aivideo/ledger/transitions.py",
-                "    if job.status is not JobStatus.PLANNED:\n        raise ContradictionError",
-                "    if job.id == '':\n        raise ContradictionError",
+                '        raise ContradictionError(f"job {job.id} is {job.status}, '
+                'which a claim cannot follow")\n',
+                "        pass\n",
             ),
         ),
     ),
@@ -225,9 +226,9 @@ MUTATIONS = (
         "a claim whose owner died stays claimed for ever",
         (
             (
-                "aivideo/ledger/sqlite/file.py",
-                "            if lease_until < now or gone[owner]:\n",
-                "            if lease_until < 0 and gone[owner]:\n",
+                "aivideo/ledger/rules.py",
+                "        expired = attempt.lease_until < now or attempt.owner in gone\n",
+                "        expired = attempt.lease_until < 0 and attempt.owner in gone\n",
             ),
         ),
     ),
@@ -262,8 +263,8 @@ MUTATIONS = (
         (
             (
                 "aivideo/ledger/sqlite/file.py",
-                "        if change:\n            self._add_up",
-                "        if change and len(after.attempts) < 2:\n            self._add_up",
+                "in credits_moved(before, after).items():\n",
+                "in (credits_moved(before, after) if len(after.attempts) < 2 else {}).items():\n",
             ),
         ),
     ),
@@ -274,7 +275,7 @@ MUTATIONS = (
         (
             (
                 "aivideo/ledger/totals.py",
-                "        return self.charged + self.reserved + self.unknown\n",
+                "        return _amounts.plain(self.charged + self.reserved + self.unknown)\n",
                 "        return self.charged\n",
             ),
         ),

@@ -1,4 +1,7 @@
-"""One connection to a ledger's file, and each step inside a transaction. One thread at a time."""
+"""One connection to a ledger's file, and the steps taken in its transactions.
+
+One thread at a time may use it.
+"""
 
 from __future__ import annotations
 
@@ -72,15 +75,15 @@ _IN_BATCH = "batch = ? AND batch <> '' AND"
 
 
 class LedgerFile:
-    """The connection, and what is done through it.
+    """The connection. Its methods are steps, to be taken inside :meth:`group`.
 
     Args:
-        path: the file; made where there is none.
-        now: Unix seconds.
+        path: the file; created if it does not exist.
+        now: returns Unix seconds.
         read_only: never write, not even a lock.
 
     Raises:
-        LedgerError: it cannot be used; one line says why.
+        LedgerError: the file cannot be used; the message says why, in one line.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class LedgerFile:
         self.owner = Owner(self.path)
         self._now = now
         self._read_only = read_only
+        self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         self._known: dict[str, tuple[int, JobRecord]] = {}
         self._data_version: int | None = None
         self._unsummed: dict[str, dict[Holding, Decimal]] = {}
@@ -107,6 +111,8 @@ class LedgerFile:
                 self.connection,
                 lambda: opening.prepare(self.connection, self.path, read_only=read_only),
             )
+            if read_only:
+                self.connection = opening.newest(self.connection)
         except sqlite3.Error as error:
             self.connection.close()
             raise opening.trouble(self.path, error) from None
@@ -117,12 +123,12 @@ class LedgerFile:
     def group(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
         """Take all steps in one transaction; return each one's result, or the error it raised.
 
-        A step that raises an error of ours has written nothing: it checks before it writes. One
-        that breaks otherwise (on a text that is no UTF-8, a number too large for SQLite) must not
-        take the others with it, a verdict perhaps: then each has a transaction of its own.
+        A step that raises an :class:`~aivideo.AIVideoError` has written nothing: it checks before
+        it writes. After any other exception (a text that is not UTF-8, a number too large for
+        SQLite) each step gets a transaction of its own, so that the others are not lost with it.
 
         Raises:
-            LedgerError: the transaction did not happen.
+            LedgerError: the transaction was not committed.
         """
         try:
             return self._in_one(steps)
@@ -143,7 +149,7 @@ class LedgerFile:
         results: list[object] = []
         run = self.connection.execute
         try:
-            opening.patiently(self.connection, lambda: run("BEGIN IMMEDIATE"))
+            opening.patiently(self.connection, lambda: run(self._begin))
             self._forget_if_changed()
             for step in steps:
                 try:
@@ -174,7 +180,7 @@ class LedgerFile:
             self._data_version = version
 
     def close(self) -> None:
-        """Close; what was claimed and not ended is nobody's from now on."""
+        """Close. Claims that were not ended may be found by other owners' lapse() from now on."""
         self.connection.close()
         self.owner.leave()
 
@@ -204,8 +210,6 @@ class LedgerFile:
     def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         """Compare and set: from planned to submitting."""
         seq, job = self._job(job_id)
-        if job.status is not JobStatus.PLANNED:
-            return None
         ceiling = None if job.batch is None else self.ceiling(job.batch)
         claimed = rules.claim(
             job,
