@@ -65,8 +65,8 @@ class RateLimit:
         burst: requests that a token bucket accepts at once; None for a window.
 
     Raises:
-        ConfigurationError: if a value is not a number above 0 and below 1e9, ``burst`` is below 1,
-            or ``count`` of a window is below 1.
+        ConfigurationError: a value is not a number above 0 and below 1e9, ``burst`` is below 1 or
+            not an int, or ``count`` of a window is below 1.
     """
 
     count: float
@@ -74,25 +74,17 @@ class RateLimit:
     burst: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        for name, value in (
-            ("count", self.count),
-            ("seconds", self.seconds),
-            ("burst", self.burst),
-        ):
-            if value is None and name == "burst":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-                raise ConfigurationError(
-                    f"RateLimit: {name} must be a number above 0 and below 1e9, not {value!r}"
-                )
-        if self.burst is not None and self.burst < 1:
-            raise ConfigurationError(
-                f"RateLimit: burst of a bucket must be 1 or more, not {self.burst!r}"
-            )
-        if self.burst is None and self.count < 1:
-            raise ConfigurationError(
-                f"RateLimit: count of a window must be 1 or more, not {self.count!r}"
-            )
+        cure = "use RateLimit.bucket(50, burst=10) or RateLimit.window(20, seconds=10)"
+        for name, value in (("count", self.count), ("seconds", self.seconds)):
+            is_number = type(value) is int or type(value) is float
+            if not is_number or not 0 < value < 1e9:
+                rule = "must be an int or float above 0 and below 1e9"
+                raise because(f"RateLimit {name}", value, rule, cure)
+        if self.burst is None:
+            if self.count < 1:
+                raise because("RateLimit count", self.count, "of a window is at least 1", cure)
+        elif type(self.burst) is not int or not 1 <= self.burst < 1e9:
+            raise because("RateLimit burst", self.burst, "must be an int, at least 1", cure)
 
     @classmethod
     def bucket(cls, rate: float, *, burst: int = 1) -> Self:
@@ -106,7 +98,7 @@ class RateLimit:
 
     @property
     def rate(self) -> float:
-        """Requests per second in the long term."""
+        """Requests per second in the long run."""
         return self.count / self.seconds
 
 

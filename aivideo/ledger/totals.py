@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
+from itertools import zip_longest
 from typing import assert_never
 
 from attrs import evolve, field, frozen
@@ -92,9 +93,12 @@ def credits_moved(before: JobRecord | None, after: JobRecord) -> dict[Holding, D
     """
     change: dict[Holding, Decimal] = {}
     known = () if before is None else before.attempts
-    for attempts, sign in ((known, -1), (after.attempts, 1)):
-        for attempt in attempts:
-            if attempt.credits is not None:
+    # Attempts are never removed, and keep their order.
+    for was, now in zip_longest(known, after.attempts):
+        if was is now:
+            continue
+        for attempt, sign in ((was, -1), (now, 1)):
+            if attempt is not None and attempt.credits is not None:
                 column = holding(attempt.status)
                 change[column] = change.get(column, NOTHING) + sign * attempt.credits
     return {column: amount for column, amount in change.items() if amount}

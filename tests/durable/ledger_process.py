@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aivideo.errors import LedgerError
 from aivideo.ledger.records import JobStatus
-from aivideo.ledger.sqlite import SqliteLedger, opening
+from aivideo.ledger.sqlite import SqliteLedger, schema
 from tests.ledger.jobs import job
 
 FILES = 30
@@ -82,7 +82,7 @@ async def open_many(folder: str) -> None:
 async def migrate(path: str) -> None:
     """Open a file of an older schema at the same time as others."""
     note = "ALTER TABLE jobs ADD COLUMN note TEXT; UPDATE jobs SET note = coalesce(note, '') || 'm'"
-    opening.MIGRATIONS = (*opening.MIGRATIONS, note, "CREATE TABLE more (x)")
+    schema.MIGRATIONS = (*schema.MIGRATIONS, note, "CREATE TABLE more (x)")
     await open_new(path)
 
 

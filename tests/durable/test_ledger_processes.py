@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aivideo.ledger.records import JobStatus
-from aivideo.ledger.sqlite import SqliteLedger, opening
+from aivideo.ledger.sqlite import SqliteLedger, schema
 from tests.durable.ledger_process import FILES
 from tests.ledger.jobs import job
 
@@ -137,7 +137,7 @@ async def test_two_processes_that_migrate_at_once_do_it_once(
     await planned(path, 3)
     movers = race("migrate", path, 3)
     assert [told(mover) for mover in movers] == [["opened"]] * 3
-    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, "", ""))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "", ""))
     async with opened(path) as ledger:
         assert ledger._file is not None
         notes = ledger._file.connection.execute("SELECT note, count(*) FROM jobs GROUP BY note")
@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_refuses_whole_groups_and_goes_on_when_there_is_roo
     tmp_path: Path, limit: int
 ) -> None:
     full, whole, goes_on = told(start("fill", tmp_path / "jobs.db", limit))
-    assert full.startswith(f"full ledger {tmp_path / 'jobs.db'}: the disk does not take or give it")
+    assert full.startswith(f"full ledger {tmp_path / 'jobs.db'}: disk I/O error: check free")
     assert whole == "whole True True"
     assert goes_on == "goes on True"
 
@@ -170,5 +170,5 @@ def test_a_disk_that_is_full_from_the_start_is_told_and_a_later_try_makes_the_le
     tmp_path: Path,
 ) -> None:
     refused, goes_on = told(start("fill_at_once", tmp_path / "jobs.db"))
-    assert refused.startswith(f"refused ledger {tmp_path / 'jobs.db'}: the disk does not take")
+    assert refused.startswith(f"refused ledger {tmp_path / 'jobs.db'}: disk I/O error: check")
     assert goes_on == "goes on True"

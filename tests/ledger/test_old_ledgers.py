@@ -17,7 +17,7 @@ from attrs import evolve
 from aivideo import Session
 from aivideo.errors import LedgerError
 from aivideo.ledger.records import JobRecord, JobStatus
-from aivideo.ledger.sqlite import SqliteLedger, opening
+from aivideo.ledger.sqlite import SqliteLedger, opening, schema
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.totals import CreditTotals, credits_moved
 from aivideo.manifest import Batch, BatchSettings, Defaults, check_files, prepare, read_manifest
@@ -129,6 +129,24 @@ async def test_every_row_of_an_old_ledger_is_migrated(old: Path) -> None:
     again, same = await read(old)
     assert same == found, "migrated once"
     await again.aclose()
+
+
+async def test_an_old_ledger_can_be_read_without_changing_it(old: Path) -> None:
+    old.chmod(0o400)
+    before = old.read_bytes()
+    reader = SqliteLedger(old, read_only=True)
+    jobs = [job async for job in reader.jobs()]
+    totals = await reader.totals()
+    for write in (reader.plan(evolve(jobs[-1], id="new")), reader.set_ceiling("b", Decimal(1))):
+        with pytest.raises(LedgerError, match="read-only"):
+            await write
+    await reader.aclose()
+    assert old.read_bytes() == before
+    assert [file.name for file in old.parent.iterdir()] == [old.name]
+    old.chmod(0o600)
+    ledger, found = await read(old)
+    assert (found, await ledger.totals()) == (jobs, totals)
+    await ledger.aclose()
 
 
 async def test_a_migrated_ledger_counts_in_fractions(old: Path) -> None:
@@ -266,13 +284,13 @@ def test_a_migration_that_is_interrupted_leaves_the_old_ledger(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: rows_of(old, name) for name in ("jobs", "attempts", "totals", "readings")}
-    first, second, *_ = opening.MIGRATIONS
+    first, second, *_ = schema.MIGRATIONS
     statements = opening._statements(second)
     assert len(statements) > 12
     for kept in range(1, len(statements) + 1):
         part = ";".join([*statements[:kept], "SELECT 1 FROM nowhere"])
         with monkeypatch.context() as patch:
-            patch.setattr(opening, "MIGRATIONS", (first, part))
+            patch.setattr(schema, "MIGRATIONS", (first, part))
             with pytest.raises(LedgerError, match="no such table"):
                 LedgerFile(old)
         assert {name: rows_of(old, name) for name in before} == before

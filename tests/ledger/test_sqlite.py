@@ -12,13 +12,17 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
+from attrs import evolve
 
 from aivideo.errors import LedgerError
 from aivideo.ledger import events
 from aivideo.ledger.records import JobStatus, Reason
-from aivideo.ledger.sqlite import SqliteLedger, opening
+from aivideo.ledger.sqlite import SqliteLedger, file, opening, schema
+from aivideo.ledger.totals import CreditTotals
+from aivideo.models import Generation
 from tests.ledger.jobs import job
 
 pytestmark = pytest.mark.anyio
@@ -101,7 +105,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert "its folder is not there: make it" in refusal(tmp_path / "nowhere" / "jobs.db")
+    assert "its folder does not exist: create it" in refusal(tmp_path / "nowhere" / "jobs.db")
 
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ async def test_a_newer_schema_is_refused_and_says_what_to_do(tmp_path: Path) -> 
     path = tmp_path / "jobs.db"
     await filled(path, 1)
     newer = sqlite3.connect(path)
-    newer.execute(f"PRAGMA user_version = {len(opening.MIGRATIONS) + 1}")
+    newer.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     newer.close()
     assert "newer aivideo" in refusal(path)
     assert "upgrade" in refusal(path, read_only=True)
@@ -269,7 +273,7 @@ async def test_a_truncated_file_is_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(LedgerError) as caught:
             await read_everything(cut)
         assert "\n" not in str(caught.value)
-        assert any(word in str(caught.value) for word in ("damaged", "no ledger"))
+        assert any(word in str(caught.value) for word in ("damaged", "not a ledger"))
 
 
 async def test_a_page_of_garbage_is_told_in_one_line_or_does_not_matter(tmp_path: Path) -> None:
@@ -319,9 +323,8 @@ async def test_an_older_ledger_is_migrated_with_all_that_is_in_it(
 ) -> None:
     path = tmp_path / "jobs.db"
     ids = await filled(path, 3)
-    older = len(opening.MIGRATIONS)
-    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, NEXT, "CREATE TABLE more (x)"))
-    assert "older one to migrate" in refusal(path, read_only=True)
+    older = len(schema.MIGRATIONS)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT, "CREATE TABLE more (x)"))
     assert await read_everything(path) == ids
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (older + 2,)
@@ -335,11 +338,11 @@ async def test_a_migration_that_breaks_leaves_the_older_ledger_whole(
     path = tmp_path / "jobs.db"
     ids = await filled(path, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, BROKEN))
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, BROKEN))
         assert "no such table" in refusal(path)
     assert await read_everything(path) == ids
     mended = BROKEN.partition(";")[0]
-    monkeypatch.setattr(opening, "MIGRATIONS", (*opening.MIGRATIONS, mended))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, mended))
     assert await read_everything(path) == ids, "no half of it was left behind"
 
 
@@ -458,4 +461,89 @@ async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Pat
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_alike_wherever_it_is_met(code: int) -> None:
     said = str(opening.trouble(Path("jobs.db"), OSError(code, os.strerror(code))))
-    assert said == "ledger jobs.db: the disk is full: free space, and go on with the same command"
+    assert said == "ledger jobs.db: the disk is full: free space, and repeat the same command"
+
+
+# --- records kept in memory ---------------------------------------------------------------------
+
+
+async def test_a_step_sees_what_another_process_has_written_since(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as one, opened(path) as two:
+        planned = await one.plan(job())
+        await two.record(planned.id, events.Withdrawn())
+        assert await one.claim(planned.id, lease=9.0) is None, "one has the planned job in memory"
+        other = await one.plan(job())
+        assert await one.claim(other.id, lease=9.0) is not None
+        await two.record(other.id, events.Taken("task-1"))
+        await two.record(other.id, events.Completed())
+        saved = await one.record(other.id, events.Saved("a.mp4", 5))
+        assert saved == await two.find(other.id)
+        outside = sqlite3.connect(path)
+        outside.execute("UPDATE jobs SET size = 6")
+        outside.commit()
+        outside.close()
+        again = await one.record(other.id, events.Completed())
+        assert again.size == 6
+
+
+async def test_what_was_rolled_back_is_forgotten(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        planned = await ledger.plan(job())
+        assert ledger._file is not None
+
+        def breaks(_: object) -> None:
+            raise sqlite3.OperationalError("the disk is gone")
+
+        ends = await asyncio.gather(
+            ledger.claim(planned.id, lease=9.0), ledger._step(breaks), return_exceptions=True
+        )
+        assert all(isinstance(end, LedgerError) for end in ends)
+        assert (await ledger.totals()).held == 0
+        claimed = await ledger.claim(planned.id, lease=9.0)
+        assert claimed is not None
+        assert claimed.latest == 1
+        assert claimed == await ledger.find(planned.id)
+        assert (await ledger.totals()).reserved == 100
+
+
+async def test_a_request_is_sent_as_it_was_written(tmp_path: Path) -> None:
+    """A Generation holds a dict. Whoever changes it after plan() changes nothing any more."""
+    async with opened(tmp_path / "jobs.db") as ledger:
+        fields = {"prompt": "boat", "deep": {"a": 1}}
+        request = Generation("veo-3", fields)
+        planned = await ledger.plan(evolve(job(), request=request))
+        cast("dict[str, object]", request.input)["prompt"] = "kite"
+        claimed = await ledger.claim(planned.id, lease=9.0)
+        assert claimed is not None
+        assert dict(claimed.request.input) == fields
+
+
+async def test_few_records_are_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "KNOWN", 10)
+    async with opened(tmp_path / "jobs.db") as ledger:
+        jobs = [job() for _ in range(50)]
+        await asyncio.gather(*(ledger.plan(each) for each in jobs))
+        await asyncio.gather(*(ledger.claim(each.id, lease=9.0) for each in jobs))
+        assert ledger._file is not None
+        assert [*ledger._file._known] == [each.id for each in jobs[-10:]]
+        taken = [
+            ledger.record(each.id, events.Taken(f"t{number}")) for number, each in enumerate(jobs)
+        ]
+        assert {each.status for each in await asyncio.gather(*taken)} == {JobStatus.RUNNING}
+
+
+async def test_totals_are_read_within_the_transaction_that_moves_them(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        jobs = [job(batch="b") for _ in range(5)]
+        await asyncio.gather(*(ledger.plan(each) for each in jobs))
+        statements = commits_of(ledger)
+        calls = [ledger.claim(each.id, lease=9.0) for each in jobs[:3]]
+        *_, now, _ = await asyncio.gather(
+            *calls, ledger.totals(batch="b"), ledger.claim(jobs[3].id, lease=9.0)
+        )
+        assert now == CreditTotals(reserved=300)
+        assert statements.count("COMMIT") == 1
+        assert (await ledger.totals(batch="b")).reserved == 400

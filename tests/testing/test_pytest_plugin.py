@@ -186,7 +186,7 @@ def test_without_its_extra_the_fixture_says_what_to_install(pytester: pytest.Pyt
         errors=1,
         passed=1,
     )
-    result.stdout.fnmatch_lines(['*av, PIL*pip install "aivideo?testing?"*'])
+    result.stdout.fnmatch_lines(['*av, PIL*pip install "aivideo-sdk?testing?"*'])
 
 
 def test_a_service_that_cannot_start_fails_its_test_and_hangs_none(

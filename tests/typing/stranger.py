@@ -275,7 +275,7 @@ async def money(session: Session, request: Request) -> str:
     try:
         await session.generate(request)
     except JobWithdrawnError as withdrawn:
-        assert_type(withdrawn.job, JobHandle | None)
+        assert_type(withdrawn.job, JobHandle)
     except SubmitUnknownError as error:
         assert_type(error.job, JobHandle)
         assert_type(error.reason, str)

@@ -1,26 +1,27 @@
-"""A ledger in one SQLite file: it survives kills, for all the processes of one machine.
+"""A ledger in one SQLite file: it survives crashes, for all the processes of one machine.
 
-Two halves. :class:`~aivideo.ledger.sqlite.file.LedgerFile` is plain code around one connection:
-each method is a step inside a transaction somebody else opens. :class:`SqliteLedger` is the thin
-shell: it gathers the calls that wait, has a worker thread do them in one transaction, and answers
-them when that is on disk. So a thousand jobs at once cost one ``fsync`` and not a thousand (group
-commit), and the event loop waits for none.
+It has two parts. :class:`~aivideo.ledger.sqlite.file.LedgerFile` is synchronous code around one
+connection: each method is a step inside a transaction. :class:`SqliteLedger` collects the calls
+that wait, has a worker thread take their steps in one transaction, and answers them once it is on
+disk. So a thousand jobs at once cost one ``fsync`` and not a thousand (group commit), and the event
+loop never blocks on the disk.
 
-How it keeps what it promises:
+How it keeps its promises:
 
-* WAL with ``synchronous=FULL``: a transaction is on disk when ``COMMIT`` returns. A torn tail of
-  the log is found by its checksums and dropped, with no committed transaction in it.
-* ``BEGIN IMMEDIATE``: between two processes one transaction goes first, so a compare-and-set is
-  one across all of them.
-* A claim carries its owner and a lease. An owner holds a lock (``flock``) on a small file beside
-  the ledger, which the kernel drops when its process dies, however it dies: whoever opens the
-  ledger next finds at once which claims nobody will ever end. Where that cannot be told, the lease
+* WAL with ``synchronous=FULL``: a transaction is on disk when ``COMMIT`` returns. A torn end of
+  the log is found by its checksums and dropped; it holds no committed transaction.
+* ``BEGIN IMMEDIATE``: transactions of several processes are serialized, so a compare-and-set holds
+  across all of them.
+* A claim has an owner and a lease. An owner holds a lock (``flock``) on a small file beside the
+  ledger, which the kernel releases when its process dies, however it dies: whoever opens the ledger
+  next knows at once which claims will never be ended. Where locks are not supported, the lease
   decides.
-* Credits are summed as they move, per batch: a ceiling is one row, however long the history.
+* Credits are summed per batch as they move: checking a ceiling reads two rows, however long the
+  history is.
 
-What it refuses, in one line each: a file that is no ledger, or is damaged; a newer schema; a
+It refuses, with one line each: a file that is not a ledger, or is damaged; a newer schema; a
 network file system, where WAL's shared memory does not work; use in a forked child, where SQLite
-would write over its parent's locks.
+would overwrite its parent's locks. A ledger of an older schema is migrated when it is opened.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from aivideo.models import Credits, TaskId
 T = TypeVar("T")
 
 GROUP = 256
-"""Calls in one transaction at most: the worker answers in pieces that hold the loop no moment."""
+"""The most calls in one transaction, so that answering them does not block the event loop."""
 
 _Waiting: TypeAlias = "tuple[Callable[[LedgerFile], Any], asyncio.Future[Any]]"
 
@@ -55,16 +56,17 @@ class SqliteLedger:
 
     ::
 
-        async with Session(ledger="jobs.db") as session:  # makes and closes one
+        async with Session(ledger="jobs.db") as session:  # opens and closes one
             ...
 
     Args:
-        path: the file, made where there is none; two or three small ones lie beside it.
-        now: Unix seconds; another clock, for tests.
-        read_only: for looking at a ledger that must not, or cannot, be written.
+        path: the file, created if it does not exist. SQLite's log and index, and a lock file, are
+            created beside it.
+        now: returns Unix seconds.
+        read_only: for reading a ledger that must not, or cannot, be written.
 
     Raises:
-        LedgerError: the file cannot be used; one line says why.
+        LedgerError: the file cannot be used; the message says why, in one line.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class SqliteLedger:
         return f"<SqliteLedger {self.path}{'' if self._file else ' closed'}>"
 
     async def _step(self, step: Callable[[LedgerFile], T]) -> T:
-        """Have ``step`` taken in the next transaction; returns when that is on disk."""
+        """Take ``step`` in the next transaction; return its result once that is on disk."""
         if self._file is None:
             raise LedgerError(f"ledger {self.path} is closed")
         if os.getpid() != self._process:
@@ -96,7 +98,7 @@ class SqliteLedger:
         self._waiting.append((step, future))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(self._file))
-        # Whoever is cancelled here leaves a step that is taken all the same.
+        # If the caller is cancelled here, its step is taken all the same.
         return await future
 
     async def _flush(self, file: LedgerFile) -> None:
@@ -107,7 +109,7 @@ class SqliteLedger:
                 steps = [step for step, _ in group]
                 try:
                     results = await loop.run_in_executor(self._worker, file.group, steps)
-                except Exception as error:  # whoever waits must hear of it
+                except Exception as error:  # every waiting call must raise it
                     results = [error] * len(group)
                 for (_, future), result in zip(group, results, strict=True):
                     if future.done():
@@ -118,11 +120,11 @@ class SqliteLedger:
                         future.set_result(result)
         finally:
             self._flushing = None
-            for _, future in self._waiting:  # only a loop that is torn down leaves any
+            for _, future in self._waiting:  # only if the event loop is being torn down
                 future.cancel()
 
     async def plan(self, job: JobRecord, *, replace: bool = False) -> JobRecord:
-        """Write down a job; see :class:`~aivideo.ledger.Ledger`."""
+        """Record a job; see :class:`~aivideo.ledger.Ledger`."""
         return await self._step(lambda file: file.plan(job, replace=replace))
 
     async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
@@ -130,11 +132,11 @@ class SqliteLedger:
         return await self._step(lambda file: file.claim(job_id, lease=lease))
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
-        """Write down what happened; see :class:`~aivideo.ledger.Ledger`."""
+        """Record what happened; see :class:`~aivideo.ledger.Ledger`."""
         return await self._step(lambda file: file.record(job_id, event, attempt))
 
     async def lapse(self) -> Sequence[JobRecord]:
-        """Write ``unknown`` for lapsed claims; see :class:`~aivideo.ledger.Ledger`."""
+        """Record ``unknown`` for abandoned claims; see :class:`~aivideo.ledger.Ledger`."""
         return await self._step(LedgerFile.lapse)
 
     async def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
@@ -150,7 +152,7 @@ class SqliteLedger:
         return await self._step(lambda file: file.find(job_id))
 
     async def find_key(self, batch: str | None, key: str) -> JobRecord | None:
-        """Find a job by its user's name for it."""
+        """Find a job by its batch and key."""
         return await self._step(lambda file: file.find_key(batch, key))
 
     async def find_task(self, task_id: TaskId) -> JobRecord | None:
@@ -160,7 +162,7 @@ class SqliteLedger:
     async def jobs(
         self, *, batch: str | None = None, statuses: Collection[JobStatus] = ()
     ) -> AsyncIterator[JobRecord]:
-        """Yield jobs a page at a time; see :class:`~aivideo.ledger.Ledger`."""
+        """Yield jobs, read a page at a time; see :class:`~aivideo.ledger.Ledger`."""
         after, wanted = 0, frozenset(statuses)
         while True:
             rows = await self._step(
@@ -176,19 +178,19 @@ class SqliteLedger:
         return await self._step(lambda file: file.counts(batch))
 
     async def totals(self, *, batch: str | None = None) -> CreditTotals:
-        """Add up the credits."""
+        """Sum the credits of a batch, or of all."""
         return await self._step(lambda file: file.totals(batch))
 
     async def note_credits(self, account: Credits) -> Reading:
-        """Keep a reading of the account's counters."""
+        """Store a reading of the account's counters."""
         return await self._step(lambda file: file.note_credits(account))
 
     async def readings(self) -> Sequence[Reading]:
-        """List the readings."""
+        """List the readings, the oldest first."""
         return await self._step(LedgerFile.readings)
 
     async def aclose(self) -> None:
-        """Finish writing, and close; in a forked child: leave all to the parent."""
+        """Finish writing, and close; do nothing in a forked child: the parent closes."""
         if os.getpid() != self._process:
             return
         while self._flushing is not None:

@@ -1,4 +1,7 @@
-"""One connection to a ledger's file, and each step inside a transaction. One thread at a time."""
+"""One connection to a ledger's file, and the steps taken in its transactions.
+
+One thread at a time may use it.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,13 @@ from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.owner import Owner
 from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_of, job_values
 from aivideo.ledger.totals import NOTHING, CreditTotals, Holding, credits_moved
-from aivideo.models import Credits, TaskId
+from aivideo.models import Credits, Generation, TaskId
 
 PAGE = 200
 """Jobs per read."""
+
+KNOWN = 1024
+"""Records kept in memory, those that were claimed or changed last."""
 
 
 def _marks(columns: Collection[str]) -> str:
@@ -69,15 +75,15 @@ _IN_BATCH = "batch = ? AND batch <> '' AND"
 
 
 class LedgerFile:
-    """The connection, and what is done through it.
+    """The connection. Its methods are steps, to be taken inside :meth:`group`.
 
     Args:
-        path: the file; made where there is none.
-        now: Unix seconds.
+        path: the file; created if it does not exist.
+        now: returns Unix seconds.
         read_only: never write, not even a lock.
 
     Raises:
-        LedgerError: it cannot be used; one line says why.
+        LedgerError: the file cannot be used; the message says why, in one line.
     """
 
     def __init__(
@@ -91,6 +97,10 @@ class LedgerFile:
         self.owner = Owner(self.path)
         self._now = now
         self._read_only = read_only
+        self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+        self._known: dict[str, tuple[int, JobRecord]] = {}
+        self._data_version: int | None = None
+        self._unsummed: dict[str, dict[Holding, Decimal]] = {}
         opening.refuse_shared_disk(self.path)
         try:
             self.connection = opening.connect(self.path, read_only=read_only)
@@ -101,6 +111,8 @@ class LedgerFile:
                 self.connection,
                 lambda: opening.prepare(self.connection, self.path, read_only=read_only),
             )
+            if read_only:
+                self.connection = opening.newest(self.connection)
         except sqlite3.Error as error:
             self.connection.close()
             raise opening.trouble(self.path, error) from None
@@ -111,12 +123,12 @@ class LedgerFile:
     def group(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
         """Take all steps in one transaction; return each one's result, or the error it raised.
 
-        A step that raises an error of ours has written nothing: it checks before it writes. One
-        that breaks otherwise (on a text that is no UTF-8, a number too large for SQLite) must not
-        take the others with it, a verdict perhaps: then each has a transaction of its own.
+        A step that raises an :class:`~aivideo.AIVideoError` has written nothing: it checks before
+        it writes. After any other exception (a text that is not UTF-8, a number too large for
+        SQLite) each step gets a transaction of its own, so that the others are not lost with it.
 
         Raises:
-            LedgerError: the transaction did not happen.
+            LedgerError: the transaction was not committed.
         """
         try:
             return self._in_one(steps)
@@ -137,25 +149,38 @@ class LedgerFile:
         results: list[object] = []
         run = self.connection.execute
         try:
-            opening.patiently(self.connection, lambda: run("BEGIN IMMEDIATE"))
+            opening.patiently(self.connection, lambda: run(self._begin))
+            self._forget_if_changed()
             for step in steps:
                 try:
                     results.append(step(self))
                 except AIVideoError as error:
                     results.append(error)
+            self._add_credits()
             run("COMMIT")
         except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                run("ROLLBACK")
+            self._roll_back()
             raise opening.trouble(self.path, error) from None
         except BaseException:
-            with suppress(sqlite3.Error):
-                run("ROLLBACK")
+            self._roll_back()
             raise
         return results
 
+    def _roll_back(self) -> None:
+        self._known.clear()
+        self._unsummed.clear()
+        with suppress(sqlite3.Error):
+            self.connection.execute("ROLLBACK")
+
+    def _forget_if_changed(self) -> None:
+        """Forget the records in memory if another connection has committed since they were read."""
+        (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+        if version != self._data_version:
+            self._known.clear()
+            self._data_version = version
+
     def close(self) -> None:
-        """Close; what was claimed and not ended is nobody's from now on."""
+        """Close. Claims that were not ended may be found by other owners' lapse() from now on."""
         self.connection.close()
         self.owner.leave()
 
@@ -164,7 +189,11 @@ class LedgerFile:
     def plan(self, job: JobRecord, *, replace: bool) -> JobRecord:
         """Record a job, or return the one of the same id or key."""
         # Mostly the job is new: try to add it before looking for another one.
-        if self.connection.execute(_ADD_JOB, job_values(job)).rowcount:
+        added = self.connection.execute(_ADD_JOB, job_values(job))
+        if added.rowcount:
+            # A Generation holds a dict: what is sent must be what was written, so it is read again.
+            if added.lastrowid is not None and not isinstance(job.request, Generation):
+                self._remember(added.lastrowid, job)
             return job
         same_id = self._one("id = ?", (job.id,))
         same_key = None
@@ -175,13 +204,12 @@ class LedgerFile:
         )
         if same_id is None and same_key is not None and planned is not same_key[1]:
             self.connection.execute(_REPLACE_JOB, (*job_values(planned), same_key[0]))
+            self._known.pop(planned.id, None)
         return planned
 
     def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         """Compare and set: from planned to submitting."""
         seq, job = self._job(job_id)
-        if job.status is not JobStatus.PLANNED:
-            return None
         ceiling = None if job.batch is None else self.ceiling(job.batch)
         claimed = rules.claim(
             job,
@@ -279,6 +307,7 @@ class LedgerFile:
 
     def totals(self, batch: str | None) -> CreditTotals:
         """Sum credits; None: of all batches."""
+        self._add_credits()
         where, values = ("", ()) if batch is None else ("WHERE batch = ?", (batch,))
         row = self.connection.execute(
             "SELECT coalesce(sum(charged), 0), coalesce(sum(reserved), 0), "
@@ -340,7 +369,15 @@ class LedgerFile:
         return found
 
     def _job(self, job_id: str) -> tuple[int, JobRecord]:
-        return self._required("id = ?", (job_id,), job_id)
+        known = self._known.get(job_id)
+        return self._required("id = ?", (job_id,), job_id) if known is None else known
+
+    def _remember(self, seq: int, job: JobRecord) -> None:
+        """Keep a record that this connection has just written: its next event follows soon."""
+        self._known.pop(job.id, None)
+        self._known[job.id] = seq, job
+        if len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
 
     def _holder_of(self, task_id: TaskId) -> str | None:
         row = self.connection.execute(
@@ -362,11 +399,19 @@ class LedgerFile:
                 run(_ADD_ATTEMPT, (*attempt_values(attempt), seq))
             elif earlier is not attempt:
                 run(_UPDATE_ATTEMPT, (*attempt_values(attempt), seq, attempt.number))
-        change = credits_moved(before, after)
-        if change:
-            amounts = [to_millionths(change.get(column, NOTHING)) for column in _COLUMNS]
-            run(_ADD_CREDITS, (*amounts, after.batch or ""))
+        unsummed = self._unsummed.setdefault(after.batch or "", {})
+        for column, amount in credits_moved(before, after).items():
+            unsummed[column] = unsummed.get(column, NOTHING) + amount
+        self._remember(seq, after)
         return after
+
+    def _add_credits(self) -> None:
+        """Add what this transaction has moved to the stored totals: once, not with each event."""
+        for batch, change in self._unsummed.items():
+            if change:
+                amounts = [to_millionths(change.get(column, NOTHING)) for column in _COLUMNS]
+                self.connection.execute(_ADD_CREDITS, (*amounts, batch))
+        self._unsummed.clear()
 
     def _show_life(self) -> None:
         if self._read_only:

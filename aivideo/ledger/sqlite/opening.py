@@ -1,4 +1,4 @@
-"""Opening a ledger's file: refused with one line, or safe to use."""
+"""Open a ledger's file so that it is safe to use, or refuse it with an error of one line."""
 
 from __future__ import annotations
 
@@ -13,136 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aivideo.errors import LedgerError
+from aivideo.ledger.sqlite import schema
 
 T = TypeVar("T")
 
-APPLICATION_ID = 0x61697631
-"""Marks the file as ours (“aiv1”); see SQLite's list of such numbers."""
-
 BUSY = 30.0
-"""Seconds to wait for another process's transaction."""
-
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE jobs (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        batch TEXT NOT NULL,        -- '' for none
-        key TEXT,
-        model TEXT NOT NULL,
-        input BLOB NOT NULL,        -- JSON
-        stated_credits INTEGER,
-        fingerprint TEXT NOT NULL,
-        credits INTEGER,
-        callback_url TEXT,
-        status TEXT NOT NULL,
-        waiting INTEGER NOT NULL,
-        path TEXT,
-        size INTEGER,
-        planned_at REAL NOT NULL
-    );
-    CREATE UNIQUE INDEX jobs_by_key ON jobs (batch, key) WHERE key IS NOT NULL;
-    CREATE INDEX jobs_by_status ON jobs (status, seq);
-    CREATE INDEX jobs_by_batch ON jobs (batch, status, seq) WHERE batch <> '';
-    CREATE TABLE attempts (
-        job INTEGER NOT NULL,
-        number INTEGER NOT NULL,
-        status TEXT NOT NULL,
-        owner TEXT NOT NULL,
-        lease_until REAL NOT NULL,
-        sent_at REAL NOT NULL,
-        task_id TEXT,
-        reason BLOB,                -- JSON: [message, HTTP status, code]
-        created_at REAL,
-        completed_at REAL,
-        PRIMARY KEY (job, number)
-    ) WITHOUT ROWID;
-    CREATE UNIQUE INDEX attempts_by_task ON attempts (task_id) WHERE task_id IS NOT NULL;
-    CREATE INDEX attempts_on_their_way ON attempts (owner) WHERE status = 'submitting';
-    CREATE TABLE totals (
-        batch TEXT PRIMARY KEY,
-        charged INTEGER NOT NULL,
-        reserved INTEGER NOT NULL,
-        unknown INTEGER NOT NULL,
-        refunded INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    CREATE TABLE readings (
-        at REAL NOT NULL,
-        balance INTEGER NOT NULL,
-        purchased INTEGER NOT NULL,
-        consumed INTEGER NOT NULL,
-        charged INTEGER NOT NULL,
-        reserved INTEGER NOT NULL,
-        unknown INTEGER NOT NULL,
-        refunded INTEGER NOT NULL
-    );
-    """,
-    # Amounts become whole millionths of a credit, and attempts keep the amount that was reserved
-    # for them. Tables and columns get new names, so that a process that has the file open with the
-    # first schema fails on each statement, instead of counting credits as millionths.
-    """
-    CREATE TABLE jobs_2 (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        batch TEXT NOT NULL,        -- '' for none
-        key TEXT,
-        model TEXT NOT NULL,
-        input BLOB NOT NULL,        -- JSON
-        fingerprint TEXT NOT NULL,
-        credits_millionths INTEGER, -- the price; NULL where it is not known
-        callback_url TEXT,
-        status TEXT NOT NULL,
-        waiting INTEGER NOT NULL,
-        resumable INTEGER NOT NULL,
-        path TEXT,
-        size INTEGER,
-        planned_at REAL NOT NULL
-    );
-    INSERT INTO jobs_2
-        SELECT seq, id, batch, key, model, input, fingerprint, credits * 1000000, callback_url,
-            status, waiting, key IS NULL AND batch = '', path, size, planned_at
-        FROM jobs;
-    DROP TABLE jobs;
-    ALTER TABLE jobs_2 RENAME TO jobs;
-    CREATE UNIQUE INDEX jobs_by_key ON jobs (batch, key) WHERE key IS NOT NULL;
-    CREATE INDEX jobs_by_status ON jobs (status, seq);
-    CREATE INDEX jobs_by_batch ON jobs (batch, status, seq) WHERE batch <> '';
-    ALTER TABLE attempts ADD COLUMN credits_millionths INTEGER;
-    UPDATE attempts SET credits_millionths =
-        (SELECT credits_millionths FROM jobs WHERE jobs.seq = attempts.job);
-    CREATE TABLE credit_totals (    -- millionths of a credit
-        batch TEXT PRIMARY KEY,
-        charged INTEGER NOT NULL,
-        reserved INTEGER NOT NULL,
-        unknown INTEGER NOT NULL,
-        refunded INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    INSERT INTO credit_totals
-        SELECT batch, charged * 1000000, reserved * 1000000, unknown * 1000000, refunded * 1000000
-        FROM totals;
-    DROP TABLE totals;
-    CREATE TABLE account_readings ( -- millionths of a credit
-        at REAL NOT NULL,
-        balance INTEGER NOT NULL,
-        purchased INTEGER NOT NULL,
-        consumed INTEGER NOT NULL,
-        charged INTEGER NOT NULL,
-        reserved INTEGER NOT NULL,
-        unknown INTEGER NOT NULL,
-        refunded INTEGER NOT NULL
-    );
-    INSERT INTO account_readings
-        SELECT at, balance * 1000000, purchased * 1000000, consumed * 1000000, charged * 1000000,
-            reserved * 1000000, unknown * 1000000, refunded * 1000000
-        FROM readings ORDER BY rowid;
-    DROP TABLE readings;
-    CREATE TABLE ceilings (
-        batch TEXT PRIMARY KEY,
-        credits_millionths INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    """,
-)
-"""The SQL that turns each schema version into the next; their number is the newest version."""
+"""Seconds to wait for the transactions of other processes."""
 
 _SHARED_DISKS = frozenset(
     (
@@ -151,28 +27,28 @@ _SHARED_DISKS = frozenset(
         *("fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
     )
 )
-"""File systems that other machines may share, or that have no shared memory."""
+"""File systems that other machines may share, or on which shared memory does not work."""
 
 
-_FULL = "the disk is full: free space, and go on with the same command"
-_READ_ONLY = "it is read-only: make it writable, or name another ledger"
-_DAMAGED = "it is damaged: move it aside, and take the last good copy"
+_FULL = "the disk is full: free space, and repeat the same command"
+_READ_ONLY = "it is read-only: make it writable, or choose another ledger"
+_DAMAGED = "it is damaged: move it away, and restore the last good copy"
 
 _CURES = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_READONLY: _READ_ONLY,
-    sqlite3.SQLITE_IOERR: "the disk does not take or give it (a quota? a broken disk?): see to it",
+    sqlite3.SQLITE_IOERR: "disk I/O error: check free space, quota and disk health",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check the folder and its permissions",
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: "it is no ledger: name another file",
-    sqlite3.SQLITE_BUSY: "another process keeps it locked: end that one, or wait",
+    sqlite3.SQLITE_NOTADB: "it is not a ledger: choose another file",
+    sqlite3.SQLITE_BUSY: "another process keeps it locked: wait, or end that process",
 }
 
 _OS_CURES = {
-    errno.ENOENT: "its folder is not there: make it",
-    errno.ENOTDIR: "its folder is no folder: name another",
-    errno.EACCES: "its folder may not be written: check the permissions",
-    errno.EPERM: "its folder may not be written: check the permissions",
+    errno.ENOENT: "its folder does not exist: create it",
+    errno.ENOTDIR: "its folder is a file: choose another path",
+    errno.EACCES: "no permission to write its folder: check the permissions",
+    errno.EPERM: "no permission to write its folder: check the permissions",
     errno.EROFS: _READ_ONLY,
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
@@ -180,7 +56,7 @@ _OS_CURES = {
 
 
 def trouble(path: Path, error: Exception) -> LedgerError:
-    """Say an error of SQLite or the disk as ours: one line, with the cure."""
+    """Return an error of SQLite or the disk as a LedgerError: one line, with the cure."""
     code = getattr(error, "sqlite_errorcode", None)
     cure = _CURES.get(code & 0xFF) if isinstance(code, int) else None
     if isinstance(error, OSError):
@@ -189,27 +65,27 @@ def trouble(path: Path, error: Exception) -> LedgerError:
 
 
 def damaged(path: Path, what: str) -> LedgerError:
-    """Say that what was read makes no sense."""
+    """Return the error for a file with contents that no ledger writes."""
     return LedgerError(f"ledger {path}: {_DAMAGED} ({what})")
 
 
 def patiently(connection: sqlite3.Connection, step: Callable[[], T]) -> T:
-    """Take a step again and again, outside of a transaction, while another process is writing.
+    """Retry a step, outside of a transaction, while other processes keep the file locked.
 
-    SQLite's own waiting naps for up to 100 ms, in which a process that writes group after group
-    takes every turn; and where several make a file's log at once, it does not wait at all. Short
-    naps get one of the next turns.
+    SQLite's own busy handler sleeps for up to 100 ms, during which a process that commits group
+    after group wins every time; and where several processes create a file's log at once, SQLite
+    does not wait at all. Short sleeps win one of the next turns.
 
     Raises:
-        sqlite3.Error: what the step raises, if it is not that; or that, after ``BUSY`` seconds.
+        sqlite3.Error: any other error of the step; or the lock, after ``BUSY`` seconds.
     """
-    patience = time.monotonic() + BUSY
+    deadline = time.monotonic() + BUSY
     while True:
         try:
             return step()
         except sqlite3.OperationalError as error:
             busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > patience:
+            if not busy or time.monotonic() > deadline:
                 raise
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -217,23 +93,23 @@ def patiently(connection: sqlite3.Connection, step: Callable[[], T]) -> T:
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """Open the file; make it, readable by nobody else, where there is none.
+    """Open the file; create it, readable by its owner only, if it does not exist.
 
     Raises:
-        LedgerError: it is a folder, or (to be read only) is not there.
+        LedgerError: it is a folder; or it does not exist, and is to be read only.
         sqlite3.Error: SQLite cannot open it.
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     settings: dict[str, Any] = {
-        "isolation_level": None,  # transactions are begun and ended by name
+        "isolation_level": None,  # transactions are begun and ended explicitly
         "check_same_thread": False,
         "timeout": BUSY if read_only else 0.0,  # see patiently()
     }
     if not read_only:
         if path.is_dir():
-            raise LedgerError(f"ledger {path} is a folder; name a file")
+            raise LedgerError(f"ledger {path} is a folder; choose a file")
         with suppress(FileExistsError):
-            # Prompts are nobody else's business: not left to the umask.
+            # Prompts are private: do not leave the permissions to the umask.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         made: sqlite3.Connection = sqlite3.connect(path, **settings)
         return made
@@ -244,26 +120,30 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.OperationalError:
-        # A medium that cannot be written: without a log beside it, the file is all there is.
+        # On a read-only medium SQLite cannot open a WAL file as it is. If there is no log beside
+        # it, the file alone is complete.
         connection.close()
         log = path.with_name(f"{path.name}-wal")
         if log.exists() and log.stat().st_size:
             raise
         connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, **settings)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
 def _statements(script: str) -> list[str]:
-    """Split a script at its semicolons; ``executescript`` would commit on its own."""
+    """Split a script at its semicolons; ``executescript`` would commit by itself."""
     plain = "\n".join(line.partition("--")[0] for line in script.splitlines())
     return [statement for statement in plain.split(";") if statement.strip()]
 
 
 def refuse_shared_disk(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
-    """Refuse a file system that machines share, as far as the system tells (Linux).
+    """Refuse a file system that several machines may share, as far as Linux names it.
 
     Raises:
-        LedgerError: the ledger would lie on one.
+        LedgerError: the ledger is, or would be, on such a file system.
     """
     try:
         device = (path if path.exists() else path.parent).stat().st_dev
@@ -276,15 +156,15 @@ def refuse_shared_disk(path: Path, mounts: Path = Path("/proc/self/mountinfo")) 
         kind = rest.split(" ", 1)[0]
         if kind in _SHARED_DISKS and fields.split()[2:3] == [wanted]:
             raise LedgerError(
-                f"ledger {path} would lie on a network file system ({kind}), where its log is not "
-                "safe; put it on a local disk"
+                f"ledger {path} is on a network file system ({kind}), where its log is not safe; "
+                "put it on a local disk"
             )
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """Tell the version of a ledger's schema, 0 of an empty file; refuse what is neither.
+    """Return the version of a ledger's schema, 0 for an empty file; refuse any other file.
 
-    In one transaction: another process may make the ledger meanwhile.
+    In one transaction: another process may be creating the ledger.
     """
     run = connection.execute
     run("BEGIN")
@@ -292,48 +172,78 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     (mark,) = run("PRAGMA application_id").fetchone()
     (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
     run("COMMIT")
-    if mark != APPLICATION_ID and (version or mark or tables):
-        raise LedgerError(f"{path} is a database of something else; name another file")
-    if version > len(MIGRATIONS):
+    if mark != schema.APPLICATION_ID and (version or mark or tables):
+        raise LedgerError(f"{path} is a database of something else; choose another file")
+    if version > len(schema.MIGRATIONS):
         raise LedgerError(
             f"{path} was written by a newer aivideo (schema {version}, this one knows "
-            f"{len(MIGRATIONS)}): upgrade aivideo"
+            f"{len(schema.MIGRATIONS)}): upgrade aivideo"
         )
     return int(version)
 
 
 def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    """Make the connection safe and its schema the newest, or refuse.
+    """Set the connection up to be safe, and migrate the file to the newest schema.
 
     Raises:
-        LedgerError: it is no ledger, a newer one, or lies where it would not be safe.
+        LedgerError: it is not a ledger, is a newer one, or lies where it would not be safe.
         sqlite3.Error: it cannot be read or written.
     """
     run = connection.execute
-    version, newest = _version(connection, path), len(MIGRATIONS)
+    version = _version(connection, path)
     if read_only:
-        if version < newest:
-            raise LedgerError(f"{path} holds no ledger yet, or an older one to migrate")
+        if version == 0:
+            raise LedgerError(f"{path} is empty: it holds no ledger yet")
         return
     (mode,) = run("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise LedgerError(
-            f"{path} lies where SQLite's WAL does not work (it said {mode!r}); "
+            f"{path} lies where SQLite's WAL does not work (it answered {mode!r}); "
             "put the ledger on a local disk"
         )
     run("PRAGMA synchronous = FULL")
     run("PRAGMA fullfsync = ON")  # macOS: a plain fsync there does not reach the disk
-    while version < newest:
+    _migrate(connection, version)
+
+
+def newest(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Return a connection for reading the newest schema.
+
+    That is the given one, or one to a migrated copy in memory: a file that is opened to be read
+    only is not changed, not even to migrate it. The given connection is closed then.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version >= len(schema.MIGRATIONS):
+        return connection
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        connection.backup(copy)
+        _migrate(copy, version)
+        copy.execute("PRAGMA query_only = ON")
+    except sqlite3.Error:
+        copy.close()
+        raise
+    connection.close()
+    return copy
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the schema to the newest version: one transaction a version."""
+    run = connection.execute
+    while version < len(schema.MIGRATIONS):
         run("BEGIN IMMEDIATE")
         try:
-            # Another process may have been faster.
+            # Another process may have migrated it meanwhile.
             (version,) = run("PRAGMA user_version").fetchone()
-            if version < newest:
-                for statement in _statements(MIGRATIONS[version]):
+            if version < len(schema.MIGRATIONS):
+                for statement in _statements(schema.MIGRATIONS[version]):
                     run(statement)
                 version += 1
                 run(f"PRAGMA user_version = {version}")
-                run(f"PRAGMA application_id = {APPLICATION_ID}")
+                run(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             run("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):  # a full disk has rolled back already

@@ -1,4 +1,4 @@
-"""Who lives: a lock that the kernel drops when its process dies, however it dies."""
+"""Liveness of owners: a file lock, which the kernel releases when the process dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aivideo import _file_locks
 
 
 class Owner:
-    """One handle of a ledger, and the small file beside it whose lock says that it lives.
+    """One handle of a ledger, with a small file beside the ledger whose lock shows that it lives.
 
     Args:
         ledger: the ledger's file.
@@ -23,10 +23,10 @@ class Owner:
         self._lock: int | None = None
 
     def show_life(self) -> None:
-        """Hold the lock from now on; before the first claim.
+        """Acquire the liveness lock. Call before the first claim.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the lock file cannot be created.
         """
         if self._lock is None and _file_locks.are_known():
             handle = os.open(self._path(self.name), os.O_RDWR | os.O_CREAT, 0o600)
@@ -34,14 +34,14 @@ class Owner:
             self._lock = handle
 
     def is_gone(self, name: str) -> bool:
-        """Whether another owner is dead for sure: nobody holds its lock any more."""
-        if not _file_locks.are_known():  # Windows: there leases alone decide
+        """Return whether another owner has certainly ended: nobody holds its lock."""
+        if not _file_locks.are_known():  # Windows: only leases decide there
             return False
         path = self._path(name)
         try:
             handle = os.open(path, os.O_RDWR)
         except FileNotFoundError:
-            return True  # closed in order, or a copy of a ledger: nobody here will end its claims
+            return True  # it was closed, or the ledger is a copy: nobody here will end its claims
         except OSError:
             return False
         try:
@@ -54,7 +54,7 @@ class Owner:
         return True
 
     def leave(self) -> None:
-        """Drop the lock: what was claimed and not ended is nobody's from now on."""
+        """Release the lock: this owner has ended."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
             with suppress(OSError):

@@ -280,7 +280,7 @@ class Laws:
         if process.ledger._file is None:
             return  # it has just been closed
         row = process.ledger.file.connection.execute(
-            "SELECT (charged + reserved + unknown) / 1000000.0 FROM credit_totals WHERE batch = 'b'"
+            "SELECT (charged + reserved + unknown) / 1e6 FROM credit_totals WHERE batch = 'b'"
         ).fetchone()
         if row is not None and row[0] > ceiling:
             self.fail("law 5", f"the ledger holds {row[0]} for a batch whose ceiling is {ceiling}")
@@ -333,15 +333,14 @@ class Laws:
                 self.fail("the file", f"integrity_check: {sound}")
             jobs = connection.execute(
                 "SELECT seq, id, batch, key, json_extract(input, '$.prompt'), "
-                "credits_millionths / 1000000, status, "
-                "path, size FROM jobs"
+                "credits_millionths / 1e6, status, path, size FROM jobs"
             ).fetchall()
             attempts = connection.execute(
                 "SELECT job, number, status, task_id FROM attempts ORDER BY job, number"
             ).fetchall()
             totals = connection.execute(
-                "SELECT batch, charged / 1000000.0, reserved / 1000000.0, unknown / 1000000.0, "
-                "refunded / 1000000.0 FROM credit_totals"
+                "SELECT batch, charged / 1e6, reserved / 1e6, unknown / 1e6, refunded / 1e6 "
+                "FROM credit_totals"
             ).fetchall()
         finally:
             connection.close()
