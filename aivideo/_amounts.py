@@ -25,6 +25,7 @@ _EXACT = Context(prec=60)
 
 _SMALLEST = Decimal(1).scaleb(-6)
 _ONE = Decimal(1)
+_NOTHING = Decimal(0)
 
 
 def exact(value: object) -> Decimal:
@@ -38,6 +39,8 @@ def exact(value: object) -> Decimal:
         ValueError: it is none of those, is not finite, or has more than six decimal places; the
             message says which, in the form "must be …".
     """
+    if type(value) is Decimal and value.same_quantum(_ONE) and value.copy_abs() <= LARGEST:
+        return value or _NOTHING  # checked often: it has been made exact before
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         hint = ", not float: write it as a str" if isinstance(value, float) else ""
         raise ValueError(f"must be an int, a str or a Decimal{hint}")  # noqa: TRY004
@@ -60,6 +63,8 @@ def plain(amount: Decimal) -> Decimal:
     >>> plain(Decimal("61.0")), plain(Decimal("1E+3"))
     (Decimal('61'), Decimal('1000'))
     """
+    if amount.same_quantum(_ONE):
+        return amount or _NOTHING  # whole, without an exponent: nearly every amount is
     if amount == amount.to_integral_value():
         whole = amount.quantize(_ONE, context=_EXACT)
         return whole or whole.copy_abs()  # not -0

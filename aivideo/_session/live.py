@@ -27,6 +27,7 @@ from aivideo.models import TaskId
 log = logging.getLogger("aivideo.session")
 
 _NOTHING = Decimal(0)
+NO_CREDITS = CreditTotals()
 
 
 class IfUnsent(Enum):
@@ -152,12 +153,11 @@ class LiveJobs:
         instrumentation: told of each change of a job's status, or None.
 
     Attributes:
-        spent: credits of this session's own POSTs, by what became of them.
         counts: jobs taken on, by status; those that have ended are counted too.
     """
 
     def __init__(self, instrumentation: Instrumentation | None = None) -> None:
-        self.spent = CreditTotals()
+        self._spent = dict.fromkeys(Holding, _NOTHING)
         self.counts: Counter[JobStatus] = Counter()
         self._instrumentation = instrumentation
         self._by_id: dict[str, LiveJob] = {}
@@ -212,9 +212,9 @@ class LiveJobs:
         """
         live.record = record
         job = live.job
-        best = record.best
-        if best is not None and record.task_id is not None:
-            job.task_id = record.task_id
+        task_id = record.task_id
+        if task_id is not None:
+            job.task_id = task_id
         self.set_status(job, record.status, record)
         started = []
         for attempt in record.attempts:
@@ -278,6 +278,11 @@ class LiveJobs:
 
     # --- credits ------------------------------------------------------------------------------
 
+    @property
+    def spent(self) -> CreditTotals:
+        """Credits of this session's own POSTs, by what became of them."""
+        return NO_CREDITS.plus(self._spent)
+
     def reserve(self, live: LiveJob) -> None:
         """Count the price of a job as reserved for a POST of this session."""
         live.reserved = live.record.credits or _NOTHING
@@ -292,7 +297,8 @@ class LiveJobs:
     def hold(self, live: LiveJob, after: Holding) -> None:
         """Move the credits of this session's own POST of a job to another column."""
         if live.held is not None and live.held is not after:
-            self.spent = self.spent.moved(live.reserved, live.held, after)
+            self._spent[live.held] -= live.reserved
+            self._spent[after] += live.reserved
             live.held = after
 
     # --- instrumentation ----------------------------------------------------------------------

@@ -82,8 +82,9 @@ class Recorder:
             LedgerError: the claim could not be written; nothing was sent.
         """
         record = live.record
-        held = self._live.spent.held
-        budget.admit(record.request.model, record.credits, held=held, ceiling=self._max_credits)
+        if self._max_credits is not None:
+            held = self._live.spent.held
+            budget.admit(record.request.model, record.credits, held=held, ceiling=self._max_credits)
         # Reserved before the first await: two callers cannot pass the ceiling together.
         self._live.reserve(live)
         claimed: JobRecord | None = None

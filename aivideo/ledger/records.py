@@ -213,7 +213,7 @@ class JobRecord:
     def task_id(self) -> TaskId | None:
         """The task of its most promising attempt; None while the job waits to be sent."""
         best = self.best
-        return None if best is None or self.status is JobStatus.PLANNED else best.task_id
+        return None if best is None else best.task_id
 
     @property
     def reason(self) -> Reason | None:
@@ -288,6 +288,8 @@ _RANKS = {
 
 def most_promising(attempts: tuple[Attempt, ...]) -> Attempt | None:
     """Return the attempt that decides a job's status, or None where all were released."""
+    if len(attempts) == 1:  # as nearly always
+        return attempts[0] if attempts[0].status in _RANKS else None
     best: Attempt | None = None
     for attempt in attempts:
         rank = _RANKS.get(attempt.status)

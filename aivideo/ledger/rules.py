@@ -115,7 +115,8 @@ def claim(
     """
     if job.status is not JobStatus.PLANNED:
         return None
-    budget.admit(job.request.model, job.credits, held=totals.held, ceiling=ceiling)
+    if ceiling is not None:
+        budget.admit(job.request.model, job.credits, held=totals.held, ceiling=ceiling)
     return apply(job, Claimed(owner=owner, lease_until=now + lease, at=now))
 
 

@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
 from itertools import zip_longest
-from typing import assert_never
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from aivideo import _amounts
 from aivideo.ledger.records import AttemptStatus, JobRecord
 
 NOTHING = Decimal(0)
-
-_exact = lru_cache(maxsize=1024, typed=True)(_amounts.exact)
-
-
-def _sum(value: object) -> Decimal:
-    return _exact(value)
 
 
 class Holding(Enum):
@@ -33,21 +25,21 @@ class Holding(Enum):
     REFUNDED = "refunded"
 
 
+_COLUMNS = {
+    AttemptStatus.RELEASED: Holding.NONE,
+    AttemptStatus.REFUSED: Holding.NONE,
+    AttemptStatus.SUBMITTING: Holding.RESERVED,
+    AttemptStatus.RUNNING: Holding.CHARGED,
+    AttemptStatus.COMPLETED: Holding.CHARGED,
+    AttemptStatus.FAULTED: Holding.UNKNOWN,
+    AttemptStatus.UNKNOWN: Holding.UNKNOWN,
+    AttemptStatus.FAILED: Holding.REFUNDED,
+}
+
+
 def holding(status: AttemptStatus) -> Holding:
     """Return the column in which an attempt's credits count."""
-    match status:
-        case AttemptStatus.RELEASED | AttemptStatus.REFUSED:
-            return Holding.NONE
-        case AttemptStatus.SUBMITTING:
-            return Holding.RESERVED
-        case AttemptStatus.RUNNING | AttemptStatus.COMPLETED:
-            return Holding.CHARGED
-        case AttemptStatus.FAULTED | AttemptStatus.UNKNOWN:
-            return Holding.UNKNOWN
-        case AttemptStatus.FAILED:
-            return Holding.REFUNDED
-        case _:
-            assert_never(status)
+    return _COLUMNS[status]
 
 
 @frozen(kw_only=True)
@@ -62,10 +54,10 @@ class CreditTotals:
         refunded: of tasks that failed.
     """
 
-    charged: Decimal = field(default=NOTHING, converter=_sum)
-    reserved: Decimal = field(default=NOTHING, converter=_sum)
-    unknown: Decimal = field(default=NOTHING, converter=_sum)
-    refunded: Decimal = field(default=NOTHING, converter=_sum)
+    charged: Decimal = field(default=NOTHING, converter=_amounts.exact)
+    reserved: Decimal = field(default=NOTHING, converter=_amounts.exact)
+    unknown: Decimal = field(default=NOTHING, converter=_amounts.exact)
+    refunded: Decimal = field(default=NOTHING, converter=_amounts.exact)
 
     @property
     def held(self) -> Decimal:
@@ -74,16 +66,31 @@ class CreditTotals:
 
     def moved(self, amount: Decimal, before: Holding, after: Holding) -> CreditTotals:
         """Return the totals after one attempt's ``amount`` moved from one column to another."""
-        return self.plus({before: -amount}).plus({after: amount})
+        return self.plus({before: -amount, after: amount}) if before is not after else self
 
     def plus(self, change: Mapping[Holding, Decimal]) -> CreditTotals:
         """Return the totals with ``change`` added, column by column. ``NONE`` is no column."""
-        columns = {
-            column.value: getattr(self, column.value) + amount
-            for column, amount in change.items()
-            if column is not Holding.NONE
-        }
-        return evolve(self, **columns) if columns else self
+        charged, reserved = self.charged, self.reserved
+        unknown, refunded = self.unknown, self.refunded
+        for column, amount in change.items():
+            # Written out: this runs several times for each POST.
+            if column is Holding.CHARGED:
+                charged = _amounts.plain(charged + amount)
+            elif column is Holding.RESERVED:
+                reserved = _amounts.plain(reserved + amount)
+            elif column is Holding.UNKNOWN:
+                unknown = _amounts.plain(unknown + amount)
+            elif column is Holding.REFUNDED:
+                refunded = _amounts.plain(refunded + amount)
+        totals: CreditTotals = object.__new__(CreditTotals)  # without checking exact sums again
+        for name, value in (
+            ("charged", charged),
+            ("reserved", reserved),
+            ("unknown", unknown),
+            ("refunded", refunded),
+        ):
+            object.__setattr__(totals, name, value)
+        return totals
 
 
 def credits_moved(before: JobRecord | None, after: JobRecord) -> dict[Holding, Decimal]:
@@ -91,14 +98,16 @@ def credits_moved(before: JobRecord | None, after: JobRecord) -> dict[Holding, D
 
     Each attempt counts with the amount reserved when it was claimed.
     """
-    change: dict[Holding, Decimal] = {}
     known = () if before is None else before.attempts
+    change: dict[Holding, Decimal] = {}
     # Attempts are never removed, and keep their order.
     for was, now in zip_longest(known, after.attempts):
         if was is now:
             continue
-        for attempt, sign in ((was, -1), (now, 1)):
-            if attempt is not None and attempt.credits is not None:
-                column = holding(attempt.status)
-                change[column] = change.get(column, NOTHING) + sign * attempt.credits
+        if was is not None and was.credits:
+            column = holding(was.status)
+            change[column] = change.get(column, NOTHING) - was.credits
+        if now is not None and now.credits:
+            column = holding(now.status)
+            change[column] = change.get(column, NOTHING) + now.credits
     return {column: amount for column, amount in change.items() if amount}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from attrs import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ from aivideo.ledger.events import (
     Taken,
     Withdrawn,
 )
-from aivideo.ledger.records import Attempt, AttemptStatus, JobStatus, Reason
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
 from aivideo.ledger.totals import CreditTotals, Holding, credits_moved, holding
 from aivideo.ledger.transitions import TRANSITIONS, apply, apply_to_attempt
 from tests.ledger.histories import AGAIN, CLAIM, FAILED, INSISTED, JOB, LOST, PAID, WHY, replay
@@ -291,3 +293,25 @@ def test_no_history_leads_to_two_open_posts_unless_a_person_insists(
 
 
 _PAID_OR_MAYBE = (Holding.CHARGED, Holding.UNKNOWN, Holding.RESERVED)
+
+
+def test_an_event_keeps_every_field_of_the_record_that_it_does_not_change() -> None:
+    """The record is rebuilt by hand, for speed: a new field must not be forgotten there."""
+    kept: dict[str, Any] = {
+        "id": "a",
+        "request": JOB.request,
+        "fingerprint": "f",
+        "credits": Decimal("30.5"),
+        "batch": "b",
+        "key": "k",
+        "callback_url": "https://you.example/done",
+        "path": "boat.mp4",
+        "size": 7,
+        "planned_at": 3.0,
+        "resumable": True,
+    }
+    before = JobRecord(**kept)
+    after = apply(before, Claimed())
+    changed = {"status", "waiting", "attempts"}
+    assert {each.name for each in fields(JobRecord)} == {*kept, *changed}
+    assert {name: getattr(after, name) for name in kept} == kept
