@@ -258,7 +258,7 @@ class APIStatusError(AIVideoError):
         request_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        self.message = one_line(message)
+        self.message: str = one_line(message)
         self.status = status
         self.code = code
         self.type = type
@@ -411,7 +411,7 @@ class SubmitUnknownError(JobError):
             "settle the job (`aivideo jobs settle`).",
             job=job,
         )
-        self.reason = one_line(reason)
+        self.reason: str = one_line(reason)
 
 
 class WaitTimeoutError(JobError):
@@ -470,9 +470,9 @@ class BudgetExceededError(AIVideoError):
         ceiling: Decimal | int,
     ) -> None:
         super().__init__(one_line(message))
-        self.needed = None if needed is None else exact(needed)
-        self.held = exact(held)
-        self.ceiling = exact(ceiling)
+        self.needed: Decimal | None = None if needed is None else exact(needed)
+        self.held: Decimal = exact(held)
+        self.ceiling: Decimal = exact(ceiling)
 
 
 class QueueFullError(AIVideoError):

@@ -82,10 +82,10 @@ class Client:
     def _use(self, settings: SessionSettings) -> None:
         self._key = settings.api_key
         self._catalog = settings.catalog
-        self.base_url = settings.base_url
-        self.request_timeout = settings.request_timeout
+        self.base_url: str = settings.base_url
+        self.request_timeout: float = settings.request_timeout
         self._owns_transport = settings.transport is None
-        self.transport = _transport_of(settings)
+        self.transport: Transport = _transport_of(settings)
         self._get_headers = SecretHeaders(
             {"Authorization": f"Bearer {self._key.reveal()}", "User-Agent": _USER_AGENT}
         )

@@ -76,12 +76,12 @@ class Job:
         key: str | None = None,
         index: int | None = None,
     ) -> None:
-        self.id = id
-        self.request = request
-        self.status = status
-        self.task_id = task_id
-        self.key = key
-        self.index = index
+        self.id: str = id
+        self.request: Request | None = request
+        self.status: JobStatus = status
+        self.task_id: TaskId | None = task_id
+        self.key: str | None = key
+        self.index: int | None = index
         self.error: AIVideoError | None = None
         self._owner = owner
 

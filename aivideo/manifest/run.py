@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from aivideo._session.job import Job
     from aivideo._session.session import Session
 
-log = logging.getLogger("aivideo.manifest")
+log: logging.Logger = logging.getLogger("aivideo.manifest")
 
 SPEND_LIMIT_PAUSE = 60.0
 """Seconds between attempts to submit while waiting for a spend cap to reset."""

@@ -33,6 +33,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from aivideo.errors import LedgerError
@@ -77,7 +78,7 @@ class SqliteLedger:
         read_only: bool = False,
     ) -> None:
         self._file: LedgerFile | None = LedgerFile(path, now=now, read_only=read_only)
-        self.path = self._file.path
+        self.path: Path = self._file.path
         self._process = os.getpid()
         self._waiting: list[_Waiting] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="aivideo-ledger")

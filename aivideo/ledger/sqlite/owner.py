@@ -18,7 +18,7 @@ class Owner:
     """
 
     def __init__(self, ledger: Path) -> None:
-        self.name = secrets.token_hex(6)
+        self.name: str = secrets.token_hex(6)
         self._ledger = ledger
         self._lock: int | None = None
 
