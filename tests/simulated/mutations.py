@@ -263,8 +263,8 @@ MUTATIONS = (
         (
             (
                 "aivideo/ledger/sqlite/file.py",
-                "in credits_moved(before, after).items():\n",
-                "in (credits_moved(before, after) if len(after.attempts) < 2 else {}).items():\n",
+                "credits_moved(before, after))\n",
+                "credits_moved(before, after) if len(after.attempts) < 2 else {})\n",
             ),
         ),
     ),
