@@ -1,17 +1,19 @@
-"""The ledger's file: intents per second, stalls, a million jobs, two processes.
+"""The SQLite ledger: jobs per second, event loop stalls, CPU, a million jobs, two processes.
 
     python benchmarks/ledger.py [FOLDER]
 
-FOLDER lies on the disk that is meant (default: here; a tmpfs would measure no disk). An intent is a
-job written down and claimed, both on disk (WAL, synchronous=FULL), before its POST may leave.
+FOLDER must be on the disk to be measured (default: the current folder; a tmpfs is no disk). An
+intent is a job that is planned and claimed, both on disk (WAL, synchronous=FULL), before its POST
+may leave.
 
-intents: ours with 64 and 512 callers at once, beside two bare statements and a commit for each
-        intent, in a thread, as an asyncio program would; and the disk's own fsyncs per second.
-        Interleaved rounds, medians.
-stalls: how late a heartbeat every 2 ms was meanwhile, on the loop that asked; and on one that does
-        nothing else, which is what the machine does to any program just now.
+intents: ours with 64 and 512 callers at once, beside a program that commits two statements for each
+        intent, in a thread; and the disk's own fsyncs per second. Interleaved rounds, medians.
+stalls: how late a heartbeat every 2 ms was meanwhile, on the event loop that asked; and on an idle
+        one, which shows what this machine does to any program at present.
+rows: CPU of reading a job of its row, as it is done and by a cattrs converter.
+CPU: of the ledger for a job, from plan to claim to the task it became.
 million: a ledger of 1,000,000 jobs, 10,000 of them unfinished: opening it, paging through the
-        unfinished ones, one job by its key, its size.
+        unfinished ones, finding one job by its key, its size.
 two processes: claims per second on one file, each job won once.
 """
 
@@ -28,18 +30,33 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import orjson
+from attrs import evolve, resolve_types
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn
 
 from aivideo import models
-from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus
+from aivideo._amounts import of_millionths
+from aivideo.ledger import records
+from aivideo.ledger.events import Taken
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.ledger.sqlite.file import LedgerFile
-from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_values
+from aivideo.ledger.sqlite.rows import (
+    ATTEMPT,
+    JOB,
+    attempt_values,
+    job_of,
+    job_values,
+    request_of,
+)
 from aivideo.models import Sora2
 
 ROUNDS = 5
@@ -313,6 +330,109 @@ def million(folder: Path) -> None:
         asyncio.run(use(path, new))
 
 
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def configure_rows(converter: Converter) -> Callable[[tuple[Any, ...]], JobRecord]:
+    """Teach a converter the rows of a ledger; return what makes a job of a joined row."""
+
+    def amount(value: int | None, _: object) -> Decimal | None:
+        return None if value is None else of_millionths(value)
+
+    def reason(value: bytes | None, _: object) -> Reason | None:
+        if value is None:
+            return None
+        message, status, code = orjson.loads(value)
+        return Reason(message=message, status=status, code=code)
+
+    def as_is(value: object, _: object) -> object:
+        return value
+
+    def is_type(wanted: object) -> Callable[[object], bool]:
+        return lambda type_: type_ == wanted
+
+    for plain in (str, int, float, str | None, int | None, float | None, models.Request):
+        converter.register_structure_hook_func(is_type(plain), as_is)
+    converter.register_structure_hook_func(is_type(bool), lambda value, _: bool(value))
+    converter.register_structure_hook_func(is_type(Decimal | None), amount)
+    converter.register_structure_hook_func(is_type(Reason | None), reason)
+    for record in (Attempt, JobRecord):
+        resolve_types(record, vars(records))
+    attempt_of = make_dict_structure_fn(Attempt, converter)
+    converter.register_structure_hook_func(
+        is_type(tuple[Attempt, ...]),
+        lambda rows, _: tuple([attempt_of(row, Attempt) for row in rows]),
+    )
+    of_fields = make_dict_structure_fn(JobRecord, converter)
+    job_names = ["credits" if name == "credits_millionths" else name for name in JOB]
+    attempt_names = ["credits" if name == "credits_millionths" else name for name in ATTEMPT]
+    width = len(JOB)
+
+    def job_of_row(row: tuple[Any, ...]) -> JobRecord:
+        fields = dict(zip(job_names, row[:width], strict=True))
+        fields["batch"] = fields["batch"] or None
+        price = amount(fields["credits"], None)
+        fields["request"] = request_of(fields["model"], fields["input"], price)
+        fields["attempts"] = [dict(zip(attempt_names, row[width:], strict=True))]
+        return of_fields(fields, JobRecord)
+
+    return job_of_row
+
+
+def row_costs() -> None:
+    """Print what reading a job of its row costs, as it is done and by a cattrs converter."""
+    attempt = Attempt(
+        number=1, status=AttemptStatus.RUNNING, owner="a1b2c3", task_id="t", credits=200
+    )
+    job = evolve(a_job(1), status=JobStatus.RUNNING, waiting=False, attempts=(attempt,))
+    row = (1, *job_values(job), *attempt_values(attempt))
+    by_cattrs = configure_rows(Converter(detailed_validation=False))
+    assert by_cattrs(row) == job_of([row]) == job
+
+    def cost(call: Callable[[], object]) -> float:
+        return min(timeit.repeat(call, number=5_000, repeat=7)) / 5_000 * 1e6
+
+    ways = [
+        ("as it is done", lambda: job_of([row])),
+        ("by a cattrs converter", lambda: by_cattrs(row)),
+        ("of either, the request", lambda: request_of(row[4], row[5], job.credits)),
+    ]
+    print()
+    for name, way in ways:
+        print(f"read a job of its row, {name:<24} {cost(way):6.1f} µs")
+
+
+# --- CPU ----------------------------------------------------------------------------------------
+
+
+async def to_running(path: Path, callers: int) -> float:
+    """CPU milliseconds of a job from its plan to its task: the ledger's part of a submit."""
+    ledger = SqliteLedger(path)
+    jobs = iter([evolve(a_job(number), batch=None, key=None) for number in range(INTENTS)])
+
+    async def call() -> None:
+        for job in jobs:
+            await ledger.plan(job)
+            await ledger.claim(job.id, lease=150.0)
+            await ledger.record(job.id, Taken(f"task-{job.id}"), attempt=1)
+
+    began = time.process_time()
+    await asyncio.gather(*(call() for _ in range(callers)))
+    took = time.process_time() - began
+    await ledger.aclose()
+    return took / INTENTS * 1000
+
+
+def cpu(folder: Path) -> None:
+    """Print CPU per job."""
+    for callers in (64, 512):
+        times = [
+            asyncio.run(to_running(folder / f"cpu-{callers}-{number}.db", callers))
+            for number in range(ROUNDS)
+        ]
+        print(f"{callers} callers: {statistics.median(times):.3f} ms of CPU a job, plan to task")
+
+
 # --- two processes ------------------------------------------------------------------------------
 
 
@@ -371,6 +491,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ledger-", dir=parent))
     try:
         intents(folder)
+        row_costs()
+        cpu(folder)
         million(folder)
         two_processes(folder)
     finally:

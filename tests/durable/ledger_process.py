@@ -1,7 +1,7 @@
 """What one of several processes does with a ledger; see test_ledger_processes.py.
 
-Run as ``python -m tests.durable.ledger_process WHAT FILE [ARGUMENT ...]``; it says on stdout what
-came of it, a line each.
+Run as ``python -m tests.durable.ledger_process ACTION FILE [ARGUMENT ...]``. It prints what
+happened, a line each.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def say(*words: object) -> None:
 
 
 def wait_for_the_others() -> None:
-    """Say that this one is ready, and wait for the word at which all begin."""
+    """Report that this process is ready, and wait until all may begin."""
     say("ready")
     sys.stdin.readline()
 
 
 async def claim(path: str) -> None:
-    """Claim every job there is, many at once, from the end that the process's number says."""
+    """Claim all jobs, five at once; odd process numbers begin with the last job."""
     ledger = SqliteLedger(path)
     ids = [each.id async for each in ledger.jobs()]
     if os.getpid() % 2:
@@ -44,12 +44,12 @@ async def claim(path: str) -> None:
         for won in await asyncio.gather(*tried):
             if won is not None:
                 say("won", won.id)
-        await asyncio.sleep(0.002)  # the others' turn
+        await asyncio.sleep(0.002)  # let the others have a turn
     await ledger.aclose()
 
 
 async def hold(path: str) -> None:
-    """Claim what there is, say so, and live until killed."""
+    """Claim a job, report it, and wait to be killed."""
     ledger = SqliteLedger(path)
     async for each in ledger.jobs(statuses=[JobStatus.PLANNED]):
         await ledger.claim(each.id, lease=3600.0)
@@ -68,7 +68,7 @@ async def open_new(path: str) -> None:
 
 
 async def open_many(folder: str) -> None:
-    """Open new files, each at the same moment as others do, and write a job into each."""
+    """Open new files, each at the same moment as the others, and write a job into each."""
     wait_for_the_others()
     began = time.monotonic()
     for number in range(FILES):
@@ -87,7 +87,7 @@ async def migrate(path: str) -> None:
 
 
 async def fork(path: str) -> None:
-    """Use a ledger in a forked child; say what the child was told, and what the parent has."""
+    """Use a ledger in a forked child; print what the child gets, and what the parent still has."""
     ledger = SqliteLedger(path)
     planned = await ledger.plan(job())
     await ledger.claim(planned.id, lease=3600.0)
@@ -95,7 +95,7 @@ async def fork(path: str) -> None:
     if child == 0:
         try:
             ask = ledger.find(planned.id)
-            ask.send(None)  # no loop of its own runs here, and none is needed to be refused
+            ask.send(None)  # refused before an event loop is needed
         except LedgerError as error:
             say("child", error)
         try:
@@ -113,7 +113,7 @@ async def fork(path: str) -> None:
 
 
 async def fill(path: str, limit: str) -> None:
-    """Write until no file may grow any more, then make room and go on."""
+    """Write until the file may not grow any more; then allow it to grow, and go on."""
     ledger = SqliteLedger(path)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), hard))
@@ -143,7 +143,7 @@ async def fill(path: str, limit: str) -> None:
 
 
 async def fill_at_once(path: str) -> None:
-    """Make a ledger where nothing fits."""
+    """Create a ledger where there is no room for one."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:

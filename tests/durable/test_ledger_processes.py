@@ -1,4 +1,4 @@
-"""Several real processes on one ledger: they race, are killed, fork, and fill the disk."""
+"""Several real processes on one ledger: races, kills, forks, a full disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(what: str, path: Path, *more: object) -> subprocess.Popen[str]:
 
 
 def race(what: str, path: Path, count: int) -> list[subprocess.Popen[str]]:
-    """Start processes that begin together: each has said that it is ready."""
+    """Start processes, wait until all are ready, and let them begin together."""
     racers = [start(what, path) for _ in range(count)]
     for racer in racers:
         assert racer.stdout is not None
@@ -48,7 +48,7 @@ def race(what: str, path: Path, count: int) -> list[subprocess.Popen[str]]:
 
 
 def told(process: subprocess.Popen[str]) -> list[str]:
-    """Wait for a process's end; return what it said."""
+    """Wait for a process to end; return the lines that it printed."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out.splitlines()
@@ -77,7 +77,7 @@ async def test_of_three_processes_one_wins_each_of_500_jobs(tmp_path: Path) -> N
     assert Counter(job_id for each in won for job_id in each) == Counter(ids)
     assert sum(bool(each) for each in won) > 1, "there was a race"
     async with opened(path) as ledger:
-        # Each closed in order without a verdict: nobody will end those claims.
+        # Each process closed its ledger without an answer: nobody will end those claims.
         assert len(await ledger.lapse()) == 500
         assert await ledger.counts() == {JobStatus.UNKNOWN: 500}
         assert (await ledger.totals()).unknown == 50_000
@@ -95,7 +95,7 @@ async def test_the_claim_of_a_killed_process_lapses_at_once_and_a_living_ones_do
         living = start("hold", path)
         assert living.stdout is not None
         assert living.stdout.readline() == "held\n"
-        assert await ledger.lapse() == [], "both live, and their leases are an hour long"
+        assert await ledger.lapse() == [], "both processes live, and their leases last an hour"
         doomed.send_signal(signal.SIGKILL)
         doomed.communicate()
         lapsed = await ledger.lapse()
@@ -105,10 +105,12 @@ async def test_the_claim_of_a_killed_process_lapses_at_once_and_a_living_ones_do
         living.kill()
         living.communicate()
         assert len(await ledger.lapse()) == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"], "the dead are tidied away"
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"], (
+        "the locks of dead processes are removed"
+    )
 
 
-async def test_a_stopped_process_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+async def test_a_stopped_process_does_not_count_as_dead(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     await planned(path, 1)
     stopped = start("hold", path)
@@ -121,8 +123,8 @@ async def test_a_stopped_process_is_not_taken_for_a_dead_one(tmp_path: Path) -> 
     stopped.communicate()
 
 
-async def test_many_processes_may_make_a_file_at_the_same_moment(tmp_path: Path) -> None:
-    """SQLite does not wait by itself when several make a log at once: one in thirty was refused."""
+async def test_many_processes_may_create_a_file_at_the_same_moment(tmp_path: Path) -> None:
+    """SQLite does not wait when several processes create a log at once: one in thirty failed."""
     makers = race("open_many", tmp_path, 4)
     assert [told(maker) for maker in makers] == [["opened"]] * 4
     for number in range(FILES):
@@ -144,7 +146,7 @@ async def test_two_processes_that_migrate_at_once_do_it_once(
         assert dict(notes.fetchall()) == {"m": 3, None: 3}
 
 
-def test_a_forked_child_is_refused_in_one_line_and_takes_nothing_from_its_parent(
+def test_a_forked_child_is_refused_and_its_parent_keeps_its_claims(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "jobs.db"

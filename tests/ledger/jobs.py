@@ -1,4 +1,4 @@
-"""Jobs to fill ledgers with."""
+"""Jobs for the tests of ledgers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aivideo.models import Sora2
 
 
 def job(prompt: str = "boat", *, batch: str | None = None, key: str | None = None) -> JobRecord:
-    """A planned job of 100 credits."""
+    """Return a planned job of 100 credits."""
     request = Sora2(prompt, duration=4, aspect_ratio="16:9")
     return JobRecord(
         id=secrets.token_hex(8),

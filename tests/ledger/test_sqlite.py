@@ -1,4 +1,4 @@
-"""The file: what is refused in one line, what damage looks like, who may read it, and how fast."""
+"""The SQLite ledger: permissions, refusals, damage, schema versions, groups of calls, memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def opened(path: Path, *, read_only: bool = False) -> AsyncIterator[Sqlite
 
 
 async def filled(path: Path, count: int = 200) -> list[str]:
-    """Make a ledger with many jobs, some of them run to an end; return their ids in order."""
+    """Make a ledger of many jobs, of which a third has failed; return their ids in order."""
     async with opened(path) as ledger:
         jobs = [job(f"boat {n} " + "x" * 200, batch="b", key=f"k{n}") for n in range(count)]
         await asyncio.gather(*(ledger.plan(each) for each in jobs))
@@ -51,7 +51,7 @@ async def filled(path: Path, count: int = 200) -> list[str]:
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """Be somebody whom permissions bind (root is bound by none), with a folder of one's own."""
+    """Act as a user who is bound by permissions (root is not), with a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="aivideo-"))
     root = os.geteuid() == 0
     try:
@@ -67,7 +67,7 @@ def as_nobody() -> Iterator[Path]:
 
 
 def refusal(path: Path, *, read_only: bool = False) -> str:
-    """Try to open a file; return the one line in which it is refused."""
+    """Try to open a file that must be refused; return the message, which must be one line."""
     with pytest.raises(LedgerError) as caught:
         SqliteLedger(path, read_only=read_only)
     line = str(caught.value)
@@ -76,17 +76,19 @@ def refusal(path: Path, *, read_only: bool = False) -> str:
     return line
 
 
-# --- who may read it ----------------------------------------------------------------------------
+# --- permissions ----------------------------------------------------------------------------
 
 
-async def test_the_file_and_all_beside_it_are_readable_by_nobody_else(tmp_path: Path) -> None:
+async def test_the_file_and_those_beside_it_are_readable_by_their_owner_only(
+    tmp_path: Path,
+) -> None:
     before = os.umask(0)
     try:
         async with opened(tmp_path / "jobs.db") as ledger:
             planned = await ledger.plan(job())
             await ledger.claim(planned.id, lease=10.0)
             files = sorted(tmp_path.iterdir())
-            assert len(files) == 4, "the file, its log, its index, and who lives"
+            assert len(files) == 4, "the file, its log, its index and the owner's lock"
             assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     finally:
         os.umask(before)
@@ -97,14 +99,14 @@ async def test_closing_leaves_one_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- refusals ----------------------------------------------------------------------------
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert "its folder does not exist: create it" in refusal(tmp_path / "nowhere" / "jobs.db")
 
 
@@ -123,7 +125,9 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
         os.urandom(20_000),
     ],
 )
-def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_ledger_is_refused_and_not_changed(
+    tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "diary.txt"
     path.write_bytes(content)
     refusal(path)
@@ -131,7 +135,7 @@ def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path, content:
     assert path.read_bytes() == content
 
 
-def test_somebody_elses_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "wallet.db"
     theirs = sqlite3.connect(path)
     theirs.execute("CREATE TABLE coins (id)")
@@ -147,7 +151,7 @@ def test_somebody_elses_database_is_refused_and_left_as_it_is(tmp_path: Path) ->
     assert len(path.read_bytes()) == len(before)
 
 
-async def test_a_newer_schema_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+async def test_a_newer_schema_is_refused_with_the_cure(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     await filled(path, 1)
     newer = sqlite3.connect(path)
@@ -157,14 +161,14 @@ async def test_a_newer_schema_is_refused_and_says_what_to_do(tmp_path: Path) -> 
     assert "upgrade" in refusal(path, read_only=True)
 
 
-def test_a_ledger_to_be_read_must_be_there(tmp_path: Path) -> None:
+def test_a_ledger_to_be_read_must_exist(tmp_path: Path) -> None:
     assert "there is no ledger" in refusal(tmp_path / "jobs.db", read_only=True)
-    assert [*tmp_path.iterdir()] == [], "and is not made by looking"
+    assert [*tmp_path.iterdir()] == [], "and is not created by reading"
 
 
 def test_where_wal_does_not_work_the_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
-    # A way of SQLite's without shared memory, as some file systems are.
+    # A VFS of SQLite without shared memory, like some file systems.
     without = sqlite3.connect(f"{path.as_uri()}?vfs=unix-dotfile", uri=True)
     with pytest.raises(LedgerError, match="WAL does not work"):
         opening.prepare(without, path, read_only=False)
@@ -191,14 +195,14 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
         "",
     ],
 )
-def test_a_local_disk_is_not_taken_for_one(tmp_path: Path, mounts: str) -> None:
+def test_a_local_disk_is_accepted(tmp_path: Path, mounts: str) -> None:
     device = tmp_path.stat().st_dev
     here = f"{os.major(device)}:{os.minor(device)}"
     (tmp_path / "mountinfo").write_text(mounts.replace("{here}", here))
     opening.refuse_shared_disk(tmp_path / "jobs.db", tmp_path / "mountinfo")
 
 
-async def test_a_closed_ledger_refuses_in_one_line(tmp_path: Path) -> None:
+async def test_a_closed_ledger_refuses_calls(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         pass
     with pytest.raises(LedgerError, match="is closed"):
@@ -208,13 +212,13 @@ async def test_a_closed_ledger_refuses_in_one_line(tmp_path: Path) -> None:
 # --- read-only ----------------------------------------------------------------------------------
 
 
-async def test_a_folder_that_may_not_be_written_is_refused() -> None:
+async def test_a_folder_without_write_permission_is_refused() -> None:
     with as_nobody() as folder:
         folder.chmod(0o555)
         assert "permissions" in refusal(folder / "jobs.db")
 
 
-async def test_a_file_that_may_not_be_written_is_refused_and_can_be_read() -> None:
+async def test_a_file_without_write_permission_is_refused_but_can_be_read() -> None:
     with as_nobody() as folder:
         path = folder / "jobs.db"
         ids = await filled(path, 3)
@@ -234,7 +238,7 @@ async def test_a_file_that_may_not_be_written_is_refused_and_can_be_read() -> No
                     await write()
 
 
-async def test_looking_at_a_ledger_in_use_disturbs_nobody(tmp_path: Path) -> None:
+async def test_a_ledger_in_use_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     async with opened(path) as writer, opened(path, read_only=True) as reader:
         planned = await writer.plan(job())
@@ -249,7 +253,7 @@ async def test_looking_at_a_ledger_in_use_disturbs_nobody(tmp_path: Path) -> Non
 
 
 async def read_everything(path: Path) -> list[str]:
-    """Read a ledger as a batch, a resume and `jobs list` would; return the ids."""
+    """Read everything that a batch, a resume and `jobs list` read; return the ids."""
     async with opened(path) as ledger:
         ids = [each.id async for each in ledger.jobs()]
         for status in JobStatus:
@@ -264,7 +268,7 @@ async def read_everything(path: Path) -> list[str]:
         return ids
 
 
-async def test_a_truncated_file_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_a_truncated_file_is_reported_in_one_line(tmp_path: Path) -> None:
     path, cut = tmp_path / "jobs.db", tmp_path / "cut.db"
     await filled(path)
     whole = path.read_bytes()
@@ -276,7 +280,7 @@ async def test_a_truncated_file_is_told_in_one_line(tmp_path: Path) -> None:
         assert any(word in str(caught.value) for word in ("damaged", "not a ledger"))
 
 
-async def test_a_page_of_garbage_is_told_in_one_line_or_does_not_matter(tmp_path: Path) -> None:
+async def test_a_page_of_garbage_is_reported_in_one_line_or_harmless(tmp_path: Path) -> None:
     path, bad = tmp_path / "jobs.db", tmp_path / "bad.db"
     ids = await filled(path)
     whole = path.read_bytes()
@@ -295,7 +299,7 @@ async def test_a_page_of_garbage_is_told_in_one_line_or_does_not_matter(tmp_path
     assert told > len(pages) // 2
 
 
-async def test_a_word_that_no_ledger_writes_is_damage(tmp_path: Path) -> None:
+async def test_a_value_that_no_ledger_writes_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     (job_id,) = await filled(path, 1)
     for sql in (
@@ -309,7 +313,7 @@ async def test_a_word_that_no_ledger_writes_is_damage(tmp_path: Path) -> None:
         async with opened(path) as ledger:
             with pytest.raises(LedgerError, match="it is damaged"):
                 await ledger.find(job_id)
-            assert (await ledger.totals()).refunded == 100, "what is whole can still be read"
+            assert (await ledger.totals()).refunded == 100, "intact tables can still be read"
 
 
 # --- schema -------------------------------------------------------------------------------------
@@ -318,7 +322,7 @@ NEXT = "ALTER TABLE jobs ADD COLUMN note TEXT; UPDATE jobs SET note = 'from ' ||
 BROKEN = "ALTER TABLE jobs ADD COLUMN wrong TEXT; UPDATE nowhere SET x = 1"
 
 
-async def test_an_older_ledger_is_migrated_with_all_that_is_in_it(
+async def test_an_older_ledger_is_migrated_with_its_contents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "jobs.db"
@@ -332,7 +336,7 @@ async def test_an_older_ledger_is_migrated_with_all_that_is_in_it(
     connection.close()
 
 
-async def test_a_migration_that_breaks_leaves_the_older_ledger_whole(
+async def test_a_failed_migration_leaves_the_older_ledger_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "jobs.db"
@@ -343,7 +347,7 @@ async def test_a_migration_that_breaks_leaves_the_older_ledger_whole(
     assert await read_everything(path) == ids
     mended = BROKEN.partition(";")[0]
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, mended))
-    assert await read_everything(path) == ids, "no half of it was left behind"
+    assert await read_everything(path) == ids, "no part of the failed migration is left"
 
 
 # --- groups -------------------------------------------------------------------------------------
@@ -356,7 +360,7 @@ def commits_of(ledger: SqliteLedger) -> list[str]:
     return statements
 
 
-async def test_many_at_once_cost_a_few_commits(tmp_path: Path) -> None:
+async def test_many_calls_at_once_cost_a_few_commits(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         jobs = [job(f"boat {n}") for n in range(400)]
         statements = commits_of(ledger)
@@ -367,7 +371,7 @@ async def test_many_at_once_cost_a_few_commits(tmp_path: Path) -> None:
         assert len([each async for each in ledger.jobs(statuses=[JobStatus.SUBMITTING])]) == 400
 
 
-async def test_what_money_depends_on_is_synced_at_each_commit(tmp_path: Path) -> None:
+async def test_each_commit_is_synced_to_disk(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         assert ledger._file is not None
         run = ledger._file.connection.execute
@@ -376,7 +380,7 @@ async def test_what_money_depends_on_is_synced_at_each_commit(tmp_path: Path) ->
         assert run("PRAGMA fullfsync").fetchone() == (1,)
 
 
-async def test_one_that_is_refused_takes_nobody_with_it(tmp_path: Path) -> None:
+async def test_a_refused_call_does_not_affect_the_others(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         calls = [ledger.plan(job()) for _ in range(3)]
         ends = await asyncio.gather(
@@ -386,8 +390,10 @@ async def test_one_that_is_refused_takes_nobody_with_it(tmp_path: Path) -> None:
         assert len([each async for each in ledger.jobs()]) == 3
 
 
-@pytest.mark.parametrize("key", ["caf\udce9", "\ud800"])  # a file's name on Linux, half a pair
-async def test_what_no_file_can_hold_takes_nobody_with_it(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["caf\udce9", "\ud800"])  # a Linux file name, half a surrogate pair
+async def test_a_value_that_sqlite_cannot_store_does_not_affect_the_others(
+    tmp_path: Path, key: str
+) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         sent = job("boat")
         await ledger.plan(sent)
@@ -400,10 +406,10 @@ async def test_what_no_file_can_hold_takes_nobody_with_it(tmp_path: Path, key: s
         assert isinstance(bad, LedgerError)
         assert "cannot hold" in str(bad)
         found = await ledger.find_task("task-1")
-        assert found == verdict, "a verdict is money: it is written, whoever waits beside it"
+        assert found == verdict, "an answer is money: it is recorded, whatever else is in its group"
 
 
-async def test_a_caller_that_is_cancelled_cancels_nobody_elses_step(tmp_path: Path) -> None:
+async def test_a_cancelled_call_does_not_cancel_the_others(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         jobs = [job() for _ in range(20)]
         calls = [asyncio.create_task(ledger.plan(each)) for each in jobs]
@@ -416,7 +422,7 @@ async def test_a_caller_that_is_cancelled_cancels_nobody_elses_step(tmp_path: Pa
         assert [call.cancelled() for call in calls] == [True, False] * 10
 
 
-async def test_closing_writes_what_is_on_its_way(tmp_path: Path) -> None:
+async def test_closing_finishes_the_waiting_calls(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     ledger = SqliteLedger(path)
     calls = [asyncio.create_task(ledger.plan(job())) for _ in range(700)]
@@ -427,12 +433,12 @@ async def test_closing_writes_what_is_on_its_way(tmp_path: Path) -> None:
         assert len([each async for each in again.jobs()]) == 700
 
 
-async def test_a_transaction_that_fails_tells_each_who_waited(tmp_path: Path) -> None:
+async def test_a_failed_transaction_raises_in_each_call(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         planned = await ledger.plan(job())
         assert ledger._file is not None
         connection = ledger._file.connection
-        connection.execute("PRAGMA query_only = ON")  # every write fails, as on a bad disk
+        connection.execute("PRAGMA query_only = ON")  # every write fails, as on a broken disk
         plans = (ledger.plan(job()) for _ in range(5))
         ends = await asyncio.gather(
             *plans, ledger.claim(planned.id, lease=1.0), return_exceptions=True
@@ -443,13 +449,13 @@ async def test_a_transaction_that_fails_tells_each_who_waited(tmp_path: Path) ->
         assert await ledger.claim(planned.id, lease=1.0) is not None
 
 
-async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         planned = await ledger.plan(job())
         assert ledger._file is not None
         connection = ledger._file.connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own word for it
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # makes SQLite report a full disk
         more = [job("x" * 5000) for _ in range(60)]  # too many for the free pages in the file
         with pytest.raises(LedgerError, match="the disk is full: free space"):
             await asyncio.gather(*(ledger.plan(each) for each in more))
@@ -459,7 +465,7 @@ async def test_a_full_disk_is_called_by_its_name_and_loses_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_alike_wherever_it_is_met(code: int) -> None:
+def test_every_kind_of_full_disk_gives_the_same_message(code: int) -> None:
     said = str(opening.trouble(Path("jobs.db"), OSError(code, os.strerror(code))))
     assert said == "ledger jobs.db: the disk is full: free space, and repeat the same command"
 

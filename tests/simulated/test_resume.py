@@ -366,7 +366,7 @@ async def test_a_session_on_a_file_that_cannot_be_used_is_refused_before_anythin
     with pytest.raises(LedgerError, match="is a folder"):
         Session("sk-test", ledger=tmp_path)
     (tmp_path / "notes.txt").write_text("not a ledger\n" * 100)
-    with pytest.raises(LedgerError, match="no ledger"):
+    with pytest.raises(LedgerError, match="not a ledger"):
         Session("sk-test", ledger=tmp_path / "notes.txt")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from itertools import chain, groupby
@@ -22,9 +22,9 @@ from aivideo.ledger import rules
 from aivideo.ledger.audit import Reading
 from aivideo.ledger.events import Event, Taken
 from aivideo.ledger.records import JobRecord, JobStatus
-from aivideo.ledger.sqlite import opening
+from aivideo.ledger.sqlite import opening, statements
 from aivideo.ledger.sqlite.owner import Owner
-from aivideo.ledger.sqlite.rows import ATTEMPT, JOB, attempt_values, job_of, job_values
+from aivideo.ledger.sqlite.rows import attempt_values, job_of, job_values
 from aivideo.ledger.totals import NOTHING, CreditTotals, Holding, credits_moved
 from aivideo.models import Credits, Generation, TaskId
 
@@ -35,43 +35,8 @@ KNOWN = 1024
 """Records kept in memory, those that were claimed or changed last."""
 
 
-def _marks(columns: Collection[str]) -> str:
-    return ", ".join("?" * len(columns))
-
-
-def _assignments(columns: Iterable[str]) -> str:
-    return ", ".join(f"{name} = ?" for name in columns)
-
-
-_ADD_JOB = (
-    f"INSERT INTO jobs ({', '.join(JOB[1:])}) VALUES ({_marks(JOB[1:])}) ON CONFLICT DO NOTHING"
-)
-_REPLACE_JOB = f"UPDATE jobs SET {_assignments(JOB[1:])} WHERE seq = ?"
-_UPDATE_JOB = "UPDATE jobs SET status = ?, waiting = ?, path = ?, size = ? WHERE seq = ?"
-_ADD_ATTEMPT = f"INSERT INTO attempts ({', '.join(ATTEMPT)}, job) VALUES ({_marks(ATTEMPT)}, ?)"
-_UPDATE_ATTEMPT = f"UPDATE attempts SET {_assignments(ATTEMPT)} WHERE job = ? AND number = ?"
-_ADD_CREDITS = (
-    "INSERT INTO credit_totals (charged, reserved, unknown, refunded, batch) "
-    "VALUES (?, ?, ?, ?, ?) ON CONFLICT (batch) DO UPDATE SET "
-    "charged = charged + excluded.charged, reserved = reserved + excluded.reserved, "
-    "unknown = unknown + excluded.unknown, "
-    "refunded = refunded + excluded.refunded"
-)
 _COLUMNS = (Holding.CHARGED, Holding.RESERVED, Holding.UNKNOWN, Holding.REFUNDED)
-
-_JOINED = ", ".join([*(f"job.{name}" for name in JOB), *(f"attempts.{name}" for name in ATTEMPT)])
-
-
-def _select(where: str) -> str:
-    """Return the query of jobs ``where``, each joined with its attempts, in order."""
-    return (
-        f"SELECT {_JOINED} FROM (SELECT {', '.join(JOB)} FROM jobs WHERE {where}) AS job "
-        "LEFT JOIN attempts ON attempts.job = job.seq ORDER BY job.seq, attempts.number"
-    )
-
-
-_IN_BATCH = "batch = ? AND batch <> '' AND"
-"""The second condition, always true then, lets SQLite use the partial index ``jobs_by_batch``."""
+_NO_CREDITS = CreditTotals()
 
 
 class LedgerFile:
@@ -93,12 +58,15 @@ class LedgerFile:
         now: Callable[[], float] = time.time,
         read_only: bool = False,
     ) -> None:
-        self.path = Path(path)
-        self.owner = Owner(self.path)
+        self.path: Path = Path(path)
+        self.owner: Owner = Owner(self.path)
         self._now = now
         self._read_only = read_only
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+        # Kept in memory while nobody else commits: records by id, and the ceilings and totals of
+        # batches (without a ceiling, claims need no totals).
         self._known: dict[str, tuple[int, JobRecord]] = {}
+        self._budgets: dict[str, tuple[Decimal | None, CreditTotals]] = {}
         self._data_version: int | None = None
         self._unsummed: dict[str, dict[Holding, Decimal]] = {}
         opening.refuse_shared_disk(self.path)
@@ -167,16 +135,20 @@ class LedgerFile:
         return results
 
     def _roll_back(self) -> None:
-        self._known.clear()
+        self._forget()
         self._unsummed.clear()
         with suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")
 
+    def _forget(self) -> None:
+        self._known.clear()
+        self._budgets.clear()
+
     def _forget_if_changed(self) -> None:
-        """Forget the records in memory if another connection has committed since they were read."""
+        """Forget what is in memory if another connection has committed since it was read."""
         (version,) = self.connection.execute("PRAGMA data_version").fetchone()
         if version != self._data_version:
-            self._known.clear()
+            self._forget()
             self._data_version = version
 
     def close(self) -> None:
@@ -189,7 +161,7 @@ class LedgerFile:
     def plan(self, job: JobRecord, *, replace: bool) -> JobRecord:
         """Record a job, or return the one of the same id or key."""
         # Mostly the job is new: try to add it before looking for another one.
-        added = self.connection.execute(_ADD_JOB, job_values(job))
+        added = self.connection.execute(statements.ADD_JOB, job_values(job))
         if added.rowcount:
             # A Generation holds a dict: what is sent must be what was written, so it is read again.
             if added.lastrowid is not None and not isinstance(job.request, Generation):
@@ -203,20 +175,20 @@ class LedgerFile:
             job, same_id=record_of(same_id), same_key=record_of(same_key), replace=replace
         )
         if same_id is None and same_key is not None and planned is not same_key[1]:
-            self.connection.execute(_REPLACE_JOB, (*job_values(planned), same_key[0]))
+            self.connection.execute(statements.REPLACE_JOB, (*job_values(planned), same_key[0]))
             self._known.pop(planned.id, None)
         return planned
 
     def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
         """Compare and set: from planned to submitting."""
         seq, job = self._job(job_id)
-        ceiling = None if job.batch is None else self.ceiling(job.batch)
+        ceiling, totals = self._budget(job.batch)
         claimed = rules.claim(
             job,
             owner=self.owner.name,
             lease=lease,
             now=self._now(),
-            totals=_NO_CREDITS if ceiling is None else self.totals(job.batch),
+            totals=totals,
             ceiling=ceiling,
         )
         if claimed is None:
@@ -249,6 +221,7 @@ class LedgerFile:
     def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002
         """Store or remove a batch's ceiling."""
         run = self.connection.execute
+        self._budgets.pop(batch, None)
         if credits is None:
             run("DELETE FROM ceilings WHERE batch = ?", (batch,))
         else:
@@ -265,6 +238,16 @@ class LedgerFile:
             "SELECT credits_millionths FROM ceilings WHERE batch = ?", (batch,)
         ).fetchone()
         return None if row is None else of_millionths(row[0])
+
+    def _budget(self, batch: str | None) -> tuple[Decimal | None, CreditTotals]:
+        """Return the ceiling of a batch, and its totals if it has one."""
+        if batch is None:
+            return None, _NO_CREDITS
+        if batch not in self._budgets:
+            ceiling = self.ceiling(batch)
+            totals = _NO_CREDITS if ceiling is None else self.totals(batch)
+            self._budgets[batch] = ceiling, totals
+        return self._budgets[batch]
 
     def find(self, job_id: str) -> JobRecord | None:
         """Find a job by its id."""
@@ -289,8 +272,9 @@ class LedgerFile:
         # One short walk of an index per status: the few unfinished jobs among a million are found
         # without reading the others.
         within: tuple[str, ...] = () if batch is None else (batch,)
+        in_batch = statements.IN_BATCH if within else ""
         each = (
-            f"SELECT * FROM (SELECT seq FROM jobs WHERE {_IN_BATCH if within else ''} status = ? "
+            f"SELECT * FROM (SELECT seq FROM jobs WHERE {in_batch} status = ? "
             f"AND seq > ? ORDER BY seq LIMIT {PAGE})"
         )
         walks = [(*within, status.value, after) for status in statuses or JobStatus]
@@ -299,7 +283,9 @@ class LedgerFile:
 
     def counts(self, batch: str | None) -> dict[JobStatus, int]:
         """Count jobs by status."""
-        where, values = ("", ()) if batch is None else (f"WHERE {_IN_BATCH} true", (batch,))
+        where, values = (
+            ("", ()) if batch is None else (f"WHERE {statements.IN_BATCH} true", (batch,))
+        )
         rows = self.connection.execute(
             f"SELECT status, count(*) FROM jobs {where} GROUP BY status", values
         )
@@ -307,14 +293,17 @@ class LedgerFile:
 
     def totals(self, batch: str | None) -> CreditTotals:
         """Sum credits; None: of all batches."""
-        self._add_credits()
         where, values = ("", ()) if batch is None else ("WHERE batch = ?", (batch,))
         row = self.connection.execute(
             "SELECT coalesce(sum(charged), 0), coalesce(sum(reserved), 0), "
             f"coalesce(sum(unknown), 0), coalesce(sum(refunded), 0) FROM credit_totals {where}",
             values,
         ).fetchone()
-        return _totals_of(row)
+        totals = _totals_of(row)
+        for moved_in, change in self._unsummed.items():
+            if batch in (None, moved_in):
+                totals = totals.plus(change)
+        return totals
 
     def note_credits(self, account: Credits) -> Reading:
         """Store a reading."""
@@ -349,7 +338,7 @@ class LedgerFile:
     # --- rows -------------------------------------------------------------------------------
 
     def _many(self, where: str, values: Iterable[Any]) -> list[tuple[int, JobRecord]]:
-        rows = self.connection.execute(_select(where), tuple(values)).fetchall()
+        rows = self.connection.execute(statements.select(where), tuple(values)).fetchall()
         found = []
         for seq, joined in groupby(rows, itemgetter(0)):
             try:
@@ -391,26 +380,32 @@ class LedgerFile:
         if after is before:
             return after
         run = self.connection.execute
-        run(_UPDATE_JOB, (after.status.value, after.waiting, after.path, after.size, seq))
+        run(statements.UPDATE_JOB, (after.status.value, after.waiting, after.path, after.size, seq))
         known = {attempt.number: attempt for attempt in before.attempts}
         for attempt in after.attempts:
             earlier = known.get(attempt.number)
             if earlier is None:
-                run(_ADD_ATTEMPT, (*attempt_values(attempt), seq))
+                run(statements.ADD_ATTEMPT, (*attempt_values(attempt), seq))
             elif earlier is not attempt:
-                run(_UPDATE_ATTEMPT, (*attempt_values(attempt), seq, attempt.number))
-        unsummed = self._unsummed.setdefault(after.batch or "", {})
-        for column, amount in credits_moved(before, after).items():
-            unsummed[column] = unsummed.get(column, NOTHING) + amount
+                run(statements.UPDATE_ATTEMPT, (*attempt_values(attempt), seq, attempt.number))
+        self._move_credits(after.batch or "", credits_moved(before, after))
         self._remember(seq, after)
         return after
+
+    def _move_credits(self, batch: str, change: Mapping[Holding, Decimal]) -> None:
+        unsummed = self._unsummed.setdefault(batch, {})
+        for column, amount in change.items():
+            unsummed[column] = unsummed.get(column, NOTHING) + amount
+        ceiling, totals = self._budgets.get(batch, (None, _NO_CREDITS))
+        if ceiling is not None:
+            self._budgets[batch] = ceiling, totals.plus(change)
 
     def _add_credits(self) -> None:
         """Add what this transaction has moved to the stored totals: once, not with each event."""
         for batch, change in self._unsummed.items():
             if change:
                 amounts = [to_millionths(change.get(column, NOTHING)) for column in _COLUMNS]
-                self.connection.execute(_ADD_CREDITS, (*amounts, batch))
+                self.connection.execute(statements.ADD_CREDITS, (*amounts, batch))
         self._unsummed.clear()
 
     def _show_life(self) -> None:
@@ -420,9 +415,6 @@ class LedgerFile:
             self.owner.show_life()
         except OSError as error:
             raise opening.trouble(self.path, error) from None
-
-
-_NO_CREDITS = CreditTotals()
 
 
 def _totals_of(row: Sequence[int]) -> CreditTotals:

@@ -1,4 +1,9 @@
-"""Jobs and attempts as rows, and back. Amounts are whole millionths of a credit."""
+"""Jobs and attempts as rows, and back. Amounts are whole millionths of a credit.
+
+Written out, not done by a cattrs converter: a converter takes 16 µs to read a job with one attempt,
+this module 11 µs (6 µs of either rebuild the request), because a converter needs dictionaries and a
+row is a tuple. ``benchmarks/ledger.py`` prints both figures.
+"""
 
 from __future__ import annotations
 
