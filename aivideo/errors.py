@@ -151,6 +151,10 @@ class JobHandle(Protocol):
         """Wait for the result and download it to ``path``."""
         ...
 
+    async def cancel(self) -> bool:
+        """Withdraw the job if it was not sent; return whether it was withdrawn."""
+        ...
+
 
 def _restore(cls: type[AIVideoError], args: tuple[Any, ...], facts: dict[str, Any]) -> AIVideoError:
     error = cls.__new__(cls, *args)

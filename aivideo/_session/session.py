@@ -104,6 +104,7 @@ class Session:
         transport: what carries the requests; the session closes only one it made itself.
         trust_env: take proxies from ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
             ``NO_PROXY``.
+        proxy: URL of an HTTP proxy for all requests; it may hold a user and a password.
         allow_insecure: allow a plain ``http://`` base URL that is not this machine.
         catalog: rules and prices of its own; a request whose price differs from it is refused.
         instrumentation: called with each :data:`~aivideo.SessionEvent`; see :mod:`aivideo.events`.
@@ -133,11 +134,13 @@ class Session:
         request_timeout: float = 60.0,
         transport: Transport | None = None,
         trust_env: bool = False,
+        proxy: str | Secret | None = None,
         allow_insecure: bool = False,
         catalog: Catalog | None = None,
         instrumentation: Instrumentation | None = None,
     ) -> None:
-        api_key, callback_secret = seal(api_key), seal(callback_secret)
+        # First: a traceback may show this frame's locals.
+        api_key, callback_secret, proxy = seal(api_key), seal(callback_secret), seal(proxy)
         self._open(
             SessionSettings(
                 api_key=api_key,
@@ -155,6 +158,7 @@ class Session:
                 request_timeout=request_timeout,
                 transport=transport,
                 trust_env=trust_env,
+                proxy=proxy,
                 allow_insecure=allow_insecure,
                 catalog=catalog,
                 instrumentation=instrumentation,

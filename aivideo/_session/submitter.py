@@ -281,7 +281,7 @@ class Submitter:
                     counts.faulted += 1
                     await asyncio.sleep(2.0**counts.faulted * random.uniform(0.5, 1.0))
                     # The attempt stays faulted, its credits held: it may have been charged.
-                    again = events.Retried(may_pay_twice=True)
+                    again = events.Retried(pay_again=True)
                     self._watching.follow(live, await self._recorder.ledger.record(live.id, again))
                 case _:
                     assert what.error is not None

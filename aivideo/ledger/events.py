@@ -90,10 +90,10 @@ class Retried:
     """A person asks for the job to be POSTed again.
 
     Attributes:
-        may_pay_twice: even if an earlier POST of it may have been taken.
+        pay_again: even if an earlier POST of it may have been taken.
     """
 
-    may_pay_twice: bool = False
+    pay_again: bool = False
 
 
 @frozen

@@ -235,7 +235,7 @@ def _saved(job: JobRecord, event: Saved) -> JobRecord:
 def _retried(job: JobRecord, event: Retried) -> JobRecord:
     if job.status is JobStatus.PLANNED:
         return job
-    if job.status.is_retryable or (job.status.is_in_doubt and event.may_pay_twice):
+    if job.status.is_retryable or (job.status.is_in_doubt and event.pay_again):
         return _evolved(job, attempts=job.attempts, waiting=True)
     raise ContradictionError(
         f"job {job.id} is {job.status}, and is not sent again"

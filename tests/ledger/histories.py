@@ -19,7 +19,7 @@ LOST: list[Event] = [CLAIM, Doubted(WHY)]
 PAID: list[Event] = [CLAIM, Taken("t")]
 FAILED: list[Event] = [*PAID, Failed(WHY)]
 AGAIN = Retried()
-INSISTED = Retried(may_pay_twice=True)
+INSISTED = Retried(pay_again=True)
 
 
 def replay(*events: Event, job: JobRecord = JOB) -> JobRecord:

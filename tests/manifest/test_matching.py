@@ -139,7 +139,7 @@ def test_an_id_is_matched_before_content() -> None:
         record("boat", boat("a"), Claimed()),
         record("boat", boat("a"), Claimed(), Faulted(WHY)),
         record("boat", boat("a"), Claimed(), Taken("t"), Failed(WHY)),
-        record("boat", boat("a"), Claimed(), Doubted(WHY), Retried(may_pay_twice=True)),
+        record("boat", boat("a"), Claimed(), Doubted(WHY), Retried(pay_again=True)),
     ],
     ids=lambda job: str(job.status),
 )
@@ -189,7 +189,7 @@ def test_a_bought_job_without_a_line_is_an_orphan(job: JobRecord, is_orphan: boo
 
 def test_a_saved_job_is_no_orphan_even_if_an_earlier_create_is_unknown() -> None:
     job = unknown("x", "gone")
-    for event in (Retried(may_pay_twice=True), Claimed(), Taken("t"), Completed(), Saved("x", 1)):
+    for event in (Retried(pay_again=True), Claimed(), Taken("t"), Completed(), Saved("x", 1)):
         job = apply(job, event)
     assert job.status is JobStatus.SAVED
     assert job.doubts == 1

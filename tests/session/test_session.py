@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from aivideo import (
+    BudgetExceededError,
+    FileSaved,
+    InvalidRequestError,
+    JobChanged,
     Session,
     SessionClosedError,
+    SessionEvent,
+    SessionSettings,
     Sora2,
     Succeeded,
     WaitTimeoutError,
 )
+from aivideo.catalog import SORA_2, PerSecond, default_catalog
 from aivideo.simulator import (
     Faults,
     Scenario,
+    Service,
     serve,
 )
+from aivideo.testing import DirectTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -85,3 +97,47 @@ async def test_blips_while_polling_never_lose_a_job() -> None:
             outcomes = [outcome async for outcome in session.generate_many(boats(40))]
         assert all(isinstance(outcome, Succeeded) for outcome in outcomes)
         assert sim.truth.creates_seen == 40
+
+
+def test_a_session_takes_every_setting_with_the_same_default() -> None:
+    """Two signatures would drift apart: a setting that only one of them has, or another default."""
+
+    def defaults(cls: type) -> dict[str, object]:
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(cls).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+
+    assert defaults(Session) == defaults(SessionSettings)
+
+
+async def test_settings_may_be_given_as_one_value() -> None:
+    transport = DirectTransport(Service(scenario()))
+    settings = SessionSettings(api_key="sk-test", transport=transport, max_credits="100")
+    async with Session.of(settings) as session:
+        await session.submit(BOAT)
+        with pytest.raises(BudgetExceededError):
+            await session.submit(BOAT)
+
+
+async def test_a_request_whose_price_differs_from_the_sessions_catalogue_is_refused() -> None:
+    dearer = default_catalog().with_models(evolve(SORA_2, price=PerSecond("30.5")))
+    transport = DirectTransport(Service(scenario()))
+    async with Session("sk-test", transport=transport, catalog=dearer) as session:
+        with pytest.raises(InvalidRequestError, match="credits"):
+            await session.submit(BOAT)
+    assert transport.service.truth.creates_seen == 0
+
+
+async def test_instrumentation_is_told_of_jobs_and_of_saved_files(tmp_path: Path) -> None:
+    told: list[SessionEvent] = []
+    transport = DirectTransport(Service(scenario()))
+    async with Session("sk-test", transport=transport, instrumentation=told.append) as session:
+        job = await session.submit(BOAT)
+        await job.save(tmp_path / "boat.mp4")
+    changes = [event.after for event in told if isinstance(event, JobChanged)]
+    assert changes == ["submitting", "running", "completed", "saved"]
+    (saved,) = (event for event in told if isinstance(event, FileSaved))
+    assert (saved.job_id, saved.path) == (job.id, tmp_path / "boat.mp4")
+    assert "?" not in repr(told), "no signed URL"

@@ -20,7 +20,7 @@ from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.models import Generation, Request, Sora2
 
 WHY = Reason(message="because the check says so", status=400, code="invalid_request")
-PAY_TWICE = Retried(may_pay_twice=True)
+PAY_TWICE = Retried(pay_again=True)
 LEASE = 150.0
 
 

@@ -576,7 +576,7 @@ class World:
                 hidden = [t for t in self.laws.by_prompt[prompt] if t.id not in known]
                 event: events.Event
                 if chance.random() < 0.1 and job.status is not JobStatus.PLANNED:
-                    event, number_ = events.Retried(may_pay_twice=True), None
+                    event, number_ = events.Retried(pay_again=True), None
                     if job.status in (JobStatus.UNKNOWN, JobStatus.FAULTED):
                         self.laws.permits[prompt] += 1
                     else:
