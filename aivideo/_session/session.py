@@ -1,4 +1,8 @@
-"""Session: what most people use. :mod:`aivideo._session.assembly` shows the parts behind it."""
+"""Session: what most people use. :mod:`aivideo._session.assembly` shows the parts behind it.
+
+The file is long because it is the public class: each method states its contract (arguments, units,
+errors), and hands on to the part that does the work.
+"""
 
 from __future__ import annotations
 
