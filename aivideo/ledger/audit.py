@@ -128,7 +128,7 @@ def _how_many(
     if over:
         return ()
     are = "is" if taken == 1 else "are"
-    count = f"{taken} of the {len(prices)} POSTs of unknown fate {are} charged"
+    count = f"{taken} of the {len(prices)} POSTs of unknown outcome {are} charged"
     return (f"{count}, if nobody else spends on this account.", _WHICH)
 
 
@@ -168,11 +168,11 @@ _OTHERS = "That holds if nobody else spends on this account."
 _LINES: dict[str, tuple[str, ...]] = {
     "clean": ("The counter grew by just what this ledger bought; nothing is unknown.",),
     "none charged": (
-        "No POST of unknown fate is charged: the counter has not grown by even the cheapest.",
+        "No POST of unknown outcome is charged: the counter has not grown by even the cheapest.",
         "Each was not taken, or its task has failed and was refunded: --not-taken is safe to say.",
     ),
     "all charged": (
-        "All POSTs of unknown fate were taken: the counter grew by just their credits.",
+        "All POSTs of unknown outcome were taken: the counter grew by just their credits.",
         _OTHERS,
         "Find their tasks on the dashboard: --task-id.",
     ),
@@ -190,7 +190,7 @@ _LINES: dict[str, tuple[str, ...]] = {
         "account, or the counter is not what it seems to be. Nothing can be concluded.",
     ),
     "blurred": (
-        "POSTs were on their way, or of unknown fate, when the account's counter was read: it may",
+        "POSTs were on their way, or of unknown outcome, when the account's counter was read: it may",
         "have counted them already or not, so nothing can be concluded from these readings.",
     ),
     "open": (

@@ -20,11 +20,11 @@ from tests.cli.filled_ledger import BROKE, CLAIM, LOST, FilledLedger, Said, make
 @pytest.mark.parametrize(
     ("grown", "conclusion", "expected"),
     [
-        (100, "none charged", "No POST of unknown fate is charged"),
+        (100, "none charged", "No POST of unknown outcome is charged"),
         (199, "none charged", "safe to say"),
-        (200, "some charged", "1 of the 3 POSTs of unknown fate is charged, if nobody else"),
+        (200, "some charged", "1 of the 3 POSTs of unknown outcome is charged, if nobody else"),
         (250, "some charged", "some were taken"),
-        (400, "all charged", "All POSTs of unknown fate were taken"),
+        (400, "all charged", "All POSTs of unknown outcome were taken"),
         (500, "too much", "somebody else spends"),
         (0, "too little", "of another"),
     ],

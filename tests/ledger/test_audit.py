@@ -86,7 +86,7 @@ def test_amounts_are_exact_and_print_without_trailing_zeros() -> None:
     now = reading(3 * half, charged=half, unknown=3 * half)
     finding = conclude(since, now, prices=[half] * 3)
     assert (finding.conclusion, str(finding.hypotheses[0].rest)) == ("some charged", "61")
-    assert finding.lines[0].startswith("2 of the 3 POSTs of unknown fate are charged")
+    assert finding.lines[0].startswith("2 of the 3 POSTs of unknown outcome are charged")
 
 
 def test_without_a_refund_there_is_one_reading_of_the_counter() -> None:
@@ -121,10 +121,10 @@ def test_none_charged_is_never_said_of_what_was_charged(
     lowers: bool,
     others: int,
 ) -> None:
-    """Whatever was bought, failed, was of unknown fate or somebody else's, however refunds count.
+    """Whatever was bought, failed, was of unknown outcome or somebody else's, however refunds count.
 
-    ``known``: a price, whether its POST was of unknown fate at the earlier reading and counted
-    before it, and whether its task failed since. ``posts``: of unknown fate, and whether taken.
+    ``known``: a price, whether its POST was of unknown outcome at the earlier reading and counted
+    before it, and whether its task failed since. ``posts``: of unknown outcome, and whether taken.
     """
     early = sum(price for price, before, _ in known if before)
     since = reading(early, unknown=early)

@@ -464,7 +464,7 @@ class World:
             process.boot.base = Picture.of(self.ledger)
 
     def _check_claims_of_the_dead(self, process: Process) -> None:
-        """At most what was in flight is of unknown fate after a crash."""
+        """At most what was in flight is of unknown outcome after a crash."""
         assert process.ledger is not None
         for name, owner, under_way in self._dead:
             (left,) = process.ledger.file.connection.execute(
