@@ -24,7 +24,7 @@ from tests.cli.filled_ledger import FilledLedger, Said, one_line
         (["retry"], 2, "name jobs, or pass --failed"),
         (["retry", "x", "--failed"], 2, "name jobs, or pass --failed"),
         (["list", "--ledger", "nowhere"], 1, "there is no ledger nowhere"),
-        (["list", "--ledger", "notes.txt"], 1, "no ledger: name another file"),
+        (["list", "--ledger", "notes.txt"], 1, "it is not a ledger: choose another file"),
         (["list", "--ledger", "other.db"], 1, "a database of something else"),
         (["list", "--status", "lost"], 2, "lost"),
         (
