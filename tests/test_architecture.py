@@ -1,4 +1,4 @@
-"""The plan of the house, held by a walk over every import.
+"""The structure of the package, held by a walk over every import.
 
 Each rule is a function from sources to complaints, and is shown able to complain on made-up ones.
 """
@@ -421,7 +421,7 @@ def skips(sources: Sources) -> list[str]:
     ]
 
 
-# ---- the house ----------------------------------------------------------------------------------
+# ---- the package -------------------------------------------------------------------------------
 
 SOURCES = read_sources()
 

@@ -190,7 +190,7 @@ _LINES: dict[str, tuple[str, ...]] = {
         "account, or the counter is not what it seems to be. Nothing can be concluded.",
     ),
     "blurred": (
-        "POSTs were on their way, or of unknown outcome, when the account's counter was read: it may",
+        "POSTs were under way, or of unknown outcome, when the account's counter was read: it may",
         "have counted them already or not, so nothing can be concluded from these readings.",
     ),
     "open": (

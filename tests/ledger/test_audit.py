@@ -121,7 +121,7 @@ def test_none_charged_is_never_said_of_what_was_charged(
     lowers: bool,
     others: int,
 ) -> None:
-    """Whatever was bought, failed, was of unknown outcome or somebody else's, however refunds count.
+    """Whatever was bought, failed, of unknown outcome or somebody else's, however refunds count.
 
     ``known``: a price, whether its POST was of unknown outcome at the earlier reading and counted
     before it, and whether its task failed since. ``posts``: of unknown outcome, and whether taken.
