@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from aivideo._redaction import scrub
 from aivideo._session.gate import Gate
 from aivideo._session.live import LiveJob, LiveJobs
 from aivideo._session.supervisor import CancellableTask, Supervisor
-from aivideo.errors import ContradictionError, LedgerError
+from aivideo.errors import AIVideoError, ContradictionError, LedgerError
 from aivideo.events import FileSaved
 from aivideo.ledger import Ledger, budget, events
 from aivideo.ledger.events import AttemptEvent
@@ -89,7 +90,8 @@ class Recorder:
         self._live.reserve(live)
         claimed: JobRecord | None = None
         try:
-            claimed = await self.ledger.claim(record.id, lease=lease)
+            with _failures_as_ledger_errors():
+                claimed = await self.ledger.claim(record.id, lease=lease)
         except LedgerError as error:
             self._ledger_failed(error)
             raise
@@ -136,7 +138,8 @@ class Recorder:
             LedgerError: it could not be written.
         """
         await self._write_backlog()
-        return await self.ledger.record(job_id, events.Withdrawn())
+        with _failures_as_ledger_errors():
+            return await self.ledger.record(job_id, events.Withdrawn())
 
     # --- what follows -------------------------------------------------------------------------
 
@@ -233,15 +236,10 @@ class Recorder:
         """Write one event.
 
         Raises:
-            LedgerError: whatever a ledger, the user's own perhaps, fails with: what has happened
-                must be kept all the same.
+            LedgerError: however the ledger fails: what has happened must be kept all the same.
         """
-        try:
+        with _failures_as_ledger_errors():
             return await self._write_or_find(live.record.id, event, number)
-        except LedgerError:
-            raise
-        except Exception as error:
-            raise LedgerError(f"the ledger failed with {type(error).__name__}: {error}") from error
 
     async def _write_or_find(
         self, job_id: str, event: AttemptEvent, number: int
@@ -256,6 +254,17 @@ class Recorder:
             # It was bought, and answered with another job's task: its outcome is unknown.
             doubt = events.Doubted(Reason(message=str(error)))
             return await self.ledger.record(job_id, doubt, attempt=number)
+
+
+@contextmanager
+def _failures_as_ledger_errors() -> Generator[None]:
+    """Raise whatever a ledger, the user's own perhaps, fails with as a LedgerError."""
+    try:
+        yield
+    except AIVideoError:
+        raise
+    except Exception as error:
+        raise LedgerError(f"the ledger failed with {type(error).__name__}: {error}") from error
 
 
 def end_of(task: Task) -> events.Completed | events.Failed:

@@ -14,8 +14,11 @@ from aivideo import (
     BudgetExceededError,
     Failed,
     Job,
+    JobRecord,
     JobStatus,
     JobWithdrawnError,
+    LedgerError,
+    MemoryLedger,
     RateLimit,
     Session,
     SessionClosedError,
@@ -298,3 +301,18 @@ async def test_a_batchs_ceiling_binds_what_is_taken_up_from_the_ledger(path: Pat
         async for _ in session.generate_many(boats, batch="boats", max_credits="none"):
             pass
         assert sold.truth.creates_taken == 5
+
+
+async def test_a_ledger_that_fails_in_its_own_way_at_the_claim_is_a_ledger_error(
+    path: Path,
+) -> None:
+    class Broken(MemoryLedger):
+        async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+            raise ConnectionError("the database went away")
+
+    sold, ledger = service(), Broken()
+    async with Session("sk-test", ledger=ledger, transport=DirectTransport(sold)) as session:
+        with pytest.raises(LedgerError, match="the database went away"):
+            await session.submit(boat())
+        assert (await ledger.counts())[JobStatus.WITHDRAWN] == 1
+    assert sold.truth.creates_seen == 0
