@@ -8,6 +8,9 @@ says about delays and cuts.
 
 Order in which a create is refused: fault · key (401, 403) · rate (429) · body (400, 404) · jobs
 cap (429) · spend limit (429) · balance (402).
+
+The file is long because it is one conversation, from the request's first check to the response;
+what it draws from (limits, faults, results, callbacks, truth) has modules of its own.
 """
 
 from __future__ import annotations
