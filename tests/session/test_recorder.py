@@ -191,7 +191,7 @@ async def test_whatever_broke_first_the_gate_opens_when_all_is_written() -> None
             await session.submit(boat(2))  # still closed
         ledger.full = frozenset()
         await asyncio.sleep(REWRITE_INTERVAL + 0.5)
-        assert ledger.written == ["Taken"]
+        assert [each for each in ledger.written if each != "Withdrawn"] == ["Taken"]
         await session.submit(boat(3))
     assert sold.truth.creates_seen == 2
 
