@@ -1,7 +1,7 @@
 """Which callbacks are sent, when, and with which content.
 
-API.md, "Callbacks": the task object is POSTed when a task ends, with up to three attempts. Callbacks
-are not signed, so a receiver cannot tell a forged one from a real one.
+API.md, "Callbacks": the task object is POSTed when a task ends, with up to three attempts.
+Callbacks are not signed, so a receiver cannot tell a forged one from a real one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class CallbackSchedule:
 
     @property
     def next_at(self) -> float | None:
-        """When the next callback is due, in seconds of the service's clock. None: none is scheduled."""
+        """When the next callback is due, in seconds. None: none is scheduled."""
         return self._queue[0][0] if self._queue else None
 
     def task_created(self, task: TaskRecord, url: str) -> None:

@@ -1,7 +1,7 @@
 """Which faults happen, and when.
 
-Each field of `Faults` is named `<endpoint>_<fault>`. The endpoint is `create`, `poll`, `download` or
-`callback`; the fault is a `Fault`. The value states when it happens: a probability from 0 to 1,
+Each field of `Faults` is named `<endpoint>_<fault>`. The endpoint is `create`, `poll`, `download`
+or `callback`; the fault is a `Fault`. The value states when it happens: a probability from 0 to 1,
 drawn for each request from the scenario's seed, or `Nth(3, 7)`, the 3rd and the 7th request to that
 endpoint.
 """
@@ -157,7 +157,7 @@ class Faults:
                     continue
                 if not 0 <= when <= 1:
                     raise ValueError(
-                        f"{endpoint}_{fault} must be a probability from 0 to 1 or an Nth, not {when!r}"
+                        f"{endpoint}_{fault} must be a probability (0 to 1) or an Nth, not {when!r}"
                     )
                 total += when
             if total > 1 + 1e-9:
@@ -199,7 +199,7 @@ class FaultStream:
     def __init__(self, faults: Faults, endpoint: Endpoint, seed: int) -> None:
         self._endpoint = endpoint
         self._count = 0
-        # One random stream per endpoint, so that more polls do not change the faults of the creates.
+        # One random stream per endpoint: more polls do not change the faults of the creates.
         self._random = random.Random(f"{seed} {endpoint}")
         self._by_number: dict[int, Fault] = {}
         self._thresholds: list[tuple[float, Fault]] = []

@@ -1,7 +1,7 @@
 """Models, prices and validation rules, from the provider's page and API.md.
 
-A request that breaks a rule raises `RefusedError`, which holds a documented error code and a message
-that names the field.
+A request that breaks a rule raises `RefusedError`, which holds a documented error code and a
+message that names the field.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class Scenario:
     retry_after: Literal["none", "seconds", "date"] = attrs.field(
         default="none", validator=attrs.validators.in_(("none", "seconds", "date"))
     )
-    """Format of `Retry-After` in a 429: none, whole seconds (rounded up, at least 1) or an HTTP date.
+    """Form of `Retry-After` in a 429: none, whole seconds (rounded up, at least 1) or an HTTP date.
     A 429 due to too many running tasks never has it: the end of a task is not known in advance."""
     spend_limit: int | None = attrs.field(default=None, validator=_not_negative)
     """Max. credits a key may spend. A create above it gets 429 `spend_limit_exceeded`."""
@@ -187,8 +187,8 @@ class Scenario:
     """Times of tasks are divided by this factor."""
     seed: int = 0
     epoch: float | None = None
-    """Unix time at which the service's clock is 0. None: a server uses the system time at its start;
-    a `Service` without a server uses a fixed time."""
+    """Unix time at which the service's clock is 0. None: a server uses the system time when it
+    starts; a `Service` without a server uses a fixed time."""
     clock_skew: float = 0.0
     """Seconds by which `created_at` and `completed_at` are ahead of the clients' clock."""
 

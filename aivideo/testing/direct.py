@@ -67,7 +67,7 @@ class DirectTransport:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
     ) -> Answer:
-        """Send one request to the service and return its answer; see :meth:`aivideo.Transport.send`.
+        """Send one request to the service; see :meth:`aivideo.Transport.send`.
 
         Raises:
             APIConnectionError: if the connection is refused or cut.

@@ -1,8 +1,8 @@
 """An event loop with a virtual clock: when the loop is idle, time jumps to the next timer.
 
-Code that limits rates, polls and backs off spends hours in `asyncio.sleep`, and its tests must check
-these times exactly. Patching `sleep` changes the program under test; real time is slow and varies
-from run to run.
+Code that limits rates, polls and backs off spends hours in `asyncio.sleep`, and its tests must
+check these times exactly. Patching `sleep` changes the program under test; real time is slow and
+varies from run to run.
 
 This loop is a normal one with real sockets; only its clock is virtual. An event loop asks its
 selector to wait until a socket is ready or the next timer is due. The selector here checks whether
@@ -10,9 +10,9 @@ a socket is ready *now*. If none is, nothing can happen before the next timer, s
 advanced to it instead of waiting. `loop.time()` returns the virtual time. asyncio (`sleep`,
 `timeout`, `call_later`), anyio and aiohttp all use it.
 
-*Why this is exact over loopback*: `send` to a socket on the same machine delivers the data before it
-returns, so data that one task has sent is readable at the next check. A few more checks are made as
-a precaution.
+*Why this is exact over loopback*: `send` to a socket on the same machine delivers the data before
+it returns, so data that one task has sent is readable at the next check. A few more checks are made
+as a precaution.
 
 *Work that the selector cannot see* must hold the clock; otherwise time would jump while it runs:
 
@@ -66,8 +66,8 @@ class DeadlockError(RuntimeError):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop on which waiting takes no real time.
 
-    Use it as a loop factory: `asyncio.Runner(loop_factory=VirtualTimeLoop)`, or, with anyio's pytest
-    plugin, in a fixture:
+    Use it as a loop factory: `asyncio.Runner(loop_factory=VirtualTimeLoop)`, or, with anyio's
+    pytest plugin, in a fixture:
 
         @pytest.fixture
         def anyio_backend():
@@ -113,8 +113,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def hold(self) -> Generator[None]:
         """Stop the clock while work runs that the loop cannot see.
 
-        No timer fires inside the block: do not sleep in it. May be nested. Enter and leave the block
-        in the loop's own thread.
+        No timer fires inside the block: do not sleep in it. May be nested. Enter and leave it in
+        the loop's own thread.
         """
         self._holds += 1
         try:
@@ -198,8 +198,8 @@ class _JumpingSelector(selectors.DefaultSelector):
             return events
         if timeout is None or self._loop._holds or _anyio_workers():
             return self._wait()
-        # One key is always registered: the pipe by which other threads wake the loop. A loop without
-        # other sockets needs no second check.
+        # One key is always registered: the pipe by which other threads wake the loop. A loop
+        # without other sockets needs no second check.
         if len(self.get_map()) > 1:
             for _ in range(_CHECKS - 1):
                 if events := super().select(0):
