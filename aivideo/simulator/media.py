@@ -45,7 +45,7 @@ class Library:
         self._cached: OrderedDict[str, Media] = OrderedDict()
         self._lock = threading.Lock()
 
-    def held(self, task: TaskRecord) -> Media | None:
+    def get_if_ready(self, task: TaskRecord) -> Media | None:
         """Return a task's result if it takes no time: it is cached, or a stub. Else None."""
         if self._media == "stub":
             return self.get(task)
@@ -59,7 +59,7 @@ class Library:
         """Return a task's result. Making one that is not cached takes tens of ms of CPU time."""
         if self._media == "stub":
             return _stub(task)
-        media = self.held(task)
+        media = self.get_if_ready(task)
         if media is None:
             media = self._make(task)
             with self._lock:

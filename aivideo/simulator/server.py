@@ -251,14 +251,14 @@ async def serve(
             truth.request_ends()
 
     async def handle_result(request: web.BaseRequest) -> web.StreamResponse:
-        asked = await _read(request)
-        found = service.find_result(asked, now())
+        sim_request = await _read(request)
+        found = service.find_result(sim_request, now())
         if isinstance(found, SimAnswer):
             return await _send(found, request)
-        media = service.library.held(found)
+        media = service.library.get_if_ready(found)
         if media is None:
             media = await asyncio.to_thread(service.library.get, found)
-        return await _send(service.send_result(asked, found, media), request)
+        return await _send(service.send_result(sim_request, found, media), request)
 
     def api_opened() -> None:
         truth.connections += 1

@@ -76,7 +76,7 @@ class TaskRecord:
 
 @attrs.frozen
 class CallbackRecord:
-    """One callback whose time has come, sent or not."""
+    """One callback that became due, sent or not."""
 
     task_id: str
     url: str

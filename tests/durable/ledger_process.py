@@ -54,7 +54,7 @@ async def hold(path: str) -> None:
     async for each in ledger.jobs(statuses=[JobStatus.PLANNED]):
         await ledger.claim(each.id, lease=3600.0)
         break
-    report("held")
+    report("claimed")
     await asyncio.Event().wait()
 
 

@@ -94,10 +94,10 @@ async def test_claim_lapses_when_its_process_is_killed_but_not_while_it_lives(
     async with open_ledger(path) as ledger:
         killed = start("hold", path)
         assert killed.stdout is not None
-        assert killed.stdout.readline() == "held\n"
+        assert killed.stdout.readline() == "claimed\n"
         living = start("hold", path)
         assert living.stdout is not None
-        assert living.stdout.readline() == "held\n"
+        assert living.stdout.readline() == "claimed\n"
         assert await ledger.lapse() == [], "both processes are alive, and their leases last an hour"
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
@@ -118,7 +118,7 @@ async def test_stopped_process_is_not_considered_dead(tmp_path: Path) -> None:
     await plan_jobs(path, 1)
     stopped = start("hold", path)
     assert stopped.stdout is not None
-    assert stopped.stdout.readline() == "held\n"
+    assert stopped.stdout.readline() == "claimed\n"
     stopped.send_signal(signal.SIGSTOP)
     async with open_ledger(path) as ledger:
         assert await ledger.lapse() == []
