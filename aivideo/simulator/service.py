@@ -62,10 +62,10 @@ class Service:
         """Start a service at time 0."""
         scenario = Scenario() if scenario is None else scenario
         self.scenario = scenario
-        self.truth = Truth()
+        self.truth: Truth = Truth()
         self.results_url = results_url
-        self.library = Library(scenario.media, scenario.seed)
-        self.epoch = DEFAULT_EPOCH if scenario.epoch is None else scenario.epoch
+        self.library: Library = Library(scenario.media, scenario.seed)
+        self.epoch: float = DEFAULT_EPOCH if scenario.epoch is None else scenario.epoch
         self._random = random.Random(f"{scenario.seed} tasks")
         self._latency = random.Random(f"{scenario.seed} latency")
         self._secret = hashlib.sha256(f"{scenario.seed} results".encode()).digest()
