@@ -14,7 +14,7 @@ class Accounts:
 
     def __init__(self, scenario: Scenario, truth: Truth) -> None:
         """Open an account for each key the scenario lists."""
-        self._scenario = scenario
+        self.scenario = scenario
         self._truth = truth
         for key in scenario.keys or ():
             self._open(key)
@@ -39,7 +39,7 @@ class Accounts:
         return account
 
     def _open(self, key: str) -> Account:
-        scenario = self._scenario
+        scenario = self.scenario
         refusal = None
         if key in scenario.disabled_keys:
             refusal = ("invalid_api_key", "The API key is disabled or deleted.")
@@ -76,7 +76,7 @@ class Accounts:
             RefusedError: if the spend limit would be exceeded or the balance is too low. Nothing
                 is charged then.
         """
-        limit = self._scenario.spend_limit
+        limit = self.scenario.spend_limit
         if limit is not None:
             window = self._spend_window(now)
             if window != account.spend_window:
@@ -103,12 +103,12 @@ class Accounts:
         account.balance += price
         account.refunded += price
         self._truth.refunded += price
-        if self._scenario.refund_lowers_consumed:
+        if self.scenario.refund_lowers_consumed:
             account.consumed -= price
         # A refund also lowers the spending of the current window, if the task was charged in it.
         if self._spend_window(task.created) == account.spend_window:
             account.spent -= price
 
     def _spend_window(self, now: float) -> float:
-        length = self._scenario.spend_window
+        length = self.scenario.spend_window
         return 0.0 if length is None else now // length

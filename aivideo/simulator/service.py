@@ -61,7 +61,7 @@ class Service:
     ) -> None:
         """Start a service at time 0."""
         scenario = Scenario() if scenario is None else scenario
-        self.scenario = scenario
+        self._scenario = scenario
         self.truth: Truth = Truth()
         self.results_url = results_url
         self.library: Library = Library(scenario.media, scenario.seed)
@@ -81,6 +81,16 @@ class Service:
         caps = [scenario.jobs_in_flight, cap.limit if isinstance(cap, JobsCap) else None]
         self._jobs_cap = min((limit for limit in caps if limit is not None), default=None)
         self._accounts = Accounts(scenario, self.truth)
+
+    @property
+    def scenario(self) -> Scenario:
+        """How the service behaves. May be replaced at any time, e.g. to lift a spend limit."""
+        return self._scenario
+
+    @scenario.setter
+    def scenario(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._accounts.scenario = scenario
 
     @property
     def hook(self) -> Hook | None:

@@ -286,6 +286,13 @@ def test_spend_limit_gets_its_own_429_until_the_next_window() -> None:
     taken(create(service, 3600))
 
 
+def test_a_spend_limit_is_lifted_by_another_scenario() -> None:
+    service = Service(Scenario(spend_limit=0))
+    assert error(create(service, 0))[:2] == (429, "spend_limit_exceeded")
+    service.scenario = attrs.evolve(service.scenario, spend_limit=None)
+    assert create(service, 1).status == 200
+
+
 def test_unknown_path_gets_a_404_in_the_error_format() -> None:
     assert error(get(Service(), "/v2/everything", 0))[0] == 404
 
