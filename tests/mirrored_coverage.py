@@ -1,10 +1,10 @@
-"""What each module's own tests cover: ``tests/session/test_gate.py`` for ``_session/gate.py``.
+"""Coverage of each module by its mirrored test file, e.g. ``_session/gate.py`` by ``test_gate.py``.
 
     python -m tests.mirrored_coverage [FOLDER ...]
 
-A module that is only covered by tests of the whole system is hard to change: a test that fails
-there says little about where. So each test file is run alone, and counted is what it covers of the
-module that it mirrors. Modules without a mirrored file are listed with a dash.
+A module that is covered only by tests of the whole system is hard to change, because a failing test
+does not show where the defect is. So each test file is run alone, and only its coverage of the
+module that it mirrors is counted. Modules without a mirrored test file are listed with a dash.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def mirrored_test(module: Path) -> Path:
-    """The file of tests that mirrors a module."""
+    """Path of the test file that mirrors a module."""
     folders = [part.lstrip("_") for part in module.relative_to(ROOT / "aivideo").parts[:-1]]
     name = module.stem if module.stem != "__init__" else folders[-1] if folders else "exports"
     return ROOT.joinpath("tests", *folders, f"test_{name.lstrip('_')}.py")
 
 
 def covered(module: Path, tests: Path) -> tuple[float, int]:
-    """Percent of a module's lines that a file of tests covers, and how many lines it has."""
+    """Percentage of a module's statements covered by a test file, and their number."""
     with tempfile.TemporaryDirectory() as folder:
         data, report = Path(folder, "data"), Path(folder, "report.json")
         run = [
@@ -53,11 +53,11 @@ def covered(module: Path, tests: Path) -> tuple[float, int]:
 
 
 def main() -> int:
-    """Print a line per module, and the total of those that have a mirrored file."""
+    """Print one line per module, and the total of the modules with a mirrored test file."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.mirrored_coverage", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("folders", nargs="*", help="folders below aivideo/; by default all")
+    parser.add_argument("folders", nargs="*", help="folders below aivideo/; default: all")
     chosen = parser.parse_args().folders or ["."]
     lines = hit = 0
     for folder in chosen:
@@ -71,7 +71,7 @@ def main() -> int:
             percent, count = covered(module, tests)
             lines, hit = lines + count, hit + round(percent * count / 100)
             print(f"{percent:4.0f} %  {name}  by {tests.relative_to(ROOT)}", flush=True)
-    print(f"{100 * hit / max(lines, 1):4.0f} %  of {lines} lines with tests of their own")
+    print(f"{100 * hit / max(lines, 1):4.0f} %  of {lines} statements with a mirrored test file")
     return 0
 
 

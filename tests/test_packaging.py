@@ -1,4 +1,4 @@
-"""What the package declares: nothing that its code does not import, and its real name."""
+"""The declared dependencies are imported, and the distribution name is correct everywhere."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 MODULE_OF = {"pillow": "PIL"}
-"""Distributions whose module has another name."""
+"""Distributions whose module has a different name."""
 
 
 def imported() -> set[str]:
-    """Top-level names that any module of the package imports when it runs."""
+    """Top-level modules imported by any module of the package."""
     names: set[str] = set()
     for path in (ROOT / "aivideo").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -27,7 +27,7 @@ def imported() -> set[str]:
 
 
 def modules_of(requirements: list[str]) -> dict[str, str]:
-    """The module of each required distribution; extras of our own are left out."""
+    """The module of each required distribution, without the package's own extras."""
     found = {}
     for requirement in requirements:
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
@@ -43,7 +43,7 @@ def test_every_dependency_is_imported() -> None:
     assert {name for name, module in declared.items() if module not in imported()} == set()
 
 
-def test_every_extra_brings_only_what_the_package_imports() -> None:
+def test_every_extra_contains_only_imported_distributions() -> None:
     for extra, requirements in PROJECT["optional-dependencies"].items():
         if extra != "dev":
             unused = {
@@ -52,7 +52,7 @@ def test_every_extra_brings_only_what_the_package_imports() -> None:
             assert unused == set(), extra
 
 
-def test_the_distribution_is_called_aivideo_sdk_and_so_do_all_hints() -> None:
+def test_the_distribution_is_called_aivideo_sdk_in_all_install_hints() -> None:
     assert PROJECT["name"] == "aivideo-sdk"
     wrong = re.compile(r"""pip install ["']?aivideo(?!-sdk)|["' ]aivideo\[""")
     places = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

@@ -11,6 +11,10 @@
 A submission that ends before its POST has left raises an error to whoever waits. What happens to
 the job then is decided by :class:`~aivideo._session.live.IfUnsent`: it is withdrawn, so that nobody
 sends later what was said to be unsent, or it stays planned and the error says who will send it.
+
+The file is long because one submission is one path: every point where it may end between the claim
+and the consequence is decided here, and a reader who checks that no POST goes out twice reads it
+from top to bottom.
 """
 
 from __future__ import annotations
