@@ -49,7 +49,7 @@ mutations: venv
 	"$(PY)" -m tests.simulated.mutations --jobs $(JOBS)
 
 coverage: venv
-	"$(PY)" -m tests.mirrored_coverage
+	"$(PY)" -m tests.mirrored_coverage --jobs $(JOBS)
 
 check: venv
 	"$(PY)" -m ruff check .
