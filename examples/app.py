@@ -1,4 +1,4 @@
-"""An async app: one session for its whole life, many callers who each wait for one clip.
+"""An async app: one session for the whole program, and a coroutine per clip.
 
 python examples/app.py "A paper boat in the rain" "A lighthouse at dusk"
 """
@@ -23,7 +23,7 @@ async def serve_one(session: Session, prompt: str) -> None:
         try:
             task = await job.result(wait_timeout=3600)
         except WaitTimeoutError as late:
-            # Waiting less long is not losing: the job goes on, and can be asked for again.
+            # Only the wait has ended: the job goes on, and can be awaited again.
             task = await late.job
         print(f"{prompt!r} is ready until {task.expires_at:%Y-%m-%d %H:%M} UTC")
     except AIVideoError as error:

@@ -2,7 +2,7 @@
 
     python examples/bulk.py prompts.txt clips/
 
-What it costs is known before anything is sent, and --max-credits is a ceiling it cannot pass.
+The price is printed before anything is sent, and --max-credits is a ceiling that is never passed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from contextlib import aclosing
+from decimal import Decimal
 from pathlib import Path
 
 from aivideo import Failed, Session, Sora2, Succeeded
@@ -19,7 +20,7 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--max-credits", type=int, default=10_000)
+    parser.add_argument("--max-credits", type=Decimal, default=Decimal(10_000))
     arguments = parser.parse_args()
 
     requests = [

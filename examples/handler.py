@@ -1,4 +1,4 @@
-"""A FastAPI handler: submit, answer at once, and say how it stands when asked.
+"""A FastAPI app: one route submits a clip and answers at once, another returns its status.
 
     pip install aivideo-sdk fastapi uvicorn
     uvicorn --app-dir examples handler:app
@@ -21,7 +21,7 @@ from aivideo import AIVideoError, CompletedTask, InvalidRequestError, Session, S
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with Session() as session:  # one for the app: it holds the pace for all handlers
+    async with Session() as session:  # one for the app: all handlers share its pace
         app.state.session = session
         yield
 
@@ -53,7 +53,7 @@ async def make_clip(clip: Clip, http: Request) -> dict[str, Any]:
 @app.get("/clips/{task_id}")
 async def show_clip(task_id: str, http: Request) -> dict[str, Any]:
     session: Session = http.app.state.session
-    task = session.job(task_id).task  # what was last heard: asks nobody, costs nothing
+    task = session.job(task_id).task  # its last known state: no request is sent
     if task is None:
         raise HTTPException(404, "no news of this task yet")
     answer: dict[str, Any] = {"status": str(task.status)}

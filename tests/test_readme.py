@@ -1,5 +1,7 @@
 """The README runs: its programs against the simulator, its commands through the parser.
 
+Files, make targets and imports that the other documents and the examples name are checked too.
+
 Every block of Python is a program of its own. It may await at its top, as in `python -m asyncio`.
 """
 
@@ -89,7 +91,7 @@ TARGETS = commands_of(TEXT, "make")
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs write their videos; not here."""
+    """Run in an empty folder: the programs write videos."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -137,7 +139,69 @@ def test_every_link_leads_somewhere(path: str) -> None:
     assert (README.parent / path).exists()
 
 
+def names_of_files(text: str) -> list[str]:
+    """What stands between backticks and looks like a file or a folder of the project."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return sorted(set(re.findall(r"`([\w./]+(?:\.py|\.md|/))`", prose)))
+
+
+@pytest.mark.parametrize(
+    ("document", "name"),
+    [
+        (document, name)
+        for document in ("docs/architecture.md", "CONTRIBUTING.md", "benchmarks/README.md")
+        for name in names_of_files((README.parent / document).read_text("utf-8"))
+    ],
+)
+def test_every_file_that_a_document_names_exists(document: str, name: str) -> None:
+    root = README.parent
+    places = [root, root / "aivideo", root / "aivideo/_session", root / "aivideo/catalog"]
+    places += [root / "benchmarks"]
+    assert any((place / name).exists() for place in places)
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_make_target_that_a_document_names_exists(document: str) -> None:
+    lines = commands_of((README.parent / document).read_text("utf-8"), "make")
+    assert lines
+    for line in lines:
+        target = line.split()[1]
+        assert re.search(rf"^{re.escape(target)}:", MAKEFILE.read_text("utf-8"), re.MULTILINE)
+
+
+def private_imports(source: str) -> list[str]:
+    """What a program imports from aivideo that begins with an underscore."""
+    found = [
+        name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        for name in [f"{getattr(node, 'module', None) or ''}.{alias.name}".lstrip(".")]
+    ]
+    return [name for name in found if name.startswith("aivideo") and "._" in name]
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=str)
+def test_programs_use_public_names_only(block: Block) -> None:
+    assert private_imports(block.text) == []
+
+
+@pytest.mark.parametrize("path", sorted((README.parent / "examples").glob("*.py")), ids=str)
+def test_examples_use_public_names_only(path: Path) -> None:
+    assert private_imports(path.read_text("utf-8")) == []
+
+
 # ---- and all this can fail ----------------------------------------------------------------------
+
+
+def test_a_private_import_is_found() -> None:
+    assert private_imports("from aivideo._api import wire") == ["aivideo._api.wire"]
+    assert private_imports("import aivideo._session.session") == ["aivideo._session.session"]
+    assert private_imports("from aivideo import Session") == []
+
+
+def test_names_of_files_are_found() -> None:
+    assert names_of_files("see `a/b.py`, `c.md`, `d/` and `e`") == ["a/b.py", "c.md", "d/"]
 
 
 @pytest.mark.anyio

@@ -20,7 +20,7 @@ from tests.durable.processes import (
 )
 from tests.durable.proxy import Moment, watched
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 COUNT = 24
 

@@ -9,7 +9,7 @@ import pytest
 from tests.durable.kills import Plan, complaints, tell
 from tests.durable.proxy import Moment
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KILLS = [
     Plan(Moment.POST_LEFT, 3, 0.0, lost=True),
