@@ -28,24 +28,15 @@ def _run_some(seeds: list[int]) -> list[Result]:
     return [run(seed) for seed in seeds]
 
 
-def _apply(mutant: str | None) -> None:
-    """Apply a mutant, by its name, in this process."""
-    if mutant is not None:
-        from tests.simulated.mutants import MUTANTS
-
-        MUTANTS[mutant].apply()
-
-
-def results(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Iterator[Result]:
-    """Run many seeds; with more than one job, in that many processes."""
+def results(seeds: Iterable[int], jobs: int) -> Iterator[Result]:
+    """Live many, a few at a time."""
     if jobs == 1:
-        _apply(mutant)
         for seed in seeds:
             yield run(seed)
         return
     left = iter(seeds)
     chunks = iter(lambda: list(islice(left, CHUNK)), [])
-    with ProcessPoolExecutor(jobs, initializer=_apply, initargs=(mutant,)) as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         for some in pool.map(_run_some, chunks):
             yield from some
 
@@ -61,17 +52,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stop", action="store_true", help="stop at the first that fails")
     parser.add_argument("--mutant", help="break a law first; see tests/simulated/mutants.py")
     said = parser.parse_args(arguments)
+    if said.mutant is not None:
+        from tests.simulated.mutants import MUTANTS
+
+        MUTANTS[said.mutant].apply()
     if said.seed is not None:
-        _apply(said.mutant)
         result = run(said.seed, tracing=said.trace)
         print("\n".join(result.story))
         _report(result)
         return bool(result.broken)
-    seeds = range(said.first, said.first + said.seeds)
     began = time.perf_counter()
     failed: list[int] = []
     number = deaths = tasks = unknowns = 0
-    for result in results(seeds, said.jobs, said.mutant):
+    for result in results(range(said.first, said.first + said.seeds), said.jobs):
         number += 1
         deaths += result.deaths
         tasks += result.tasks
