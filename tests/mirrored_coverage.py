@@ -41,12 +41,15 @@ Report: TypeAlias = dict[Path, Counts]
 
 
 def mirrored_test(module: Path) -> Path | None:
-    """Find the test file of a module, or else that of the package it is in."""
+    """Find a module's test file: in the mirrored folder, the one above, or the package's own."""
     *folders, name = (part.lstrip("_") for part in module.relative_to(PACKAGE).parts)
     name = name.removesuffix(".py")
-    # For aivideo/ledger/sqlite/file.py: ledger/sqlite/test_file.py, ledger/sqlite/test_sqlite.py,
-    # ledger/test_sqlite.py. For aivideo/__init__.py: test_exports.py, which tests its names.
-    places = [] if name == "init__" else [Path(*folders, f"test_{name}.py")]
+    # For aivideo/ledger/sqlite/file.py: ledger/sqlite/test_file.py, ledger/test_file.py,
+    # ledger/sqlite/test_sqlite.py, ledger/test_sqlite.py. For aivideo/__init__.py:
+    # test_exports.py, which tests its names.
+    places = []
+    if name != "init__":
+        places += [Path(*folders[:depth], f"test_{name}.py") for depth in (len(folders), -1)]
     if folders:
         places += [Path(*folders, f"test_{folders[-1]}.py")]
         places += [Path(*folders[:-1], f"test_{folders[-1]}.py")]
