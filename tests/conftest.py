@@ -1,4 +1,4 @@
-"""What all tests share: the clock they run on, and an environment without anybody's key."""
+"""Fixtures for all tests: the event loop, and an environment without an API key."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from aivideo.testing import VirtualTimeLoop
 
-# Tests in these folders have to do with other processes, whose time does not jump.
+# Tests in these folders start other processes, which run in real time.
 REAL_CLOCK = ("durable", "cli")
 
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run async tests on asyncio: on the virtual clock, but for the folders in `REAL_CLOCK`."""
+    """Run async tests on asyncio: on virtual time, except in the folders in `REAL_CLOCK`."""
     folder = request.path.relative_to(Path(__file__).parent).parts[0]
     if folder in REAL_CLOCK:
         return "asyncio", {}
@@ -23,7 +23,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def _no_key_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have a real key in the environment: it buys real videos."""
+def _no_api_key_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove a real API key from the environment: tests must not buy real videos with it."""
     monkeypatch.delenv("AIVIDEO_API_KEY", raising=False)
     monkeypatch.delenv("AIVIDEO_BASE_URL", raising=False)

@@ -1,4 +1,4 @@
-"""Amounts of credits are exact, whatever the caller's decimal context."""
+"""Amounts of credits are exact in any decimal context of the caller."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_amount_prints_without_exponent_or_trailing_zeros(value: Any, shown: 
     "value",
     [1.5, True, None, b"1", "", "a", "NaN", "sNaN", "Infinity", "0.0000001", "1e13", 10**400],
 )
-def test_what_is_not_an_exact_amount_is_refused(value: Any) -> None:
+def test_a_value_that_is_not_an_exact_amount_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^must "):
         exact(value)
 

@@ -49,7 +49,7 @@ SAVED = (Completed(1.0, 2.0), Saved("clips/x.mp4", 10))
 
 @define
 class Jobs:
-    """A ledger in memory, filled by hand."""
+    """A ledger in memory, with jobs added by the test."""
 
     clock: float = 1_700_000_000.0
     ledger: MemoryLedger = field(init=False)
@@ -92,7 +92,7 @@ class Jobs:
 
 @define
 class FakeClient:
-    """Answers with the tasks and the counter that a test gives it."""
+    """Returns the tasks and the counter given by the test."""
 
     tasks: dict[str, Task] = field(factory=dict)
     consumed: int | None = None
@@ -133,7 +133,7 @@ async def refused(operation: object, reason: Refusal) -> DeskError:
 # --- list and show --------------------------------------------------------------------------------
 
 
-async def test_list_puts_jobs_that_need_a_person_first(jobs: Jobs, desk: Desk) -> None:
+async def test_list_puts_jobs_that_need_a_decision_first(jobs: Jobs, desk: Desk) -> None:
     await jobs.add("saved", CLAIM, Taken("t1"), *SAVED)
     await jobs.add("planned")
     await jobs.add("failed", CLAIM, Taken("t2"), TASK_FAILED)
@@ -195,7 +195,7 @@ async def test_creates_of_dead_processes_are_listed_as_unknown(tmp_path: Path) -
     await ledger.claim(job.id, lease=90)
     assert (await Desk(ledger).show(job.id)).status is JobStatus.SUBMITTING
     await ledger.aclose()
-    ledger = SqliteLedger(tmp_path / "jobs.db")  # the owner of that claim is gone
+    ledger = SqliteLedger(tmp_path / "jobs.db")  # the owner of that claim has ended
     assert (await Desk(ledger).show(job.id)).status is JobStatus.UNKNOWN
     await ledger.aclose()
 
@@ -300,7 +300,7 @@ async def test_a_job_that_may_be_charged_is_retried_only_with_pay_again(
     unknown = await jobs.add("b", CLAIM, NO_ANSWER)
     error = await refused(desk.retry([failed.id, unknown.id]), Refusal.MAY_PAY_AGAIN)
     assert "pay_again=True" in str(error)
-    assert await jobs.status(failed) is JobStatus.FAILED, "nothing is left half done"
+    assert await jobs.status(failed) is JobStatus.FAILED, "no job is changed"
     retry = await desk.retry([failed.id, unknown.id], pay_again=True)
     assert (retry.credits, retry.at_risk) == (Decimal(200), Decimal(100))
     assert (await jobs.ledger.totals()).unknown == 100, "it still counts towards a ceiling"
@@ -370,7 +370,7 @@ async def test_a_job_that_is_claimed_meanwhile_is_too_late_to_cancel(jobs: Jobs)
     class Racing(MemoryLedger):
         async def find(self, job_id: str) -> JobRecord | None:
             found = await super().find(job_id)
-            await self.claim(job_id, lease=90)  # another process is faster
+            await self.claim(job_id, lease=90)  # as if by another process
             return found
 
     jobs.ledger = Racing(now=lambda: jobs.clock)
@@ -420,7 +420,7 @@ async def test_an_audit_compares_stored_readings_when_the_service_cannot_be_reac
     assert (await Desk(jobs.ledger).audit()).error is None
 
 
-async def test_an_audit_finds_unknown_creates_of_jobs_that_run_by_now(jobs: Jobs) -> None:
+async def test_an_audit_finds_unknown_creates_of_jobs_that_are_running_now(jobs: Jobs) -> None:
     await jobs.reading(0)
     job = await jobs.add("a", CLAIM, NO_ANSWER, Retried(True), CLAIM, Taken("t1"))
     await jobs.reading(100)

@@ -50,42 +50,42 @@ class Untouchable:
         raise AssertionError(f"a detached job called {name} of its session")
 
 
-def a_job() -> Job:
+def new_job() -> Job:
     owner: object = Untouchable()
     return Job("j1", BOAT, owner=owner, status=JobStatus.RUNNING, task_id="t1")  # type: ignore[arg-type]
 
 
 def every_error() -> list[AIVideoError]:
-    """One error of each class, made with text that contains secrets."""
-    said = f"key {KEY} was used for {SIGNED}"
+    """Create one error of each class, with texts that contain secrets."""
+    text = f"key {KEY} was used for {SIGNED}"
     failed = FailedTask(
         id="t1",
         model="sora-2",
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        error=TaskFailure("upstream_error", said),
+        error=TaskFailure("upstream_error", text),
     )
     made: list[AIVideoError] = [
         AIVideoError("something"),
         ConfigurationError("something"),
         InvalidRequestError.because("image", SIGNED, "is too long", "shorten it"),
-        APIConnectionError(said, written=True),
-        APITimeoutError(said, written=False),
-        ResponseError(said, status=502, body=said.encode()),
-        errors.JobError(said, job=a_job()),
-        SubmitUnknownError(said, job=a_job()),
-        JobWithdrawnError(said, job=a_job()),
-        WaitTimeoutError(said, job=a_job()),
-        SessionClosedError(said, job=a_job()),
+        APIConnectionError(text, written=True),
+        APITimeoutError(text, written=False),
+        ResponseError(text, status=502, body=text.encode()),
+        errors.JobError(text, job=new_job()),
+        SubmitUnknownError(text, job=new_job()),
+        JobWithdrawnError(text, job=new_job()),
+        WaitTimeoutError(text, job=new_job()),
+        SessionClosedError(text, job=new_job()),
         TaskFailedError(failed),
-        BudgetExceededError(said, needed=Decimal(100), held=Decimal(900), ceiling=Decimal(950)),
+        BudgetExceededError(text, needed=Decimal(100), held=Decimal(900), ceiling=Decimal(950)),
         QueueFullError(10),
-        DownloadError(said, task=failed, status=500),
-        ResultExpiredError(said, task=failed, status=403),
+        DownloadError(text, task=failed, status=500),
+        ResultExpiredError(text, task=failed, status=403),
         LedgerError("something"),
         ContradictionError("something"),
     ]
     made.extend(
-        cls(said, status=418, code="a_code", type="a_type", request_id="r1")
+        cls(text, status=418, code="a_code", type="a_type", request_id="r1")
         for cls in vars(errors).values()
         if inspect.isclass(cls) and issubclass(cls, APIStatusError)
     )
@@ -140,30 +140,30 @@ def test_a_configuration_error_keeps_no_secret_and_pickles() -> None:
     assert str(sealed) == "api_key: must start with 'sk-'; copy it"
 
 
-def test_a_job_is_what_errors_promise_as_their_job() -> None:
-    handle: JobHandle = a_job()  # the type checkers compare the two
+def test_job_implements_the_protocol_used_by_errors() -> None:
+    handle: JobHandle = new_job()  # the type checkers compare the two
     assert WaitTimeoutError("late", job=handle).job is handle
-    promised = {name for name in vars(JobHandle) if not name.startswith("_")}
-    assert promised <= set(dir(Job))
+    required = {name for name in vars(JobHandle) if not name.startswith("_")}
+    assert required <= set(dir(Job))
 
 
 @pytest.mark.anyio
 async def test_waiting_for_an_unpickled_job_raises_and_says_how_to_get_a_live_one() -> None:
-    copy = pickle.loads(pickle.dumps(WaitTimeoutError("late", job=a_job()))).job
+    copy = pickle.loads(pickle.dumps(WaitTimeoutError("late", job=new_job()))).job
     with pytest.raises(SessionClosedError, match=r"session\.job"):
         await copy.result()
 
 
-def test_the_docstring_draws_the_class_tree() -> None:
-    drawn: dict[str, int] = {}
+def test_the_docstring_shows_the_class_tree() -> None:
+    listed: dict[str, int] = {}
     for line in (errors.__doc__ or "").splitlines():
         name = line.lstrip(" │├└─…").split(" ")[0].strip()
         if name.endswith("Error") and name in vars(errors):
-            drawn.setdefault(name, line.index(name))
+            listed.setdefault(name, line.index(name))
     for name, cls in vars(errors).items():
         if inspect.isclass(cls) and issubclass(cls, AIVideoError) and name != "JobError":
-            assert name in drawn, f"{name} is missing in the docstring"
-    assert drawn["AIVideoError"] < drawn["APIStatusError"] < drawn["RateLimitError"]
+            assert name in listed, f"{name} is missing in the docstring"
+    assert listed["AIVideoError"] < listed["APIStatusError"] < listed["RateLimitError"]
 
 
 def test_a_spend_limit_error_is_not_a_rate_limit_error() -> None:
@@ -179,10 +179,10 @@ def test_a_bad_request_error_is_an_invalid_request_and_a_status_error() -> None:
     assert error.field is None
 
 
-def test_insufficient_credits_says_where_to_see_the_balance_and_top_up() -> None:
-    said = str(InsufficientCreditsError("too low", status=402, code="insufficient_credits"))
-    assert "GET /v1/credits" in said
-    assert "Dashboard > Billing" in said
+def test_insufficient_credits_names_where_to_see_the_balance_and_to_top_up() -> None:
+    message = str(InsufficientCreditsError("too low", status=402, code="insufficient_credits"))
+    assert "GET /v1/credits" in message
+    assert "Dashboard > Billing" in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every program in examples/ runs as it says it does, against a stand-in service."""
+"""Every program in examples/ runs as documented, against the simulator."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from aivideo.simulator import Simulator
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TRIED = {"app.py", "bulk.py", "handler.py"}
+TESTED = {"app.py", "bulk.py", "handler.py"}
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run an example as a person would, where the fixtures have set the environment."""
+    """Run an example as a command, with the environment set by the fixtures."""
     return subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         capture_output=True,
@@ -37,13 +37,13 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[module.__name__] = module  # where FastAPI looks for what annotations name
+    sys.modules[module.__name__] = module  # FastAPI resolves annotations in this module
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_example_is_tried() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"} == TRIED
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"} == TESTED
 
 
 def test_bulk_saves_a_clip_for_each_line(live_simulator: Simulator, tmp_path: Path) -> None:
@@ -59,7 +59,9 @@ def test_bulk_saves_a_clip_for_each_line(live_simulator: Simulator, tmp_path: Pa
     assert live_simulator.truth.creates_taken == 3
 
 
-def test_bulk_keeps_to_its_ceiling_and_says_so(live_simulator: Simulator, tmp_path: Path) -> None:
+def test_bulk_reports_jobs_refused_by_its_ceiling(
+    live_simulator: Simulator, tmp_path: Path
+) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("A red kite over dunes\nA tram in the snow\n", "utf-8")
     done = run("bulk.py", str(prompts), str(tmp_path / "clips"), "--max-credits", "100")
@@ -78,7 +80,7 @@ def test_app_serves_each_caller(live_simulator: Simulator) -> None:
 
 
 @pytest.mark.simulator(failure_rate=1.0)
-def test_app_tells_a_caller_of_a_failure(live_simulator: Simulator) -> None:
+def test_app_reports_a_failure_to_its_caller(live_simulator: Simulator) -> None:
     done = run("app.py", "A paper boat")
     assert (done.returncode, done.stderr) == (0, "")
     assert "'A paper boat': " in done.stdout
@@ -88,7 +90,7 @@ def test_app_tells_a_caller_of_a_failure(live_simulator: Simulator) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.simulator(speed=1)
-async def test_handler_answers_at_once_and_tells_how_it_stands(simulator: Simulator) -> None:
+async def test_handler_responds_immediately_and_reports_the_status(simulator: Simulator) -> None:
     app: Any = load("handler.py").app
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://app")
     async with app.router.lifespan_context(app), http:
@@ -105,11 +107,11 @@ async def test_handler_answers_at_once_and_tells_how_it_stands(simulator: Simula
 
         with anyio.fail_after(24 * 3600):
             while True:
-                answer = await http.get(clip)
-                if answer.json().get("status") == "completed":
+                response = await http.get(clip)
+                if response.json().get("status") == "completed":
                     break
                 await anyio.sleep(10)
-        assert answer.json()["url"].startswith(simulator.results_url)
+        assert response.json()["url"].startswith(simulator.results_url)
         polls = simulator.truth.polls
         await http.get(clip)
-        assert simulator.truth.polls == polls, "asking us must not ask the service"
+        assert simulator.truth.polls == polls, "a request to the handler must not poll the service"

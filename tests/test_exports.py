@@ -1,4 +1,4 @@
-"""The public names: what is promised is there, and what is there is promised."""
+"""The public names of the package are exactly the documented ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from types import ModuleType
 
 import aivideo
 
-PROMISED = {
-    # what people do
+STABLE = {
+    # main classes
     *("Session", "Client", "Job", "AiohttpTransport", "Transport", "RateLimit"),
-    # what they hold
+    # values
     *("Sora2", "Generation", "Request", "Credits"),
     *("Task", "PendingTask", "ProcessingTask", "CompletedTask", "FailedTask", "UnrecognizedTask"),
     *("Outcome", "Succeeded", "Failed"),
     *("Ledger", "MemoryLedger"),
-    # what may happen to them
+    # errors
     *("AIVideoError", "InvalidRequestError", "ConfigurationError", "APIStatusError"),
     *("AuthenticationError", "InsufficientCreditsError", "PermissionDeniedError"),
     *("NotFoundError", "ModelNotFoundError", "TaskNotFoundError"),
@@ -29,17 +29,17 @@ PROMISED = {
     *("ResultExpiredError", "ResponseError", "LedgerError"),
     "__version__",
 }
-"""Once promised, a name is taken back only by a new major version."""
+"""These names may be removed only in a new major version."""
 
 
-def test_every_promised_name_is_there() -> None:
-    assert set(aivideo.__all__) >= PROMISED
+def test_every_stable_name_exists() -> None:
+    assert set(aivideo.__all__) >= STABLE
 
 
-def test_what_type_checkers_read_is_what_is_imported_when_asked_for() -> None:
-    """Three lists would drift apart: the names' homes, the imports for checkers, ``__all__``."""
+def test_lazy_imports_match_the_imports_for_type_checkers() -> None:
+    """The table of lazy names, the imports for type checkers and ``__all__`` must agree."""
     tree = ast.parse(Path(aivideo.__file__).read_text("utf-8"))
-    told = {
+    declared = {
         alias.name: node.module
         for block in tree.body
         if isinstance(block, ast.If)
@@ -47,13 +47,13 @@ def test_what_type_checkers_read_is_what_is_imported_when_asked_for() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert {*told, "__version__"} == {*aivideo.__all__}
-    for name, module in told.items():
+    assert {*declared, "__version__"} == {*aivideo.__all__}
+    for name, module in declared.items():
         assert module is not None
         assert getattr(aivideo, name) is getattr(importlib.import_module(module), name)
 
 
-def test_importing_it_imports_nothing_heavy_and_a_name_brings_no_aiohttp() -> None:
+def test_importing_the_package_imports_no_heavy_module_and_session_no_aiohttp() -> None:
     program = (
         "import sys, aivideo; early = {*sys.modules}\n"
         "from aivideo import Session, Sora2\n"
@@ -80,7 +80,7 @@ def test_every_listed_name_can_be_imported() -> None:
     assert missing == []
 
 
-def test_the_list_is_sorted_and_says_each_name_once() -> None:
+def test_the_list_is_sorted_and_has_no_duplicates() -> None:
     # As ruff sorts it: constants, then classes, then the rest.
     def order(name: str) -> tuple[int, str]:
         return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
@@ -99,25 +99,25 @@ def test_the_list_is_complete() -> None:
     assert public - set(aivideo.__all__) == set()
 
 
-def test_a_star_import_brings_the_list_and_nothing_else() -> None:
+def test_a_star_import_imports_exactly_the_list() -> None:
     program = "from aivideo import *; print(*(set(dir()) - {'annotations'}))"
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
     )
-    brought = {name for name in done.stdout.split() if not name.startswith("__")}
-    assert brought == {name for name in aivideo.__all__ if not name.startswith("__")}
+    imported = {name for name in done.stdout.split() if not name.startswith("__")}
+    assert imported == {name for name in aivideo.__all__ if not name.startswith("__")}
 
 
-def test_every_error_is_one_of_ours() -> None:
+def test_every_error_is_a_subclass_of_aivideo_error() -> None:
     errors = [getattr(aivideo, name) for name in aivideo.__all__ if name.endswith("Error")]
     assert len(errors) > 20
     assert [error for error in errors if not issubclass(error, aivideo.AIVideoError)] == []
 
 
-def test_every_public_name_says_its_contract() -> None:
-    silent = [
+def test_every_public_class_has_a_docstring() -> None:
+    undocumented = [
         name
         for name in aivideo.__all__
         if isinstance(getattr(aivideo, name), type) and not getattr(aivideo, name).__doc__
     ]
-    assert silent == []
+    assert undocumented == []

@@ -33,7 +33,7 @@ def sora(**changed: object) -> Sora2:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "says"),
+    ("field", "value", "rule"),
     [
         ("prompt", "", "empty or blank"),
         ("prompt", " \n\t　", "empty or blank"),
@@ -58,8 +58,8 @@ def sora(**changed: object) -> Sora2:
         ("image", "data:image/png;base64,AAAA", "http:// or https:// URL"),
     ],
 )
-def test_an_invalid_request_raises_an_error_with_field_value_rule_and_cure(
-    field: str, value: object, says: str
+def test_an_invalid_request_raises_an_error_with_field_value_rule_and_remedy(
+    field: str, value: object, rule: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         sora(**{field: value})
@@ -68,7 +68,7 @@ def test_an_invalid_request_raises_an_error_with_field_value_rule_and_cure(
     assert error.rule
     assert error.cure
     assert str(error).startswith(f"{field}=")
-    assert says in str(error)
+    assert rule in str(error)
     assert len(str(error)) < 420
 
 
@@ -94,7 +94,7 @@ def test_the_price_is_exact(duration: int, cost: int) -> None:
     assert isinstance(request.dollars, Decimal)
 
 
-def test_the_input_uses_the_service_s_field_names() -> None:
+def test_the_input_uses_the_field_names_of_the_service() -> None:
     assert sora(image="https://host/a.png").input == {
         **GOOD,
         "image_urls": ["https://host/a.png"],
@@ -145,7 +145,7 @@ def test_a_stated_price_prints_without_exponent_or_trailing_zeros(stated: Any, s
 
 
 @pytest.mark.parametrize(
-    ("stated", "says"),
+    ("stated", "rule"),
     [
         (-1, "must not be negative"),
         ("-0.5", "must not be negative"),
@@ -159,15 +159,15 @@ def test_a_stated_price_prints_without_exponent_or_trailing_zeros(stated: Any, s
         ("0.0000001", "six decimal places"),
     ],
 )
-def test_a_stated_price_is_an_exact_amount(stated: Any, says: str) -> None:
-    with pytest.raises(InvalidRequestError, match=says) as caught:
+def test_a_stated_price_is_an_exact_amount(stated: Any, rule: str) -> None:
+    with pytest.raises(InvalidRequestError, match=rule) as caught:
         Generation("some-model", {}, credits=stated)
     assert caught.value.field == "credits"
     assert caught.value.value is stated
     assert caught.value.cure
 
 
-def test_the_price_is_no_part_of_equality_hash_or_fingerprint() -> None:
+def test_the_price_does_not_affect_equality_hash_or_fingerprint() -> None:
     one, other = Generation("m", {"a": 1}, credits=1), Generation("m", {"a": 1}, credits=2)
     assert one == other
     assert hash(one) == hash(other)
@@ -184,20 +184,20 @@ VEO = Model(
     price=PerSecond("30.5", field="seconds"),
 )
 
-EARLIER = Decimal("123.5")
+EARLIER_PRICE = Decimal("123.5")
 
 
 @pytest.mark.parametrize(
     ("request_", "price"),
     [
         (sora(), "200"),
-        (kept_request("sora-2", GOOD, credits=EARLIER), "123.5"),
+        (kept_request("sora-2", GOOD, credits=EARLIER_PRICE), "123.5"),
         (Generation("sora-2", GOOD), "200"),
         (Generation("some-model", {"a": [1]}, credits="40"), "40"),
         (Generation("some-model", {"a": [1]}), "None"),
         (default_catalog().with_models(VEO).request("veo-3", prompt="a", seconds=4), "122"),
     ],
-    ids=["sora", "kept", "by name", "stated", "unknown", "another catalogue"],
+    ids=["sora", "stored", "by name", "stated", "unknown", "another catalogue"],
 )
 def test_the_price_survives_pickle_and_copy(request_: Request, price: str) -> None:
     copies = [
@@ -230,14 +230,14 @@ def test_evolve_prices_the_new_request() -> None:
         Generation("veo-3", {"prompt": "a"}, credits="2.4"),
     ],
 )
-def test_a_kept_request_has_the_content_and_price_of_then(request_: Request) -> None:
-    kept = kept_request(request_.model, request_.input, credits=request_.credits)
-    assert kept.input == request_.input
-    assert fingerprint(kept) == fingerprint(request_)
-    assert kept.credits == request_.credits
-    earlier = kept_request(request_.model, request_.input, credits=EARLIER)
-    assert earlier.credits == EARLIER
-    assert earlier.dollars == EARLIER * Decimal("0.005")
+def test_a_stored_request_keeps_its_original_content_and_price(request_: Request) -> None:
+    stored = kept_request(request_.model, request_.input, credits=request_.credits)
+    assert stored.input == request_.input
+    assert fingerprint(stored) == fingerprint(request_)
+    assert stored.credits == request_.credits
+    earlier = kept_request(request_.model, request_.input, credits=EARLIER_PRICE)
+    assert earlier.credits == EARLIER_PRICE
+    assert earlier.dollars == EARLIER_PRICE * Decimal("0.005")
 
 
 @pytest.mark.parametrize(
@@ -252,16 +252,16 @@ def test_a_kept_request_has_the_content_and_price_of_then(request_: Request) -> 
         {},
     ],
 )
-def test_a_kept_request_is_not_checked_by_the_rules_of_today(model_input: dict[str, Any]) -> None:
-    kept = kept_request("sora-2", model_input, credits=EARLIER)
-    assert kept.input == model_input
-    assert kept.credits == EARLIER
+def test_a_stored_request_is_not_checked_by_current_rules(model_input: dict[str, Any]) -> None:
+    stored = kept_request("sora-2", model_input, credits=EARLIER_PRICE)
+    assert stored.input == model_input
+    assert stored.credits == EARLIER_PRICE
 
 
-def test_a_kept_request_without_a_price_has_none() -> None:
-    kept = kept_request("sora-2", GOOD, credits=None)
-    assert kept.input == GOOD
-    assert kept.credits is None
+def test_a_stored_request_without_a_price_has_none() -> None:
+    stored = kept_request("sora-2", GOOD, credits=None)
+    assert stored.input == GOOD
+    assert stored.credits is None
 
 
 @pytest.mark.parametrize("model_input", [{"x": {1, 2}}, {"x": b"1"}, {1: "x"}, [], None])

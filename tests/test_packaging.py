@@ -15,7 +15,7 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 MODULE_OF = {"pillow": "PIL"}
-"""Distributions whose module has another name."""
+"""Distributions whose module has a different name."""
 
 COMES_WITH = {"yarl": "aiohttp"}
 """Modules that a declared dependency requires itself, and shows in its own interface."""
@@ -50,7 +50,7 @@ def imported() -> set[str]:
 
 
 def modules_of(requirements: list[str]) -> dict[str, str]:
-    """The module of each required distribution; extras of our own are left out."""
+    """The module of each required distribution, without the package's own extras."""
     found = {}
     for requirement in requirements:
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
@@ -66,7 +66,7 @@ def test_every_dependency_is_imported() -> None:
     assert {name for name, module in declared.items() if module not in imported()} == set()
 
 
-def test_every_extra_brings_only_what_the_package_imports() -> None:
+def test_every_extra_contains_only_imported_distributions() -> None:
     for extra, requirements in EXTRAS.items():
         if extra != "dev":
             unused = {
@@ -132,7 +132,7 @@ def _texts() -> Iterator[Path]:
         yield from (ROOT / folder).rglob("*.md")
 
 
-def test_the_distribution_is_called_aivideo_sdk_and_so_do_all_hints() -> None:
+def test_the_distribution_is_called_aivideo_sdk_in_all_install_hints() -> None:
     assert PROJECT["name"] == "aivideo-sdk"
     wrong = re.compile(r"""pip install ["']?aivideo(?!-sdk)|["' ]aivideo\[""")
     found = [str(p.relative_to(ROOT)) for p in _texts() if wrong.search(p.read_text("utf-8"))]

@@ -1,4 +1,4 @@
-"""Settings: exact types, one error for each wrong value, and secrets that are never shown."""
+"""Settings: exact types, one error per wrong value, and secrets that are never shown."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def settings(**given: Any) -> SessionSettings:
 
 
 def shown_by(error: BaseException) -> str:
-    """Return what a traceback with locals shows, without the frames of this file."""
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    frames = [frame for frame in told.stack if frame.filename != __file__]
+    """Return the text of a traceback with local variables, without the frames of this file."""
+    extracted = traceback.TracebackException.from_exception(error, capture_locals=True)
+    frames = [frame for frame in extracted.stack if frame.filename != __file__]
     assert frames
     values = [value for frame in frames for value in (frame.locals or {}).values()]
     return "\n".join([*values, str(error), repr(error), repr(vars(error))])
@@ -48,19 +48,19 @@ def shown_by(error: BaseException) -> str:
 # ---- wrong values -------------------------------------------------------------------------------
 
 
-class HalfALedger:
-    """It can plan, but not as a coroutine function, and nothing else."""
+class IncompleteLedger:
+    """It has only plan(), and not as a coroutine function."""
 
     def plan(self, job: object) -> None: ...
 
 
-class HalfATransport:
+class IncompleteTransport:
     async def send(self) -> None: ...
 
 
 NAN, INF = float("nan"), float("inf")
-NO_WHOLES: list[Any] = [0, -1, 1.5, 64.0, "64", True, 10**400, []]
-NO_NUMBERS: list[Any] = [0, -1.0, INF, NAN, "60", True, 10**400, Decimal(60), []]
+INVALID_INTS: list[Any] = [0, -1, 1.5, 64.0, "64", True, 10**400, []]
+INVALID_NUMBERS: list[Any] = [0, -1.0, INF, NAN, "60", True, 10**400, Decimal(60), []]
 
 WRONG: list[tuple[str, Any, str]] = [
     ("api_key", "", "there is no API key"),
@@ -77,11 +77,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("base_url", "https://u:p@api.example", "must not contain a user"),
     ("base_url", "https://api.example?a=b", "must not contain a user"),
     *((name, value, "int above 0") for name in ("max_requests_in_flight", "max_running_jobs")
-      for value in NO_WHOLES),
+      for value in INVALID_INTS),
     ("max_requests_in_flight", None, "int above 0"),
     *((name, value, "finite int or float above 0")
       for name in ("max_requests_per_minute", "poll_interval", "request_timeout")
-      for value in NO_NUMBERS),
+      for value in INVALID_NUMBERS),
     ("request_timeout", None, "finite int or float above 0"),
     ("rate_limit", 50, "must be a RateLimit"),
     ("rate_limit", TokenBucket(rate=5.0, burst=5), "must be a RateLimit"),
@@ -90,7 +90,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("ledger", "", "is not a path"),
     ("ledger", " ", "is not a path"),
     ("ledger", b"jobs.db", "must be a path or a Ledger"),
-    ("ledger", HalfALedger(), "plan() is not a coroutine function, has no method claim()"),
+    ("ledger", IncompleteLedger(), "plan() is not a coroutine function, has no method claim()"),
     ("ledger", MemoryLedger, "MemoryLedger is a class"),
     ("max_credits", -1, "must not be negative"),
     ("max_credits", "-0.5", "must not be negative"),
@@ -114,7 +114,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("proxy", "socks5://proxy.example", "http:// or https:// URL"),
     ("proxy", 3128, "http:// or https:// URL"),
     ("transport", 5, "has no method send()"),
-    ("transport", HalfATransport(), "has no method stream(), has no method aclose()"),
+    ("transport", IncompleteTransport(), "has no method stream(), has no method aclose()"),
     ("transport", DirectTransport, "is a class"),
     ("catalog", [], "must be a Catalog"),
     ("catalog", Model(name="veo-3"), "must be a Catalog"),
@@ -122,7 +122,7 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "rule"), WRONG)
-def test_a_wrong_value_raises_an_error_with_field_value_rule_and_cure(
+def test_a_wrong_value_raises_an_error_with_field_value_rule_and_remedy(
     name: str, value: Any, rule: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -141,7 +141,7 @@ def test_a_wrong_value_raises_an_error_with_field_value_rule_and_cure(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("resubmit_server_errors", "false"),  # a text is true: it paid twice
+        ("resubmit_server_errors", "false"),  # a non-empty str is true: jobs would be paid twice
         ("callback_secret", ""),  # anybody could forge tokens
         ("max_requests_per_minute", INF),
         ("rate_limit", 50),
@@ -159,7 +159,7 @@ def test_a_session_refuses_a_wrong_setting_before_anything_is_sent(name: str, va
     assert "0123456789" not in shown_by(caught.value)
 
 
-def test_every_setting_with_a_rule_is_tried() -> None:
+def test_every_setting_with_a_rule_is_tested() -> None:
     names = {each.name for each in attrs.fields(SessionSettings)}
     assert names - {name for name, _, _ in WRONG} == {"instrumentation"}
 
@@ -191,7 +191,7 @@ class Dummy:
     async def aclose(self) -> None: ...
 
 
-def test_a_transport_s_methods_are_those_of_the_protocol() -> None:
+def test_the_checked_methods_of_a_transport_are_those_of_the_protocol() -> None:
     methods = {
         name: inspect.iscoroutinefunction(member)
         for name, member in vars(Transport).items()
@@ -200,20 +200,20 @@ def test_a_transport_s_methods_are_those_of_the_protocol() -> None:
     assert methods == {"send": True, "stream": False, "aclose": True}
 
 
-UNTYPED: Any = RateLimit
+UNTYPED_RATE_LIMIT: Any = RateLimit
 
 
 @pytest.mark.parametrize(
     ("make", "rule"),
     [
-        (lambda: UNTYPED.bucket(INF), "RateLimit count=inf: must be an int or float"),
-        (lambda: UNTYPED.bucket("50"), "RateLimit count='50': must be an int or float"),
-        (lambda: UNTYPED.bucket(50, burst=1.5), "RateLimit burst=1.5: must be an int"),
-        (lambda: UNTYPED.window(0.5, seconds=1), "RateLimit count=0.5: of a window"),
-        (lambda: UNTYPED.window(20, seconds=True), "RateLimit seconds=True"),
+        (lambda: UNTYPED_RATE_LIMIT.bucket(INF), "RateLimit count=inf: must be an int or float"),
+        (lambda: UNTYPED_RATE_LIMIT.bucket("50"), "RateLimit count='50': must be an int or float"),
+        (lambda: UNTYPED_RATE_LIMIT.bucket(50, burst=1.5), "RateLimit burst=1.5: must be an int"),
+        (lambda: UNTYPED_RATE_LIMIT.window(0.5, seconds=1), "RateLimit count=0.5: of a window"),
+        (lambda: UNTYPED_RATE_LIMIT.window(20, seconds=True), "RateLimit seconds=True"),
     ],
 )
-def test_a_wrong_rate_limit_names_its_part(make: Callable[[], Any], rule: str) -> None:
+def test_an_error_about_a_rate_limit_names_its_field(make: Callable[[], Any], rule: str) -> None:
     with pytest.raises(ConfigurationError, match=rule):
         make()
 
@@ -314,8 +314,8 @@ def test_a_client_uses_the_settings_that_concern_it() -> None:
     client = Client.of(made)
     assert (client.base_url, client.request_timeout) == ("https://api.example", 5)
     assert PASSWORD in client.transport._proxy  # type: ignore[attr-defined]
-    carrier = Dummy()
-    assert Client.of(settings(transport=carrier)).transport is carrier
+    transport = Dummy()
+    assert Client.of(settings(transport=transport)).transport is transport
 
 
 # ---- secrets ------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def test_no_wrong_secret_is_shown(wrong: dict[str, Any]) -> None:
 
 # ---- the environment ----------------------------------------------------------------------------
 
-WHOLE_ENVIRONMENT = {
+FULL_ENVIRONMENT = {
     "AIVIDEO_API_KEY": KEY,
     "AIVIDEO_BASE_URL": "http://api.example/v1",
     "AIVIDEO_LEDGER": "jobs.db",
@@ -383,13 +383,13 @@ WHOLE_ENVIRONMENT = {
     "AIVIDEO_CALLBACK_SECRET": LONG,
     "AIVIDEO_ALLOW_INSECURE": "1",
     "AIVIDEO_TRUST_ENV": "no",
-    "AIVIDEO_UNHEARD_OF": "is ignored",
+    "AIVIDEO_UNRELATED": "is ignored",
     "PATH": "/bin",
 }
 
 
 def test_every_variable_is_read() -> None:
-    assert SessionSettings.from_env(WHOLE_ENVIRONMENT) == settings(
+    assert SessionSettings.from_env(FULL_ENVIRONMENT) == settings(
         base_url="http://api.example",
         ledger="jobs.db",
         max_credits=Decimal("30.5"),
@@ -405,14 +405,14 @@ def test_every_variable_is_read() -> None:
         trust_env=False,
     )
     named = SessionSettings.from_env.__doc__ or ""
-    assert [each for each in WHOLE_ENVIRONMENT if each[:8] == "AIVIDEO_" and each not in named] == [
-        "AIVIDEO_UNHEARD_OF"
+    assert [each for each in FULL_ENVIRONMENT if each[:8] == "AIVIDEO_" and each not in named] == [
+        "AIVIDEO_UNRELATED"
     ]
 
 
 def test_overrides_take_precedence_none_included() -> None:
     made = SessionSettings.from_env(
-        WHOLE_ENVIRONMENT,
+        FULL_ENVIRONMENT,
         api_key="sk-other",
         base_url="https://other.example",
         max_credits=None,
@@ -424,12 +424,12 @@ def test_overrides_take_precedence_none_included() -> None:
     assert made.max_credits is None
     assert made.poll_interval == 1.0
     assert made.max_running_jobs == 100
-    wrong = {**WHOLE_ENVIRONMENT, "AIVIDEO_POLL_INTERVAL": "often"}
+    wrong = {**FULL_ENVIRONMENT, "AIVIDEO_POLL_INTERVAL": "often"}
     assert SessionSettings.from_env(wrong, poll_interval=2.0).poll_interval == 2.0
     with pytest.raises(ConfigurationError, match=r"^max_running_jobs="):
-        SessionSettings.from_env(WHOLE_ENVIRONMENT, max_running_jobs=0)
+        SessionSettings.from_env(FULL_ENVIRONMENT, max_running_jobs=0)
     with pytest.raises(TypeError, match="timeout"):
-        SessionSettings.from_env(WHOLE_ENVIRONMENT, timeout=3)
+        SessionSettings.from_env(FULL_ENVIRONMENT, timeout=3)
 
 
 def test_the_environment_of_this_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,7 +472,7 @@ def test_the_environment_of_this_process_is_the_default(monkeypatch: pytest.Monk
     ],
 )
 def test_an_error_names_the_variable(variable: str, text: str, rule: str) -> None:
-    environ = {**WHOLE_ENVIRONMENT, variable: text}
+    environ = {**FULL_ENVIRONMENT, variable: text}
     with pytest.raises(ConfigurationError) as caught:
         SessionSettings.from_env(environ)
     error = caught.value
@@ -487,12 +487,12 @@ def test_an_error_names_the_variable(variable: str, text: str, rule: str) -> Non
     ("text", "value"),
     [("true", True), ("1", True), ("YES", True), ("false", False), ("0", False), ("no", False)],
 )
-def test_a_flag_is_read_from_a_few_words(text: str, value: bool) -> None:
+def test_a_flag_accepts_a_few_words(text: str, value: bool) -> None:
     environ = {"AIVIDEO_API_KEY": KEY, "AIVIDEO_RESUBMIT_SERVER_ERRORS": text}
     assert SessionSettings.from_env(environ).resubmit_server_errors is value
 
 
-def test_settings_bring_no_aiohttp() -> None:
+def test_settings_import_no_aiohttp() -> None:
     program = (
         "import sys; from aivideo.settings import SessionSettings; "
         "SessionSettings(api_key='sk-x', ledger=None); "

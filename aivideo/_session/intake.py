@@ -150,8 +150,9 @@ class Intake:
         if live is not None and self._is_current(live, record):
             if index is not None:
                 live.job.index = index
-            if enqueued and live.submission is not None:
-                live.submission.enqueued = True
+            if live.submission is not None:
+                live.submission.interrupted = False  # it is wanted again
+                live.submission.enqueued = live.submission.enqueued or enqueued
             return live
         live = self._live.add(record, new_job(record, self._actions, index))
         self._watching.follow(live, record)
@@ -164,7 +165,7 @@ class Intake:
     def _is_current(self, live: LiveJob, record: JobRecord) -> bool:
         """Whether the handle of a live job can stay, given what the ledger knows now."""
         if live.submission is not None:
-            return not live.submission.interrupted
+            return not live.submission.interrupted or live.submission.posting
         if record.status is JobStatus.PLANNED:
             return False  # its submission has ended here, and it is asked for again
         return live.job.status is record.status or not live.job.status.is_in_doubt

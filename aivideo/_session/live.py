@@ -48,11 +48,13 @@ class Submission:
         callers: calls of ``submit`` and ``generate`` that wait for it now.
         posting: whether the POST is under way; then nobody may cancel the task.
         ending: whether there is an error, and the job is withdrawn if it must be; likewise.
-        interrupted: whether it was told to stop.
+        interrupted: whether it was told to stop: before its next POST, at the latest.
+        begun: whether its task has taken its first step; one that has not cannot be cancelled, for
+            it would end without a word.
     """
 
     __slots__ = (
-        *("_task", "_verdict", "_waiters", "callers", "ending", "enqueued", "if_unsent"),
+        *("_task", "_verdict", "_waiters", "begun", "callers", "ending", "enqueued", "if_unsent"),
         *("interrupted", "posting"),
     )
 
@@ -63,6 +65,7 @@ class Submission:
         self.posting = False
         self.ending = False
         self.interrupted = False
+        self.begun = False
         self._task: asyncio.Task[None] | None = None
         self._verdict: asyncio.Event | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -72,9 +75,11 @@ class Submission:
         self._task = task
 
     def interrupt(self) -> None:
-        """Stop it, unless its POST is under way or it is ending anyhow."""
-        if self._task is not None and not self.posting and not self.ending:
-            self.interrupted = True
+        """Stop it; a POST under way gets its verdict first, and is not followed by another."""
+        if self.ending:
+            return
+        self.interrupted = True
+        if self._task is not None and self.begun and not self.posting:
             self._task.cancel()
 
     async def ended(self) -> None:

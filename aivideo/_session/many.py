@@ -154,8 +154,10 @@ class GenerateMany:
             self._producer.cancel()
         for task, job in list(self._submitting.items()):
             live = self._workers.live.get(job.id)
-            if live is not None:
-                self._workers.submitter.interrupt(live)
+            submission = None if live is None else live.submission
+            # Another call of the same batch may wait for it, or resume() has taken it up.
+            if submission is not None and submission.callers <= 1 and not submission.enqueued:
+                submission.interrupt()
             task.cancel()
         self._waiting = 0
         tasks: list[asyncio.Task[None]] = [*self._submitting, *self._fetching]
@@ -232,11 +234,18 @@ class GenerateMany:
         request = record.request
         if self._ended_earlier(record, index):
             return
+        live = self._workers.live.get(job.id)
+        submission = None if live is None else live.submission
+        if submission is not None:
+            submission.callers += 1
         try:
             task_id = await self._workers.actions.task_id_of(job)
         except AIVideoError as error:
             self._ended(Failed(request, error, index=index))
             return
+        finally:
+            if submission is not None:
+                submission.callers -= 1
         self._workers.watching.watch(task_id, request)
         self._waiting += 1
         self._workers.poller.wait_with(_Waiter(self, job, index), task_id)

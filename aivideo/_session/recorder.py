@@ -61,7 +61,7 @@ class Recorder:
         self._gate = gate
         self._supervisor = supervisor
         self._max_credits = max_credits
-        self._unwritten: deque[tuple[LiveJob, AttemptEvent, int]] = deque()
+        self._unwritten: deque[tuple[str, AttemptEvent | events.Withdrawn, int]] = deque()
         self._writing = asyncio.Lock()
         self._rewriting: CancellableTask | None = None
         self._closed = False
@@ -114,7 +114,7 @@ class Recorder:
             self._live.hold(live, holding(TRANSITIONS[type(event)].to))
         try:
             await self._write_backlog()  # in the order in which it happened
-            record = await self._write(live, event, number)
+            record = await self._write(live.id, event, number)
         except LedgerError as error:
             log.log(
                 logging.DEBUG if self._unwritten else logging.ERROR,  # once, not for each POST
@@ -122,7 +122,7 @@ class Recorder:
                 "bought until then",
                 error,
             )
-            self._unwritten.append((live, event, number))
+            self._unwritten.append((live.id, event, number))
             self._ledger_failed(error)
             return None
         if own and record is not None:
@@ -140,6 +140,12 @@ class Recorder:
         await self._write_backlog()
         with _failures_as_ledger_errors():
             return await self.ledger.record(job_id, events.Withdrawn())
+
+    def withdraw_later(self, job_id: str) -> None:
+        """Withdraw a job as soon as the ledger can be written: it was said to be unsent."""
+        log.warning("job %s was not sent; it is withdrawn when the ledger can be written", job_id)
+        self._unwritten.append((job_id, events.Withdrawn(), 0))
+        self._start_rewriting()
 
     # --- what follows -------------------------------------------------------------------------
 
@@ -163,7 +169,8 @@ class Recorder:
         """
         try:
             await self._write_backlog()
-            record = await self.ledger.find(job_id)
+            with _failures_as_ledger_errors():
+                record = await self.ledger.find(job_id)
             if record is None:
                 return None  # a task that was made elsewhere
             number = record.attempt_of(task.id)
@@ -185,8 +192,7 @@ class Recorder:
             await self._rewriting.ended.wait()
         with suppress(LedgerError):
             await self._write_backlog()
-        for live, event, number in self._unwritten:
-            job_id = live.record.id
+        for job_id, event, number in self._unwritten:
             if isinstance(event, events.Taken):
                 log.error(
                     "the ledger does not know that job %s became task %s; record it with: aivideo "
@@ -200,6 +206,9 @@ class Recorder:
 
     def _ledger_failed(self, error: LedgerError) -> None:
         self._gate.close(error)
+        self._start_rewriting()
+
+    def _start_rewriting(self) -> None:
         if self._rewriting is None and not self._closed:
             self._rewriting = self._supervisor.start_cancellable(self._rewrite)
 
@@ -232,22 +241,26 @@ class Recorder:
                 await self._write(*self._unwritten[0])
                 self._unwritten.popleft()
 
-    async def _write(self, live: LiveJob, event: AttemptEvent, number: int) -> JobRecord | None:
+    async def _write(
+        self, job_id: str, event: AttemptEvent | events.Withdrawn, number: int
+    ) -> JobRecord | None:
         """Write one event.
 
         Raises:
             LedgerError: however the ledger fails: what has happened must be kept all the same.
         """
         with _failures_as_ledger_errors():
-            return await self._write_or_find(live.record.id, event, number)
+            return await self._write_or_find(job_id, event, number)
 
     async def _write_or_find(
-        self, job_id: str, event: AttemptEvent, number: int
+        self, job_id: str, event: AttemptEvent | events.Withdrawn, number: int
     ) -> JobRecord | None:
         """Write one event; where the ledger contradicts it, return what the ledger knows."""
         try:
-            return await self.ledger.record(job_id, event, attempt=number)
+            return await self.ledger.record(job_id, event, attempt=number or None)
         except ContradictionError as error:
+            if isinstance(event, events.Withdrawn):
+                return None  # somebody has sent it, or withdrawn it
             log.error("an event was rejected by the ledger as inconsistent, and dropped: %s", error)  # noqa: TRY400
             if not isinstance(event, events.Taken):
                 return await self.ledger.find(job_id)

@@ -457,15 +457,17 @@ class Session:
 
         POSTs under way, polls and downloads go on; :meth:`resume_submits` starts again.
         """
-        self._parts.gate.stop(SessionClosedError(reason))
+        if self._closing is None:
+            self._parts.gate.stop(SessionClosedError(reason))
 
     def resume_submits(self) -> None:
         """Send creates again: after a top-up, say, or when a spend cap has reset.
 
         What runs is polled again too, where a bad key had ended that.
         """
-        self._parts.gate.open()
-        self._parts.watching.watch_again()
+        if self._closing is None:
+            self._parts.gate.open()
+            self._parts.watching.watch_again()
 
     async def drain(self, *, downloads: bool = True) -> None:
         """Wait for the POSTs and, with ``downloads``, the downloads that are under way now.

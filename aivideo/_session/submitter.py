@@ -11,6 +11,10 @@
 A submission that ends before its POST has left raises an error to whoever waits. What happens to
 the job then is decided by :class:`~aivideo._session.live.IfUnsent`: it is withdrawn, so that nobody
 sends later what was said to be unsent, or it stays planned and the error says who will send it.
+
+The file is long because one submission is one path: every point where it may end between the claim
+and the consequence is decided here, and a reader who checks that no POST goes out twice reads it
+from top to bottom.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ from aivideo.errors import (
 from aivideo.ledger import events
 from aivideo.ledger.events import AttemptEvent
 from aivideo.ledger.records import JobRecord, JobStatus, Reason
+from aivideo.ledger.totals import Holding
 from aivideo.ledger.transitions import apply
 
 log = logging.getLogger("aivideo.session")
@@ -168,6 +173,7 @@ class Submitter:
 
     async def _run(self, live: LiveJob, submission: Submission) -> None:
         """Submit a job until it runs or has an error; release who waits. Never raises."""
+        submission.begun = True
         try:
             error = await self._outcome(live, submission)
             if error is not None:
@@ -177,36 +183,39 @@ class Submitter:
             submission.end()
 
     async def _outcome(self, live: LiveJob, submission: Submission) -> AIVideoError | None:
+        """Submit a job; return why it was not taken, or may not have been. None: it runs."""
+        error: Exception | None = None
         try:
             await self._submit(live, submission)
-        except asyncio.CancelledError:
-            if live.job.task_id is not None:
-                return None
-            if live.may_be_bought:  # the loop was torn down under the POST
-                return SubmitUnknownError(
-                    "it was interrupted by the end of its event loop", job=live.job
-                )
-            if live.job.status is JobStatus.WITHDRAWN:
-                return _withdrawn(live.job)
-            return await self._unsent(
-                live, submission, SessionClosedError("submitting stopped", job=live.job)
-            )
-        except SubmitUnknownError as error:
-            return None if live.job.task_id is not None else error
-        except AIVideoError as error:
-            if live.job.task_id is not None:
-                return None  # a callback has told what the answer did not
-            if live.may_be_bought and not isinstance(error, APIStatusError):
-                return self._not_recorded(live, error)
-            return await self._unsent(live, submission, error)
-        except Exception as error:
-            if live.job.task_id is not None:
-                return None
-            if live.may_be_bought:
-                return self._not_recorded(live, error)
-            log.exception("submitting job %s failed; this is a defect", live.id)
-            return SessionClosedError(f"submitting failed: {error!r}", job=live.job)
-        return None
+        except (asyncio.CancelledError, _InterruptedError):
+            pass
+        except Exception as failed:
+            error = failed
+        else:
+            return None
+        if live.job.task_id is not None:
+            return None  # a callback has reported what the response did not
+        if isinstance(error, SubmitUnknownError):
+            return error
+        if live.may_be_bought and not isinstance(error, APIStatusError):
+            return await self._in_doubt(live, error)
+        if live.job.status is JobStatus.WITHDRAWN:
+            return _withdrawn(live.job)
+        if error is None:
+            error = SessionClosedError("submitting stopped", job=live.job)
+        elif not isinstance(error, AIVideoError):
+            log.error("submitting job %s failed; this is a defect", live.id, exc_info=error)
+            error = SessionClosedError(f"submitting failed: {error!r}", job=live.job)
+        return await self._unsent(live, submission, error)
+
+    async def _in_doubt(self, live: LiveJob, error: Exception | None) -> AIVideoError:
+        """Return the error of a job of which a POST may have been taken."""
+        if live.record.status is JobStatus.PLANNED:
+            return await self._retry_unsent(live)
+        if error is None:
+            text = "it was interrupted by the end of its event loop"
+            return SubmitUnknownError(text, job=live.job)
+        return self._not_recorded(live, error)
 
     def _not_recorded(self, live: LiveJob, error: Exception) -> SubmitUnknownError:
         """Return the error of a POST after which something failed: nobody may send it again."""
@@ -214,12 +223,32 @@ class Submitter:
         log.error("job %s: %s", live.id, text)
         return SubmitUnknownError(text, job=live.job)
 
+    async def _retry_unsent(self, live: LiveJob) -> AIVideoError:
+        """Return the error of a job answered by 500 or 503 whose retry was not sent.
+
+        The retry is withdrawn, so that nobody sends it later: the job is faulted again.
+        """
+        try:
+            record = await self._recorder.withdraw(live.id)
+        except LedgerError as error:
+            self._recorder.withdraw_later(live.id)
+            return self._not_recorded(live, error)
+        self._live.apply(live, record)
+        error_then = why_untaken(live.job, record)
+        return error_then or SubmitUnknownError("its outcome is unknown", job=live.job)
+
     async def _unsent(
         self, live: LiveJob, submission: Submission, error: AIVideoError
     ) -> AIVideoError:
         """Return the error of a job that was not taken; withdraw the job where it was promised."""
         submission.ending = True
         if live.job.status is not JobStatus.PLANNED:
+            if (
+                submission.if_unsent is IfUnsent.WITHDRAW
+                and live.job.status is JobStatus.SUBMITTING
+                and live.held is Holding.NONE
+            ):  # proved not taken, which could not be recorded yet
+                self._recorder.withdraw_later(live.id)
             return error
         if submission.if_unsent is IfUnsent.KEEP:
             return _with_note(error, _who_sends_it(live.record))
@@ -227,8 +256,8 @@ class Submitter:
             withdrawn = await self._recorder.withdraw(live.id)
         except ContradictionError:
             pass  # another process was faster: it has sent it, or withdrawn it
-        except LedgerError as failed:
-            log.error("job %s was not sent, but could not be withdrawn: %s", live.id, failed)  # noqa: TRY400
+        except LedgerError:
+            self._recorder.withdraw_later(live.id)
         else:
             self._live.apply(live, withdrawn)
         return _with_note(error, "it was not sent") if _says_nothing(error) else error
@@ -243,9 +272,13 @@ class Submitter:
         asked: float | None = None
         ours = live.record.status is JobStatus.PLANNED
         while True:
+            _check_interrupted(submission)
             if not ours and await self._follow(live):
                 return
             permit = await self._permit(asked)
+            if submission.interrupted:
+                permit.unused()
+                raise _InterruptedError
             asked = None
             # From here to the verdict nobody may cancel this task.
             submission.begin_post()
@@ -273,11 +306,13 @@ class Submitter:
                 case Then.SEND_WHEN_ALLOWED:
                     asked = what.retry_after or 0.0
                 case Then.SEND_IF_NOT_CONNECTED if counts.unsent + 1 < UNSENT_ATTEMPTS:
+                    _check_interrupted(submission)
                     counts.unsent += 1
                     await asyncio.sleep(min(8.0, 0.5 * 2**counts.unsent) * random.uniform(0.5, 1.0))
                 case Then.SEND_IF_USER_ALLOWED if (
                     self._resubmit_server_errors and counts.faulted + 1 < FAULTED_ATTEMPTS
                 ):
+                    _check_interrupted(submission)
                     counts.faulted += 1
                     await asyncio.sleep(2.0**counts.faulted * random.uniform(0.5, 1.0))
                     # The attempt stays faulted, its credits held: it may have been charged.
@@ -395,6 +430,15 @@ class Submitter:
             if not self._gate.outage.is_on:
                 return permit
             permit.unused()  # granted just before the outage was noticed
+
+
+class _InterruptedError(Exception):
+    """The submission was told to stop; it has no POST under way."""
+
+
+def _check_interrupted(submission: Submission) -> None:
+    if submission.interrupted:
+        raise _InterruptedError
 
 
 def why_untaken(job: Job, record: JobRecord) -> AIVideoError | None:

@@ -27,7 +27,7 @@ def job_table(jobs: Sequence[JobRecord], width: int) -> Table:
     statuses = [status_of(job) for job in jobs]
     widths = {
         "job": 16,
-        "status": max(map(len, statuses)),
+        "status": max(len("status"), *map(len, statuses)),
         "credits": max(7, *(len(_credits(job)) for job in jobs)),
         "sent (UTC)": 11,
         "task": 36,

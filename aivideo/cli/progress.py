@@ -42,7 +42,7 @@ class RunDisplay:
     def __init__(
         self, total: int, statistics: Callable[[], SessionStatistics], *, as_json: bool = False
     ) -> None:
-        self.console = Console(stderr=True)
+        self.console: Console = Console(stderr=True)
         self._total = total
         self._statistics = statistics
         self._as_json = as_json

@@ -174,7 +174,7 @@ _LINES: dict[str, tuple[str, ...]] = {
     "all charged": (
         "All POSTs of unknown outcome were taken: the counter grew by just their credits.",
         _OTHERS,
-        "Find their tasks on the dashboard: --task-id.",
+        "Find their tasks on the dashboard, and settle each job with its task.",
     ),
     "some charged": (
         "The counter grew by more than is known, and by less than all unknown POSTs would cost:",

@@ -1,10 +1,10 @@
-"""A stand-in for the AI Video API, to try and test everything without a key.
+"""A simulator of the AI Video API, for trying and testing without an API key.
 
-Three ways in: `aivideo simulate` (a server), `async with serve(Scenario(...)) as sim:` (in a
-test), and `Service(scenario)` (the core alone, driven by a given clock).
+There are three ways to use it: `aivideo simulate` (a server), `async with serve(Scenario(...)) as
+sim:` (in a test), and `Service(scenario)` (the core without a server; the caller passes the time).
 
-It is written from the provider's pages and shares no code with the client it stands against: two
-independent readings, or a misreading would agree with itself.
+It is written from the provider's documentation and shares no code with the client. If both shared
+code, a misunderstanding of the documentation would affect both, and no test would find it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which callbacks are sent, when, and what they say.
+"""Which callbacks are sent, when, and with which content.
 
-API.md, "Callbacks": the task object, POSTed when a task ends, tried three times in all. There is
-no signature, which is why a forged one looks like any other.
+API.md, "Callbacks": the task object is POSTed when a task ends, with up to three attempts.
+Callbacks are not signed, so a receiver cannot tell a forged one from a real one.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from aivideo.simulator.truth import CallbackFate, CallbackRecord, TaskRecord, Tr
 
 @attrs.frozen
 class Callback:
-    """One POST that is due now, to a loopback host."""
+    """A POST to a loopback host that is due now."""
 
     url: str
     headers: Mapping[str, str]
     body: bytes
     task_id: str
     attempt: int
-    """From 1. A forged one is 0, and is never tried again."""
+    """Counted from 1. A forged callback has 0 and is never retried."""
     ends: float = attrs.field(repr=False)
 
 
 @attrs.frozen
-class _Planned:
+class _Scheduled:
     task: TaskRecord
     url: str
     attempt: int
@@ -44,12 +44,12 @@ class _Planned:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Whether a URL's host is a loopback address or `localhost`."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False  # another name, or no URL at all
+        return False  # another host name, or not a URL
 
 
 def _fate(url: str, fault: Fault) -> CallbackFate:
@@ -61,7 +61,7 @@ def _fate(url: str, fault: Fault) -> CallbackFate:
 
 
 class TaskView(Protocol):
-    """Shows tasks as the API does; the service is one."""
+    """Formats tasks as the API does. `Service` implements it."""
 
     def task_object(self, task: TaskRecord, now: float) -> dict[str, object]:
         """Return the task object at `now`."""
@@ -73,7 +73,7 @@ class TaskView(Protocol):
 
 
 class CallbackSchedule:
-    """The callbacks of one service: plans them, and hands over those that are due."""
+    """Schedules the callbacks of one service and returns those that are due."""
 
     def __init__(self, scenario: Scenario, truth: Truth) -> None:
         self.hook: Hook | None = None
@@ -81,16 +81,16 @@ class CallbackSchedule:
         self._truth = truth
         self._faults = FaultStream(scenario.faults, Endpoint.CALLBACK, scenario.seed)
         self._random = random.Random(f"{scenario.seed} callback times")
-        self._queue: list[tuple[float, int, _Planned]] = []
+        self._queue: list[tuple[float, int, _Scheduled]] = []
         self._numbers = itertools.count()
 
     @property
     def next_at(self) -> float | None:
-        """When the next one is due."""
+        """When the next callback is due, in seconds. None: none is scheduled."""
         return self._queue[0][0] if self._queue else None
 
     def task_created(self, task: TaskRecord, url: str) -> None:
-        """Decide what will happen to the callback of a new task, and plan it."""
+        """Decide the fault of a new task's callback and schedule it."""
         scenario = self._scenario
         fault = self._faults.decide(self.hook, url)
         if fault is not Fault.NONE:
@@ -103,29 +103,33 @@ class CallbackSchedule:
             first += late * self._random.random()
         elif fault is Fault.FORGED:
             at = self._random.uniform(task.created, task.ends)
-            self._plan(at, _Planned(task, url, 0, Fault.FORGED))
-        self._plan(first, _Planned(task, url, 1, Fault.LOST if fault is Fault.LOST else Fault.NONE))
+            self._schedule(at, _Scheduled(task, url, 0, Fault.FORGED))
+        self._schedule(
+            first, _Scheduled(task, url, 1, Fault.LOST if fault is Fault.LOST else Fault.NONE)
+        )
         if fault is Fault.DOUBLED:
-            self._plan(first, _Planned(task, url, len(scenario.callback_tries)))
+            self._schedule(first, _Scheduled(task, url, len(scenario.callback_tries)))
 
     def due(self, now: float, view: TaskView) -> list[Callback]:
-        """Take those that are due. What goes to another machine is noted, and not handed over.
+        """Remove and return the callbacks that are due.
+
+        Callbacks to other machines are only recorded in the truth.
 
         Args:
             now: seconds of the service's clock.
-            view: shows tasks as the API does.
+            view: formats tasks as the API does.
         """
         callbacks = []
         while self._queue and self._queue[0][0] <= now:
-            at, _, planned = heapq.heappop(self._queue)
-            task = planned.task
-            url = planned.url
-            forged = planned.fault is Fault.FORGED
-            said = _forgery(task, view) if forged else view.task_object(task, task.ends)
-            event = f"task.{said['status']}"
-            fate = _fate(url, planned.fault)
+            at, _, scheduled = heapq.heappop(self._queue)
+            task = scheduled.task
+            url = scheduled.url
+            forged = scheduled.fault is Fault.FORGED
+            shown = _forged_object(task, view) if forged else view.task_object(task, task.ends)
+            event = f"task.{shown['status']}"
+            fate = _fate(url, scheduled.fault)
             self._truth.callbacks.append(
-                CallbackRecord(task.id, url, event, planned.attempt, at, fate)
+                CallbackRecord(task.id, url, event, scheduled.attempt, at, fate)
             )
             if fate in ("sent", "forged") and is_loopback(url):
                 headers = {
@@ -134,41 +138,43 @@ class CallbackSchedule:
                     "X-Task-Id": task.id,
                     "X-Timestamp": str(int(view.unix(now))),
                 }
-                body = orjson.dumps(said)
-                callbacks.append(Callback(url, headers, body, task.id, planned.attempt, task.ends))
+                body = orjson.dumps(shown)
+                callbacks.append(
+                    Callback(url, headers, body, task.id, scheduled.attempt, task.ends)
+                )
         return callbacks
 
     def answered(self, callback: Callback, status: int | None, now: float) -> None:
-        """Say how a callback was received; a failed one is planned again, if tries are left.
+        """Report the response to a callback. A failed one is retried, if attempts are left.
 
         Args:
-            callback: one that `due` handed over.
+            callback: one that `due` returned.
             status: the HTTP status, or None if it was unreachable.
             now: seconds of the service's clock.
         """
         if status is not None and 200 <= status < 300:
             self._truth.callbacks_delivered += 1
             return
-        tries = self._scenario.callback_tries
-        if 1 <= callback.attempt < len(tries):
-            at = callback.ends + tries[callback.attempt] / self._scenario.speed
+        offsets = self._scenario.callback_tries
+        if 1 <= callback.attempt < len(offsets):
+            at = callback.ends + offsets[callback.attempt] / self._scenario.speed
             task = self._truth.tasks[callback.task_id]
-            self._plan(max(at, now), _Planned(task, callback.url, callback.attempt + 1))
+            self._schedule(max(at, now), _Scheduled(task, callback.url, callback.attempt + 1))
 
-    def _plan(self, at: float, planned: _Planned) -> None:
-        heapq.heappush(self._queue, (at, next(self._numbers), planned))
+    def _schedule(self, at: float, scheduled: _Scheduled) -> None:
+        heapq.heappush(self._queue, (at, next(self._numbers), scheduled))
 
 
-def _forgery(task: TaskRecord, view: TaskView) -> dict[str, object]:
-    """Return the opposite of what will be true, with a URL that is not the service's."""
-    honest = view.task_object(task, task.created)
-    said = {name: honest[name] for name in ("id", "model", "created_at")}
+def _forged_object(task: TaskRecord, view: TaskView) -> dict[str, object]:
+    """Return a task object with the opposite outcome and a URL of another server."""
+    actual = view.task_object(task, task.created)
+    shown = {name: actual[name] for name in ("id", "model", "created_at")}
     if task.outcome == "completed":
         error = {"code": "upstream_error", "message": "Video generation failed"}
-        return {**said, "status": "failed", "error": error}
+        return {**shown, "status": "failed", "error": error}
     return {
-        **said,
+        **shown,
         "status": "completed",
-        "completed_at": honest["created_at"],
+        "completed_at": actual["created_at"],
         "output": {"urls": ["https://forged.invalid/video.mp4"], "metadata": {}},
     }

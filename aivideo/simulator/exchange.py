@@ -1,4 +1,4 @@
-"""A request as the service sees it and an answer as it gives it, without sockets."""
+"""Requests to the service and its answers, as values without sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 @attrs.frozen
 class SimRequest:
-    """One HTTP request. `path` is without its query; header names may be in any case."""
+    """One HTTP request. `path` excludes the query. Header names may be in any case."""
 
     method: str
     path: str
@@ -23,7 +23,7 @@ class SimRequest:
     query: str = ""
 
     def header(self, name: str) -> str | None:
-        """The value of a header, or None. `name` is written in Title-Case."""
+        """The value of a header, or None. Write `name` in Title-Case: it is found faster."""
         value = self.headers.get(name)
         if value is None:
             lowered = name.lower()
@@ -38,15 +38,16 @@ Cut = Literal["before", "after", "body", "reset"]
 
 @attrs.frozen
 class SimAnswer:
-    """One HTTP answer, and what goes wrong with it.
+    """One HTTP answer, with the delay and the connection fault to apply to it.
 
-    `delay` is in seconds, before the answer or the cut. `cut` says how the connection ends:
+    `delay` is in seconds, before the answer is sent or the connection is cut. `cut` states how the
+    connection is cut:
 
-    * None: it does not; the answer arrives whole
-    * `before`: closed, and the service never looked at the request
-    * `after`: closed without an answer; the service carried the request out
-    * `body`: the head and `sent_body` arrive, then it is closed
-    * `reset`: as `before`, by a TCP reset
+    * None: it is not; the answer arrives complete
+    * `before`: closed before the service processed the request
+    * `after`: closed without an answer, after the service carried the request out
+    * `body`: closed after the headers and `sent_body` were sent
+    * `reset`: like `before`, with a TCP reset
     """
 
     status: int
@@ -57,7 +58,7 @@ class SimAnswer:
 
     @property
     def sent_body(self) -> bytes:
-        """The bytes of the body that are sent: all of them, or half when it is cut there."""
+        """The bytes of the body that are sent: all of them, or half if `cut` is `body`."""
         return self.body[: len(self.body) // 2] if self.cut == "body" else self.body
 
 
@@ -65,10 +66,10 @@ JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
 def json_answer(status: int, value: object) -> SimAnswer:
-    """An answer whose body is `value` as JSON."""
+    """Return an answer whose body is `value` as JSON."""
     return SimAnswer(status, JSON_HEADERS, orjson.dumps(value))
 
 
 def http_date(unix: float) -> str:
-    """A Unix time as HTTP headers write it, whole seconds."""
+    """Format a Unix time for an HTTP header, in whole seconds."""
     return email.utils.formatdate(unix, usegmt=True)

@@ -1,8 +1,9 @@
-"""What goes wrong, and when.
+"""Which faults happen, and when.
 
-Each field of `Faults` is named `<where>_<what>`: where is `create`, `poll`, `download` or
-`callback`; what is a `Fault`. Its value says when: a probability from 0 to 1, drawn for each
-request from the scenario's seed, or `Nth(3, 7)`: the 3rd and the 7th request of that kind.
+Each field of `Faults` is named `<endpoint>_<fault>`. The endpoint is `create`, `poll`, `download`
+or `callback`; the fault is a `Fault`. The value states when it happens: a probability from 0 to 1,
+drawn for each request from the scenario's seed, or `Nth(3, 7)`, the 3rd and the 7th request to that
+endpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import attrs
 
 
 class Endpoint(enum.StrEnum):
-    """What a request is for. Both creates (videos and images) are `CREATE`."""
+    """The kind of a request. Creates of videos and of images are both `CREATE`."""
 
     CREATE = "create"
     POLL = "poll"
@@ -27,72 +28,72 @@ class Endpoint(enum.StrEnum):
 
 
 class Fault(enum.StrEnum):
-    """One thing that goes wrong. For a create, “taken” means that a task was made and charged."""
+    """A kind of fault. For a create, “taken” means that a task was created and charged."""
 
     NONE = "none"
     CUT_BEFORE = "cut_before"
-    """The connection is closed before the request was looked at: not taken."""
+    """The connection is closed before the request is processed: not taken."""
     CUT_AFTER = "cut_after"
     """The request is carried out (taken), then the connection is closed without an answer."""
     RESET = "reset"
-    """As `CUT_BEFORE`, by a TCP reset."""
+    """Like `CUT_BEFORE`, with a TCP reset."""
     HANG = "hang"
-    """Carried out (taken), and not answered for `Faults.hang_seconds`."""
+    """Carried out (taken), but not answered for `Faults.hang_seconds`."""
     SLOW = "slow"
-    """Carried out, answered after `Faults.slow_seconds`."""
+    """Carried out, and answered after `Faults.slow_seconds`."""
     TRUNCATED = "truncated"
-    """Carried out; the connection is closed in the middle of the answer's body."""
+    """Carried out, but the connection is closed in the middle of the answer's body."""
     MALFORMED = "malformed"
-    """Carried out; the answer's body is whole by its length and is not JSON."""
+    """Carried out, but the answer's body is not valid JSON. Its length matches `Content-Length`."""
     HTML_502 = "html_502"
     """A gateway's 502 page: not taken."""
     HTML_502_TAKEN = "html_502_taken"
-    """The same page, after the service took the request."""
+    """A gateway's 502 page, but the request was taken."""
     WRONG_ENVELOPE = "wrong_envelope"
-    """HTTP 200 whose envelope says `code: 402`: not taken."""
+    """HTTP 200 with `code: 402` in the body: not taken."""
     MISSING_TASK_ID = "missing_task_id"
-    """HTTP 200, `code: 200`, no `taskId`: taken."""
+    """HTTP 200 with `code: 200` and no `taskId`: taken."""
     REDIRECT = "redirect"
-    """307 to the results' origin: not taken (nor there, but a key that comes along is noted)."""
+    """307 to the results' origin: not taken. An API key sent there is counted in the truth."""
     INTERNAL_ERROR = "internal_error"
     """500 `internal_error`: not taken."""
     INTERNAL_ERROR_TAKEN = "internal_error_taken"
-    """500 `internal_error`, and yet taken."""
+    """500 `internal_error`, but the request was taken."""
     UPSTREAM_ERROR = "upstream_error"
     """503 `upstream_error`: not taken."""
     UPSTREAM_ERROR_TAKEN = "upstream_error_taken"
-    """503 `upstream_error`, and yet taken."""
+    """503 `upstream_error`, but the request was taken."""
     CUT = "cut"
-    """A download's connection is closed in the middle."""
+    """The connection of a download is closed in the middle."""
     IGNORE_RANGE = "ignore_range"
-    """A download's `Range` is ignored: 200 and the whole file."""
+    """The `Range` of a download is ignored: 200 and the complete file."""
     LOST = "lost"
-    """A callback is never sent, nor tried again."""
+    """A callback is never sent, not even by a retry."""
     DOUBLED = "doubled"
     """A callback is sent twice."""
     LATE = "late"
-    """A callback is first tried `Faults.late_seconds` after the task's end."""
+    """A callback is first sent `Faults.late_seconds` after the end of its task."""
     DISORDERED = "disordered"
-    """A callback is held for a random part of `Faults.late_seconds`: later ones overtake it."""
+    """A callback is delayed by a random part of `Faults.late_seconds`: the order changes."""
     FORGED = "forged"
-    """While the task runs, somebody else posts a false ending of it to the same URL."""
+    """While the task runs, a third party POSTs a false outcome of it to the same URL."""
 
 
 @attrs.frozen(init=False)
 class Nth:
-    """The requests of a kind on which a fault happens, counted from 1: `Nth(3)`, `Nth(1, 2, 5)`."""
+    """The numbers of the requests that get a fault, from 1: `Nth(3)`, `Nth(1, 2, 5)`."""
 
     numbers: frozenset[int]
 
     def __init__(self, *numbers: int) -> None:
-        """State the numbers.
+        """Take the numbers of the requests.
 
         Raises:
-            ValueError: if there is none, or one below 1.
+            ValueError: if there is no number, or one is below 1.
         """
         if not numbers or min(numbers) < 1:
             raise ValueError("Nth counts requests from 1: Nth(3), Nth(1, 2, 5)")
-        self.__attrs_init__(frozenset(numbers))  # pyright: ignore[reportAttributeAccessIssue]  attrs makes it
+        self.__attrs_init__(frozenset(numbers))  # pyright: ignore[reportAttributeAccessIssue]  attrs generates it
 
 
 When = float | Nth
@@ -101,7 +102,7 @@ When = float | Nth
 
 @attrs.frozen(kw_only=True)
 class Faults:
-    """Which faults happen, and when; by default none. See the top of this file."""
+    """Which faults happen, and when. None by default. See the module docstring."""
 
     create_cut_before: When = 0.0
     create_cut_after: When = 0.0
@@ -142,11 +143,11 @@ class Faults:
     callback_forged: When = 0.0
 
     slow_seconds: float = 10.0
-    """Seconds until a slow answer. Real seconds, whatever the scenario's speed."""
+    """Delay of a slow answer in seconds. Not divided by the scenario's speed."""
     hang_seconds: float = 3600.0
-    """Seconds until an answer that hangs. Real seconds."""
+    """Delay of a hanging answer in seconds. Not divided by the scenario's speed."""
     late_seconds: float = 900.0
-    """Seconds by which a callback is late. Divided by the scenario's speed."""
+    """Delay of a late callback in seconds. Divided by the scenario's speed."""
 
     def __attrs_post_init__(self) -> None:
         for endpoint in (Endpoint.CREATE, Endpoint.POLL, Endpoint.DOWNLOAD, Endpoint.CALLBACK):
@@ -156,14 +157,16 @@ class Faults:
                     continue
                 if not 0 <= when <= 1:
                     raise ValueError(
-                        f"{endpoint}_{fault} is a probability from 0 to 1 or an Nth, not {when!r}"
+                        f"{endpoint}_{fault} must be a probability (0 to 1) or an Nth, not {when!r}"
                     )
                 total += when
             if total > 1 + 1e-9:
-                raise ValueError(f"the {endpoint} faults add up to a probability of {total:g}")
+                raise ValueError(
+                    f"the {endpoint} faults have a total probability of {total:g}, above 1"
+                )
 
     def of(self, endpoint: Endpoint) -> list[tuple[Fault, When]]:
-        """The faults stated for one kind of request, with when each happens."""
+        """The fault fields of one endpoint, each with when it happens."""
         prefix = f"{endpoint}_"
         return [
             (Fault(field.name.removeprefix(prefix)), getattr(self, field.name))
@@ -174,49 +177,49 @@ class Faults:
 
 @attrs.frozen
 class Occasion:
-    """One chance for a fault: what a hook is asked about."""
+    """A request or callback that may get a fault: the argument of a hook."""
 
     endpoint: Endpoint
     nth: int
-    """Counted from 1, over all requests of this endpoint."""
+    """Number of the request, counted from 1 for each endpoint."""
     path: str
-    """The request's path; for a callback, the URL it goes to."""
+    """Path of the request; for a callback, its URL."""
     body: bytes = b""
 
 
 Hook = Callable[[Occasion], Fault | None]
-"""Decides the fault of one occasion; None leaves it to the scenario, `Fault.NONE` rules it out."""
+"""Decides the fault of one request. None: the scenario decides. `Fault.NONE`: no fault."""
 
 
 class FaultStream:
-    """Decides, request after request of one kind, which fault happens."""
+    """Decides the fault of each request to one endpoint, in order."""
 
-    __slots__ = ("_count", "_endpoint", "_planned", "_random", "_thresholds")
+    __slots__ = ("_by_number", "_count", "_endpoint", "_random", "_thresholds")
 
     def __init__(self, faults: Faults, endpoint: Endpoint, seed: int) -> None:
         self._endpoint = endpoint
         self._count = 0
-        # A stream per endpoint: a fault more among polls does not move those of the creates.
+        # One random stream per endpoint: more polls do not change the faults of the creates.
         self._random = random.Random(f"{seed} {endpoint}")
-        self._planned: dict[int, Fault] = {}
+        self._by_number: dict[int, Fault] = {}
         self._thresholds: list[tuple[float, Fault]] = []
         total = 0.0
         for fault, when in faults.of(endpoint):
             if isinstance(when, Nth):
-                self._planned.update(dict.fromkeys(when.numbers, fault))
+                self._by_number.update(dict.fromkeys(when.numbers, fault))
             elif when > 0:
                 total += when
                 self._thresholds.append((total, fault))
 
     def decide(self, hook: Hook | None, path: str, body: bytes = b"") -> Fault:
-        """The fault of the next request."""
+        """Decide the fault of the next request."""
         self._count += 1
         if hook is not None:
             decided = hook(Occasion(self._endpoint, self._count, path, body))
             if decided is not None:
                 return decided
-        if self._count in self._planned:
-            return self._planned[self._count]
+        if self._count in self._by_number:
+            return self._by_number[self._count]
         if self._thresholds:
             draw = self._random.random()
             for threshold, fault in self._thresholds:

@@ -1,7 +1,7 @@
-"""Draws a prompt and films it: H.264 in MP4, yuv420p, the asked seconds and shape.
+"""Renders a prompt as a PNG image or as an MP4 video (H.264, yuv420p).
 
-The same arguments give the same bytes. A picture is worked on as its three planes (brightness,
-and two of colour at half the size); a plane is a `bytearray` of rows, as the encoder wants them.
+The same arguments give the same bytes. Frames are drawn in grey (the luma plane, values 16 to 235);
+the two chroma planes, at half the size, hold one constant colour.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from aivideo.simulator.lettering import Lettering, draw_text, lettering, load_font
 
 FRAMES_PER_SECOND = 5
-# In pixels, but for the greys (inks and paper), which go from 16 to 235.
+# Sizes in pixels. `_INK` and `_PAPER` values are greys from 16 to 235.
 _LONG, _SHORT = 480, 270
 _MARGIN = 14
 _CAPTION = 30
@@ -31,7 +31,7 @@ _PAPER_TOP, _PAPER_BOTTOM = 74, 34
 _INK, _CAPTION_INK, _BALL_INK, _BAR_INK = 235, 190, 220, 160
 _MAX_SECONDS = 60
 
-# U and V of the background: muted colours on which white text is easy to read.
+# U and V of the background: muted colours on which white text is readable.
 _TINTS = ((138, 112), (122, 120), (112, 124), (134, 136), (120, 140), (146, 124))
 
 _ENCODER = {"preset": "ultrafast", "crf": "26", "threads": "1", "g": "600"}
@@ -44,7 +44,7 @@ class _Shape:
 
 
 def _shape(ratio: str) -> _Shape:
-    """The size in pixels; even, as yuv420p wants it. A ratio nobody can read is 16:9."""
+    """The size in pixels, even as yuv420p requires. An invalid or extreme ratio counts as 16:9."""
     wide, _, high = ratio.partition(":")
     across, down = (int(part) if part.isdecimal() else 0 for part in (wide, high))
     if not (0 < across <= 5 * down and 0 < down <= 5 * across):
@@ -55,7 +55,7 @@ def _shape(ratio: str) -> _Shape:
 
 
 def _draw(words: Lettering, caption: str, shape: _Shape) -> Image.Image:
-    """The part of the picture that stands still, in grey."""
+    """Draw the part of the picture that does not change between frames, in grey."""
     picture = _paper(shape).copy()
     box = (_MARGIN, 5, shape.width - _MARGIN - _CLOCK[0], _CAPTION)
     draw_text(picture, box, Lettering(caption, None), sizes=_CAPTION_SIZES, ink=_CAPTION_INK)
@@ -73,7 +73,7 @@ def _paper(shape: _Shape) -> Image.Image:
 
 @functools.cache
 def _ball() -> Image.Image:
-    """Where the ball is, as a mask."""
+    """The ball, as a mask."""
     large = Image.new("L", (_BALL * 4, _BALL * 4))
     ImageDraw.Draw(large).ellipse((0, 0, _BALL * 4 - 1, _BALL * 4 - 1), fill=255)
     return large.resize((_BALL, _BALL), Image.Resampling.BOX)
@@ -102,7 +102,7 @@ def _tint(prompt: str, seed: int) -> tuple[int, int]:
 
 
 def picture(prompt: str, ratio: str, *, model: str, seed: int) -> bytes:
-    """A PNG with the prompt in it."""
+    """Return a PNG that shows the prompt."""
     shape = _shape(ratio)
     grey = _draw(lettering(prompt), _caption(prompt, ratio, model, None), shape)
     tinted = Image.merge(
@@ -114,14 +114,14 @@ def picture(prompt: str, ratio: str, *, model: str, seed: int) -> bytes:
 
 
 def video(prompt: str, seconds: int, ratio: str, *, model: str, seed: int) -> bytes:
-    """An MP4 of the asked length and shape with the prompt in it.
+    """Return an MP4 that shows the prompt.
 
     Args:
         prompt: any text.
-        seconds: its length; held between 1 and 60.
+        seconds: length of the video; limited to 1 to 60.
         ratio: `16:9`, `9:16` or another `W:H`.
-        model: named in the caption.
-        seed: chooses the colour, together with the prompt.
+        model: shown in the caption.
+        seed: selects the background colour, together with the prompt.
     """
     seconds = min(_MAX_SECONDS, max(1, seconds))
     shape = _shape(ratio)
@@ -138,7 +138,7 @@ def video(prompt: str, seconds: int, ratio: str, *, model: str, seed: int) -> by
 
 
 def _frames(still: Image.Image, tint: tuple[int, int], seconds: int) -> Iterator[av.VideoFrame]:
-    """The picture again and again, with the ball, the bar and the clock where they are by then."""
+    """Yield the frames: the still picture with the ball, the bar and the clock at each time."""
     width, height = still.size
     count = seconds * FRAMES_PER_SECOND
     floor = height - _LANE + (_LANE - _BALL) // 2
@@ -148,7 +148,7 @@ def _frames(still: Image.Image, tint: tuple[int, int], seconds: int) -> Iterator
     colours = [bytes([part]) for part in tint]
     for number in range(count):
         done = number / (count - 1)
-        # There and back once in four seconds.
+        # The ball moves right and back in four seconds.
         swing = number / FRAMES_PER_SECOND % 4 / 2
         x = round((swing if swing <= 1 else 2 - swing) * (width - 2 * _MARGIN - _BALL)) + _MARGIN
         moved = (x, floor, x + _BALL, floor + _BALL)
@@ -167,7 +167,7 @@ def _frames(still: Image.Image, tint: tuple[int, int], seconds: int) -> Iterator
 
 
 def _rows(grey: Image.Image, line_size: int) -> bytes:
-    """The picture's bytes, each row filled up to the length PyAV's frames have in memory."""
+    """The bytes of the picture, each row padded to the line size of PyAV's frame."""
     if grey.width == line_size:
         return grey.tobytes()
     padded = Image.new("L", (line_size, grey.height))

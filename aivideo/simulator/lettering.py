@@ -1,7 +1,7 @@
-"""Which font can draw a prompt, and how the prompt is laid out in a box.
+"""Selects a font that can draw a prompt, and lays the prompt out in a box.
 
-Pillow brings one font, with little more than ASCII. Other scripts need a font of the system; a
-prompt that no font here can draw is stood for by its hash and length.
+Pillow includes one font, which covers little more than ASCII. Other scripts need a system font. If
+no font can draw a prompt, its hash and length are drawn instead.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FOLDERS = (
     "~/Library/Fonts",
     "C:/Windows/Fonts",
 )
-_ENDINGS = (".ttf", ".ttc", ".otf")
-# Looked at first: faces with many scripts. Then plain ones; slanted and heavy ones never.
-_BROAD = (
+_SUFFIXES = (".ttf", ".ttc", ".otf")
+# Fonts with many scripts are tried first, then other upright fonts of normal weight.
+_MANY_SCRIPTS = (
     "cjk",
     "wqy",
     "droidsansfallback",
@@ -39,15 +39,15 @@ _BROAD = (
     "msyh",
     "dejavusans",
 )
-_SLANTED = ("bold", "italic", "oblique", "condensed", "light", "black", "mono", "emoji")
-_MOST_FONTS = 80
-# A prompt is drawn if at most this share of its characters must be shown as a box.
-_MOST_BOXES = 0.2
-_BOX = "?"
-# Not a character, and in no font: its picture is the font's “missing glyph”.
+_EXCLUDED_STYLES = ("bold", "italic", "oblique", "condensed", "light", "black", "mono", "emoji")
+_MAX_FONTS = 80
+# A prompt is drawn if at most this share of its characters must be replaced.
+_MAX_REPLACED = 0.2
+_REPLACEMENT = "?"
+# Not a character, so no font has it: it is drawn as the font's “missing glyph”.
 _NO_CHARACTER = "\U0010ffff"
-# Letters and signs that NFKD does not take apart.
-_PLAIN = str.maketrans(
+# Replacements for characters that NFKD does not decompose.
+_ASCII = str.maketrans(
     {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
     | {"đ": "d", "Đ": "D", "ð": "d", "þ": "th", "ı": "i", "–": "-", "—": "-", "•": "*", "×": "x"}
 )
@@ -55,78 +55,78 @@ _PLAIN = str.maketrans(
 
 @attrs.frozen
 class Lettering:
-    """A text that can be drawn, and the font to draw it with (None: the one Pillow brings)."""
+    """A text that can be drawn, and the font to draw it with (None: Pillow's own)."""
 
     text: str
     font: str | None
 
 
 def lettering(prompt: str) -> Lettering:
-    """How to draw a prompt so that it can be read, as well as the fonts of this machine allow."""
+    """Return the most readable form of a prompt that the fonts of this machine can draw."""
     text = " ".join(prompt.split())
-    signs = frozenset(text) - {" "}
-    if signs <= _drawn(None, signs):
+    characters = frozenset(text) - {" "}
+    if characters <= _drawable(None, characters):
         return Lettering(text, None)
-    best, best_drawn = None, frozenset[str]()
+    best, best_drawable = None, frozenset[str]()
     for font in _system_fonts():
-        drawn = _drawn(font, signs)
-        if len(drawn) > len(best_drawn):
-            best, best_drawn = font, drawn
-        if drawn == signs:
+        drawable = _drawable(font, characters)
+        if len(drawable) > len(best_drawable):
+            best, best_drawable = font, drawable
+        if drawable == characters:
             return Lettering(text, font)
-    spelled = _boxed(_plain(text), None)
-    if spelled is not None:
-        return Lettering(spelled, None)
-    if best is not None and (boxed := _boxed(text, best)) is not None:
-        return Lettering(boxed, best)
+    plain = _with_replacements(_without_accents(text), None)
+    if plain is not None:
+        return Lettering(plain, None)
+    if best is not None and (replaced := _with_replacements(text, best)) is not None:
+        return Lettering(replaced, best)
     digest = hashlib.sha256(prompt.encode()).hexdigest()[:12]
     return Lettering(f"prompt {digest} ({len(prompt)} characters)", None)
 
 
-def _plain(text: str) -> str:
-    taken_apart = unicodedata.normalize("NFKD", text.translate(_PLAIN))
-    return "".join(sign for sign in taken_apart if not unicodedata.combining(sign))
+def _without_accents(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.translate(_ASCII))
+    return "".join(each for each in decomposed if not unicodedata.combining(each))
 
 
-def _boxed(text: str, font: str | None) -> str | None:
-    """The text with a box for each sign the font lacks; None if there are too many."""
-    drawn = _drawn(font, frozenset(text)) | {" "}
-    boxes = sum(sign not in drawn for sign in text)
-    if boxes > _MOST_BOXES * len(text):
+def _with_replacements(text: str, font: str | None) -> str | None:
+    """Replace each character that the font lacks. None if there are too many."""
+    drawable = _drawable(font, frozenset(text)) | {" "}
+    missing = sum(each not in drawable for each in text)
+    if missing > _MAX_REPLACED * len(text):
         return None
-    return "".join(sign if sign in drawn else _BOX for sign in text)
+    return "".join(each if each in drawable else _REPLACEMENT for each in text)
 
 
-def _drawn(font: str | None, signs: frozenset[str]) -> frozenset[str]:
-    return frozenset(sign for sign in signs if _has_glyph(font, sign))
+def _drawable(font: str | None, characters: frozenset[str]) -> frozenset[str]:
+    return frozenset(each for each in characters if _has_glyph(font, each))
 
 
 @functools.lru_cache(maxsize=65536)
-def _has_glyph(font: str | None, sign: str) -> bool:
+def _has_glyph(font: str | None, character: str) -> bool:
     try:
         face = load_font(font, 16)
-        # Two masks are sequences of bytes, which Pillow's own type does not say.
-        masks: tuple[Any, Any] = face.getmask(sign), face.getmask(_NO_CHARACTER)
+        # Masks are sequences of bytes at run time; Pillow's type hints do not state that.
+        masks: tuple[Any, Any] = face.getmask(character), face.getmask(_NO_CHARACTER)
         return bytes(masks[0]) != bytes(masks[1])
     except OSError:
-        return False  # a damaged font file, or one FreeType does not read
+        return False  # a damaged font file, or a format that FreeType does not support
 
 
 @functools.lru_cache(maxsize=64)
 def load_font(font: str | None, size: int) -> ImageFont.FreeTypeFont:
-    """A font at a size in pixels."""
+    """Load a font at a size in pixels. None: Pillow's own font."""
     if font is not None:
         return ImageFont.truetype(font, size)
     bundled = ImageFont.load_default(size)
     if not isinstance(bundled, ImageFont.FreeTypeFont):
-        raise TypeError("this Pillow was built without FreeType; install its wheel")
+        raise TypeError("Pillow was built without FreeType: install the Pillow wheel from PyPI")
     return bundled
 
 
 @functools.cache
 def _system_fonts() -> tuple[str, ...]:
-    found = sorted(_font_files(), key=_how_broad)
-    return tuple(str(path) for path in found[:_MOST_FONTS])
+    found = sorted(_font_files(), key=_preference)
+    return tuple(str(path) for path in found[:_MAX_FONTS])
 
 
 def _font_files() -> Iterator[Path]:
@@ -134,13 +134,15 @@ def _font_files() -> Iterator[Path]:
         for parent, _, names in os.walk(Path(folder).expanduser()):
             for name in names:
                 lowered = name.lower()
-                if lowered.endswith(_ENDINGS) and not any(word in lowered for word in _SLANTED):
+                if lowered.endswith(_SUFFIXES) and not any(
+                    word in lowered for word in _EXCLUDED_STYLES
+                ):
                     yield Path(parent, name)
 
 
-def _how_broad(path: Path) -> tuple[int, str]:
+def _preference(path: Path) -> tuple[int, str]:
     name = path.name.lower().translate(dict.fromkeys(map(ord, "-_ ")))
-    rank = next((n for n, word in enumerate(_BROAD) if word in name), len(_BROAD))
+    rank = next((n for n, word in enumerate(_MANY_SCRIPTS) if word in name), len(_MANY_SCRIPTS))
     return rank, str(path)
 
 
@@ -152,21 +154,21 @@ def draw_text(
     sizes: range,
     ink: int,
 ) -> None:
-    """Draw a text into a box, in the largest of the sizes that fits; cut with `…` if none does.
+    """Draw a text into a box in the largest size that fits. If none fits, truncate with `…`.
 
     Args:
         picture: an 8-bit grey image.
         box: left, top, right, bottom in pixels.
         words: what to draw.
         sizes: font sizes in pixels, largest first.
-        ink: the grey of the text.
+        ink: grey value of the text.
     """
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     pen = ImageDraw.Draw(picture)
-    # What could not fit in the smallest size is not even measured: a prompt may have 5000
-    # characters, and measuring them all costs more than the whole video.
-    text = words.text[: _most_characters(sizes[-1], width, height)]
+    # Text that cannot fit in the smallest size is not measured: a prompt may have 5000 characters,
+    # and measuring all of them would cost more than making the video.
+    text = words.text[: _max_characters(sizes[-1], width, height)]
     size, lines = _largest_fit(text, words.font, sizes, width, height)
     font = load_font(words.font, size)
     lines, hidden = lines[: _rows(size, height)], lines[_rows(size, height) :]
@@ -182,9 +184,9 @@ def draw_text(
 def _largest_fit(
     text: str, font: str | None, sizes: range, width: int, height: int
 ) -> tuple[int, list[str]]:
-    """The largest size whose lines fit, with the lines; the smallest if none does."""
+    """The largest size that fits, with the wrapped lines; the smallest size if none fits."""
     for size in sizes:
-        if len(text) <= _most_characters(size, width, height):
+        if len(text) <= _max_characters(size, width, height):
             lines = _wrapped(text, load_font(font, size), width)
             if len(lines) <= _rows(size, height):
                 return size, lines
@@ -199,13 +201,13 @@ def _rows(size: int, height: int) -> int:
     return max(1, height // _line_height(size))
 
 
-def _most_characters(size: int, width: int, height: int) -> int:
-    """More than this cannot fit in a box: text is not narrower than a third of its size."""
+def _max_characters(size: int, width: int, height: int) -> int:
+    """Upper bound of the characters that fit: a character is at least size / 3 wide."""
     return max(1, 3 * width // size * _rows(size, height))
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels: broken at spaces where there are some, else anywhere."""
+    """Wrap into lines of at most `width` pixels: at spaces if possible, else anywhere."""
     lines: list[str] = []
     line, line_width = "", 0.0
     space = font.getlength(" ")
@@ -221,7 +223,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _short_words(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
-    """The words, those too wide for a line cut in pieces that fill one."""
+    """Yield the words. A word too wide for a line is split into pieces that fill one."""
     longest = max(1, round(4 * width / font.size))
     for word in text.split(" "):
         rest = word
@@ -235,7 +237,7 @@ def _short_words(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterato
 
 
 def _fitting(word: str, font: ImageFont.FreeTypeFont, width: int) -> int:
-    """How many leading characters fit; at least one."""
+    """How many leading characters fit in `width` pixels; at least one."""
     low, high = 1, len(word)
     while low < high:
         middle = (low + high + 1) // 2

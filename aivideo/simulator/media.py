@@ -1,11 +1,11 @@
-"""What the results hold: small videos that really play, with the prompt in the picture.
+"""The contents of results: small videos and images that can be played and show the prompt.
 
-A batch of a thousand must be bound by the pace and not by the making of its videos (the aim is
-under 50 ms of CPU each). So the frames are small and few, the prompt is drawn once, and between
-two frames only a ball, a bar and the clock move, written straight into the planes of the picture:
-the encoder finds nearly every block unchanged.
+The duration of a batch of a thousand videos must depend on the rate limit, not on the time to make
+the videos (target: less than 50 ms of CPU each). So the frames are few and small, the prompt is
+drawn once, and only a ball, a bar and a clock move between frames: the encoder finds nearly every
+block unchanged.
 
-PyAV and Pillow are imported when the first result is made, and not with this module.
+PyAV and Pillow are imported when the first result is made, not with this module.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import attrs
 from aivideo.simulator.results import etag_of
 from aivideo.simulator.truth import TaskRecord
 
-_MOST_HELD = 32
+_MAX_CACHED = 32
 
 
 @attrs.frozen
 class Media:
-    """One result, whole."""
+    """The complete content of one result."""
 
     data: bytes = attrs.field(repr=False)
     content_type: str
@@ -33,43 +33,43 @@ class Media:
 
 
 class Library:
-    """Makes results when they are first asked for, and holds the last few.
+    """Makes results when they are first requested, and caches the most recent ones.
 
-    The same task always gives the same bytes, so one that was dropped can be made again in the
-    middle of a resumed download. May be used from several threads.
+    The same task always gives the same bytes, so a result that left the cache can be made again
+    when a download is resumed. Thread-safe.
     """
 
     def __init__(self, media: Literal["mp4", "stub"], seed: int) -> None:
         self._media = media
         self._seed = seed
-        self._held: OrderedDict[str, Media] = OrderedDict()
+        self._cached: OrderedDict[str, Media] = OrderedDict()
         self._lock = threading.Lock()
 
-    def held(self, task: TaskRecord) -> Media | None:
-        """A task's result if it costs nothing to have: at hand, or a stub."""
+    def get_if_ready(self, task: TaskRecord) -> Media | None:
+        """Return a task's result if it takes no time: it is cached, or a stub. Else None."""
         if self._media == "stub":
             return self.get(task)
         with self._lock:
-            media = self._held.get(task.id)
+            media = self._cached.get(task.id)
             if media is not None:
-                self._held.move_to_end(task.id)
+                self._cached.move_to_end(task.id)
             return media
 
     def get(self, task: TaskRecord) -> Media:
-        """A task's result, made now if need be: some tens of milliseconds of CPU."""
+        """Return a task's result. Making one that is not cached takes tens of ms of CPU time."""
         if self._media == "stub":
             return _stub(task)
-        media = self.held(task)
+        media = self.get_if_ready(task)
         if media is None:
             media = self._make(task)
             with self._lock:
-                self._held[task.id] = media
-                while len(self._held) > _MOST_HELD:
-                    self._held.popitem(last=False)
+                self._cached[task.id] = media
+                while len(self._cached) > _MAX_CACHED:
+                    self._cached.popitem(last=False)
         return media
 
     def _make(self, task: TaskRecord) -> Media:
-        # Imported here: whoever only asks for tasks, and takes no result, needs neither library.
+        # Imported here: programs that never download a result do not need PyAV and Pillow.
         from aivideo.simulator.film import picture, video
 
         prompt, ratio = task.prompt or "", task.aspect_ratio or "16:9"
@@ -85,7 +85,7 @@ class Library:
 
 
 def _stub(task: TaskRecord) -> Media:
-    said = f"{task.model} {task.duration} {task.aspect_ratio} {task.prompt}"
-    data = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + hashlib.sha256(said.encode()).digest() * 32
+    text = f"{task.model} {task.duration} {task.aspect_ratio} {task.prompt}"
+    data = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + hashlib.sha256(text.encode()).digest() * 32
     content_type = "video/mp4" if task.kind == "video" else "image/png"
     return Media(data, content_type, etag_of(data))

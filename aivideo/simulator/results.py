@@ -1,7 +1,7 @@
-"""The object store the results lie in: another origin, pre-signed URLs that expire, ranges.
+"""The object store of the results: another origin, pre-signed URLs that expire, range requests.
 
-A URL is `<origin>/videos/YYYY/MM/DD/<id>.mp4?X-Expires=<Unix seconds>&X-Signature=<hex>`. Whoever
-holds it may read it until it expires; no key is asked for, and none must ever come here.
+A URL is `<origin>/videos/YYYY/MM/DD/<id>.mp4?X-Expires=<Unix seconds>&X-Signature=<hex>`. It can be
+read without an API key until it expires. Clients must never send an API key to this origin.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9]")
 
 
 def carries_key(request: SimRequest) -> bool:
-    """Whether a request brings an `Authorization` header, or a key anywhere in its head."""
+    """Whether a request has an `Authorization` header, or an API key in its query or a header."""
     return (
         request.header("Authorization") is not None
         or _KEY.search(request.query) is not None
@@ -34,26 +34,28 @@ def _signature(secret: bytes, path: str, expires: str) -> str:
 
 
 def signed_url(origin: str, secret: bytes, task: TaskRecord, created: float, expires: int) -> str:
-    """The URL of a task's result.
+    """Return the URL of a task's result.
 
     Args:
         origin: scheme, host and port.
-        secret: what the signature is made with.
-        task: whose result.
-        created: its Unix time, for the folder.
-        expires: the Unix second from which it is refused.
+        secret: key of the signature.
+        task: the task of the result.
+        created: Unix time at which the task was created; its date is part of the path.
+        expires: Unix time in whole seconds from which the URL is refused.
     """
     day = datetime.fromtimestamp(created, UTC)
-    folder, ending = ("videos", "mp4") if task.kind == "video" else ("images", "png")
-    path = f"/{folder}/{day.year}/{day.month:02}/{day.day:02}/{task.id}.{ending}"
+    folder, suffix = ("videos", "mp4") if task.kind == "video" else ("images", "png")
+    path = f"/{folder}/{day.year}/{day.month:02}/{day.day:02}/{task.id}.{suffix}"
     signature = _signature(secret, path, str(expires))
     return f"{origin}{path}?X-Expires={expires}&X-Signature={signature}"
 
 
 def admit(request: SimRequest, secret: bytes, unix: float) -> str | SimAnswer:
-    """Check a request's method, signature and expiry: the task's id, or the refusal."""
+    """Check method, signature and expiry. Returns the task's id, or an error answer."""
     if request.method not in ("GET", "HEAD"):
-        return _refusal(405, "MethodNotAllowed", "The method is not allowed for this resource.")
+        return _error_answer(
+            405, "MethodNotAllowed", "The method is not allowed for this resource."
+        )
     match = _PATH.fullmatch(request.path)
     if match is None:
         return no_such_key()
@@ -62,14 +64,14 @@ def admit(request: SimRequest, secret: bytes, unix: float) -> str | SimAnswer:
     given = values.get("X-Signature", [""])[0]
     expected = _signature(secret, request.path, expires)
     if not hmac.compare_digest(given.encode(), expected.encode()):
-        return _refusal(403, "SignatureDoesNotMatch", "The signature does not match.")
+        return _error_answer(403, "SignatureDoesNotMatch", "The signature does not match.")
     if unix >= int(expires):
-        return _refusal(403, "AccessDenied", "Request has expired")
+        return _error_answer(403, "AccessDenied", "Request has expired")
     return match["id"]
 
 
 def etag_of(data: bytes) -> str:
-    """A strong entity tag."""
+    """Return a strong entity tag (`ETag`)."""
     return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 
 
@@ -82,15 +84,15 @@ def content(
     modified: str,
     ignore_range: bool = False,
 ) -> SimAnswer:
-    """The answer that carries a result: 200, 206 or 416, with `If-Range` heeded.
+    """Return the answer that contains a result: 200, 206 or 416. `If-Range` is respected.
 
     Args:
-        request: `GET` or `HEAD`.
-        data: the whole result.
+        request: a `GET` or `HEAD`.
+        data: the complete result.
         content_type: its media type.
         etag: its strong entity tag.
         modified: its `Last-Modified`.
-        ignore_range: answer 200 with the whole, whatever `Range` says.
+        ignore_range: answer 200 with the complete result, even if the request has a `Range`.
     """
     headers = {
         "Content-Type": content_type,
@@ -98,12 +100,12 @@ def content(
         "Last-Modified": modified,
         "Accept-Ranges": "bytes",
     }
-    asked = None if ignore_range else request.header("Range")
+    requested = None if ignore_range else request.header("Range")
     condition = request.header("If-Range")
     if condition is not None and condition not in (etag, modified):
-        asked = None
+        requested = None
     status, body = 200, data
-    span = _span(asked, len(data)) if asked is not None else None
+    span = _span(requested, len(data)) if requested is not None else None
     if span is not None:
         start, stop = span
         if start < stop:
@@ -116,14 +118,14 @@ def content(
     return SimAnswer(status, headers, b"" if request.method == "HEAD" else body)
 
 
-def _span(asked: str, size: int) -> tuple[int, int] | None:
-    """The bytes that are asked for, end exclusive, and empty if there are none such.
+def _span(requested: str, size: int) -> tuple[int, int] | None:
+    """Parse a `Range` header: start and exclusive end, an empty span if it cannot be satisfied.
 
-    None for a header that is to be ignored.
+    Returns None if the header is to be ignored.
     """
-    match = _RANGE.fullmatch(asked.strip())
+    match = _RANGE.fullmatch(requested.strip())
     if match is None or match.groups() == ("", ""):
-        return None  # several ranges, another unit, nonsense: a server may answer with the whole
+        return None  # several ranges, another unit or invalid: a server may send the complete file
     first, last = match.groups()
     if not first:
         return max(0, size - int(last)), size
@@ -133,11 +135,11 @@ def _span(asked: str, size: int) -> tuple[int, int] | None:
 
 
 def no_such_key() -> SimAnswer:
-    """404: nothing lies at that path."""
-    return _refusal(404, "NoSuchKey", "The specified key does not exist.")
+    """Return the 404 for a path without a result."""
+    return _error_answer(404, "NoSuchKey", "The specified key does not exist.")
 
 
-def _refusal(status: int, code: str, message: str) -> SimAnswer:
+def _error_answer(status: int, code: str, message: str) -> SimAnswer:
     body = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"

@@ -1,7 +1,7 @@
-"""What the service sells and what it accepts, read from the provider's page and API.md.
+"""Models, prices and validation rules, from the provider's page and API.md.
 
-A rule that is broken gives `RefusedError`: the documented status, code and type, and a message that
-names the field.
+A request that breaks a rule raises `RefusedError`, which holds a documented error code and a
+message that names the field.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ERRORS: Mapping[str, tuple[int, str]] = MappingProxyType(
 
 
 class RefusedError(Exception):
-    """A request that is answered with a row of the error table."""
+    """The request is answered with an error from `ERRORS`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -43,10 +43,10 @@ class RefusedError(Exception):
 
 @attrs.frozen(kw_only=True)
 class Model:
-    """One thing that is sold.
+    """A model and its price.
 
-    A task costs `credits_per_second` times its input's `duration` where both are there, else
-    `credits`. With `sora_rules`, the input is held to the rules of the Sora 2 page.
+    A task costs `credits_per_second` times the `duration` of its input if both are given, else
+    `credits`. If `sora_rules` is true, the input must follow the rules of the Sora 2 page.
     """
 
     kind: Literal["video", "image"] = "video"
@@ -55,14 +55,14 @@ class Model:
     sora_rules: bool = False
 
     def price(self, duration: object) -> int:
-        """What a task costs, in credits."""
+        """Return the price of a task in credits."""
         if self.credits_per_second is None or not _is_integer(duration):
             return self.credits
         return self.credits_per_second * max(1, duration)
 
 
-# Only Sora 2's price and rules are documented (25 credits a second). The others' prices are made
-# up, and any object passes as their input.
+# Only the price and rules of Sora 2 are documented (25 credits per second). The prices of the other
+# models are invented, and their input may be any object.
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
         "sora-2": Model(credits_per_second=25, sora_rules=True),
@@ -82,7 +82,7 @@ MAX_IMAGES = 1
 
 @attrs.frozen
 class Order:
-    """What a create asks for, once it has passed the rules."""
+    """The content of a create that passed validation."""
 
     model: str
     input: JsonObject
@@ -91,16 +91,16 @@ class Order:
 
 
 def read_order(body: bytes, kind: str, models: Mapping[str, Model]) -> Order:
-    """Check the body of a create. Unknown fields are let pass.
+    """Validate the body of a create. Unknown fields are accepted.
 
     Args:
-        body: the JSON as it came.
-        kind: `video` or `image`: which endpoint it came to.
-        models: what is sold.
+        body: the JSON as received.
+        kind: `video` or `image`: the endpoint that received it.
+        models: the available models by name.
 
     Raises:
-        RefusedError: `invalid_request` if a rule is broken, `model_not_found` if no such model is
-            sold here.
+        RefusedError: `invalid_request` if a rule is broken, `model_not_found` if the model is not
+            available at this endpoint.
     """
     try:
         order = orjson.loads(body)

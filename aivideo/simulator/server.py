@@ -1,7 +1,7 @@
-"""The HTTP shell around `Service`: two origins on loopback, callbacks sent, faults enacted.
+"""An HTTP server around `Service`: two origins, callbacks, and connection faults.
 
-All times come from the running event loop's clock, and the only other thread is the loop's own
-executor, where videos are made: so it runs exactly under a virtual-time loop too.
+All times come from the clock of the running event loop. The only other threads are those of the
+loop's default executor, where videos are made. So the server also works on a virtual-time loop.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _GRACE = 1.0
 
 
 class PortInUseError(OSError):
-    """A port that was asked for by number cannot be listened on."""
+    """The server cannot listen on the requested address or port."""
 
 
 @attrs.define(eq=False)
 class Simulator:
-    """A service that listens.
+    """A running server.
 
     Attributes:
-        url: the API's origin, to be used as base URL: `http://127.0.0.1:PORT`.
-        results_url: the origin of the results, another port.
-        service: the core, with `service.scenario`.
+        url: origin of the API, the base URL for clients: `http://127.0.0.1:PORT`.
+        results_url: origin of the results, on another port.
+        service: the service behind the server, with `service.scenario`.
     """
 
     url: str
@@ -54,7 +54,7 @@ class Simulator:
 
     @property
     def truth(self) -> Truth:
-        """What really happened so far; live."""
+        """What really happened so far. Updated while the server runs."""
         return self.service.truth
 
     @property
@@ -67,12 +67,12 @@ class Simulator:
         self.service.hook = hook
 
     def now(self) -> float:
-        """Seconds of the service's clock: since it started."""
+        """Seconds since the service started."""
         return asyncio.get_running_loop().time() - self._start
 
 
 class _Connections(web.Server):
-    """An aiohttp server that counts its connections, and the requests of each."""
+    """An aiohttp server that counts its connections and the requests on each of them."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class _Connections(web.Server):
     ) -> None:
         super().__init__(
             self._counted,
-            # A caller who hung up ends a slow answer: `in_flight` stays true.
+            # Cancel a slow answer when the client disconnects, so that `in_flight` stays correct.
             handler_cancellation=True,
             keepalive_timeout=idle_close or _IDLE_CLOSE,
             access_log=None,
@@ -99,7 +99,7 @@ class _Connections(web.Server):
         return super().__call__()
 
     async def stop(self) -> None:
-        """Close every connection, whatever goes on on it."""
+        """Close all connections, also those with a request in progress."""
         for connection in self.connections:
             connection.force_close()
         await self.shutdown(_GRACE)
@@ -119,8 +119,8 @@ async def _read(request: web.BaseRequest) -> SimRequest:
     return SimRequest(request.method, url.path, request.headers, body, url.raw_query_string)
 
 
-async def _enact(answer: SimAnswer, request: web.BaseRequest) -> web.StreamResponse:
-    """Send an answer, or what is left of it."""
+async def _send(answer: SimAnswer, request: web.BaseRequest) -> web.StreamResponse:
+    """Send an answer, with its delay and connection cut."""
     if answer.delay > 0:
         await asyncio.sleep(answer.delay)
     if answer.cut is None:
@@ -132,13 +132,13 @@ async def _enact(answer: SimAnswer, request: web.BaseRequest) -> web.StreamRespo
         await response.prepare(request)
         await response.write(answer.sent_body)
         if transport is not None:
-            transport.close()  # what was written still goes out
+            transport.close()  # still sends what was written
         return response
     if transport is not None:
         if answer.cut == "reset":
             _reset_on_close(transport)
         transport.abort()
-    return web.Response(status=500)  # nobody is there to read it
+    return web.Response(status=500)  # never sent: the connection is closed
 
 
 def _reset_on_close(transport: asyncio.Transport) -> None:
@@ -147,8 +147,8 @@ def _reset_on_close(transport: asyncio.Transport) -> None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def _deliver(service: Service, now: Callable[[], float]) -> None:
-    """Send callbacks for ever, each when it is due."""
+async def _send_callbacks(service: Service, now: Callable[[], float]) -> None:
+    """Send each callback when it is due, until cancelled."""
     loop = asyncio.get_running_loop()
     sending: set[asyncio.Task[None]] = set()
     timeout = aiohttp.ClientTimeout(total=_CALLBACK_TIMEOUT)
@@ -192,7 +192,7 @@ async def _listen(server: web.Server, host: str, port: int, name: str) -> asynci
     loop = asyncio.get_running_loop()
     if not 0 <= port <= _LAST_PORT:
         raise ValueError(
-            f"{port} is no port for {name}: give 1 to {_LAST_PORT}, or 0 for a free one"
+            f"{port} is not a valid port for {name}: use 1 to {_LAST_PORT}, or 0 for any free port"
         )
     try:
         return await loop.create_server(server, host, port)
@@ -219,22 +219,23 @@ async def serve(
     port: int = 0,
     results_port: int = 0,
 ) -> AsyncIterator[Simulator]:
-    """Run a service over HTTP while the block runs.
+    """Run a service over HTTP inside an `async with` block.
 
     Args:
-        scenario: what kind of service to be.
-        host: the address to listen on.
-        port: the API's; 0 takes a free one.
-        results_port: the results'; 0 takes a free one.
+        scenario: how the service behaves. None: `Scenario()`.
+        host: address to listen on.
+        port: port of the API. 0: any free port.
+        results_port: port of the results. 0: any free port.
 
     Raises:
-        PortInUseError: if a port that was asked for is taken, or not allowed.
+        ValueError: if a port is not between 0 and 65535.
+        PortInUseError: if the server cannot listen on the address or a port.
     """
     scenario = Scenario() if scenario is None else scenario
     loop = asyncio.get_running_loop()
     start = loop.time()
     if scenario.epoch is None:
-        # Once, so that times look like today's; every later time is counted from the loop's clock.
+        # The system clock is read only once: later times are counted with the loop's clock.
         scenario = attrs.evolve(scenario, epoch=time.time())
     service = Service(scenario)
     truth = service.truth
@@ -245,19 +246,19 @@ async def serve(
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         truth.request_begins()
         try:
-            return await _enact(service.handle(await _read(request), now()), request)
+            return await _send(service.handle(await _read(request), now()), request)
         finally:
             truth.request_ends()
 
     async def handle_result(request: web.BaseRequest) -> web.StreamResponse:
-        asked = await _read(request)
-        found = service.find_result(asked, now())
+        sim_request = await _read(request)
+        found = service.find_result(sim_request, now())
         if isinstance(found, SimAnswer):
-            return await _enact(found, request)
-        media = service.library.held(found)
+            return await _send(found, request)
+        media = service.library.get_if_ready(found)
         if media is None:
             media = await asyncio.to_thread(service.library.get, found)
-        return await _enact(service.send_result(asked, found, media), request)
+        return await _send(service.send_result(sim_request, found, media), request)
 
     def api_opened() -> None:
         truth.connections += 1
@@ -271,7 +272,7 @@ async def serve(
         idle_close=scenario.idle_close,
         max_requests=scenario.max_requests_per_connection,
     )
-    store = _Connections(
+    results = _Connections(
         handle_result,
         results_opened,
         idle_close=scenario.idle_close,
@@ -280,18 +281,18 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         api_listener = await _listen(api, host, port, "the API")
         stack.callback(api_listener.close)
-        store_listener = await _listen(store, host, results_port, "the results")
-        stack.callback(store_listener.close)
+        results_listener = await _listen(results, host, results_port, "the results")
+        stack.callback(results_listener.close)
         stack.push_async_callback(api.stop)
-        stack.push_async_callback(store.stop)
-        service.results_url = _origin(store_listener)
-        deliverer = loop.create_task(_deliver(service, now))
+        stack.push_async_callback(results.stop)
+        service.results_url = _origin(results_listener)
+        callback_sender = loop.create_task(_send_callbacks(service, now))
         try:
             yield Simulator(_origin(api_listener), service.results_url, service, start)
         finally:
-            deliverer.cancel()
+            callback_sender.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await deliverer
+                await callback_sender
 
 
 async def serve_forever(
@@ -302,17 +303,18 @@ async def serve_forever(
     results_port: int = 0,
     on_ready: Callable[[Simulator], None] | None = None,
 ) -> dict[str, object]:
-    """Run a service until SIGINT or SIGTERM, and return the truth's summary.
+    """Run a service until SIGINT or SIGTERM, then return `Truth.summary()`.
 
     Args:
-        scenario: what kind of service to be.
-        host: the address to listen on.
-        port: the API's; 0 takes a free one.
-        results_port: the results'; 0 takes a free one.
-        on_ready: called once with the simulator, when it listens.
+        scenario: how the service behaves. None: `Scenario()`.
+        host: address to listen on.
+        port: port of the API. 0: any free port.
+        results_port: port of the results. 0: any free port.
+        on_ready: called once with the simulator, when it is listening.
 
     Raises:
-        PortInUseError: if a port that was asked for is taken, or not allowed.
+        ValueError: if a port is not between 0 and 65535.
+        PortInUseError: if the server cannot listen on the address or a port.
     """
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()

@@ -1,7 +1,7 @@
-"""What really happened: every task made, every credit moved, every request seen.
+"""What really happened: all tasks created, credits charged and refunded, and requests received.
 
-Kept while the service runs, at a constant cost per request; tests compare a client's account
-with it.
+It is recorded while the service runs, at a constant cost per request. Tests compare a client's
+records with it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from aivideo.simulator.limits import Limiter
 
 Outcome = Literal["completed", "failed"]
 CallbackFate = Literal["sent", "recorded", "lost", "forged"]
-"""`sent` (to a loopback host), `recorded` (any other host), `lost` or `forged` on purpose."""
+"""`sent` (loopback host), `recorded` (other host, not sent), `lost` or `forged` (by a fault)."""
 
 
 @attrs.define(eq=False)
 class Account:
-    """One key's money and limits. All amounts in credits."""
+    """The balance and the limits of one API key. All amounts in credits."""
 
     key: str
     purchased: int
@@ -30,23 +30,23 @@ class Account:
     charged: int = 0
     refunded: int = 0
     spent: int = 0
-    """Against the spend limit, in `spend_window`."""
+    """Credits that count towards the spend limit in `spend_window`."""
     spend_window: float = 0.0
     running: int = 0
     limiter: Limiter | None = None
     create_limiter: Limiter | None = None
     refusal: tuple[str, str] | None = None
-    """The code and message every request of this key is answered with, if it is not welcome."""
+    """Code and message of the error that every request of this key gets. None: it is accepted."""
 
     @property
     def masked_key(self) -> str:
-        """The key as it may be shown: its last four characters, if it is long enough."""
+        """The key, masked for display: only its last four characters, if it is long enough."""
         return f"sk-…{self.key[-4:]}" if len(self.key) >= 12 else "sk-…"
 
 
 @attrs.define(eq=False)
 class TaskRecord:
-    """One task that was taken and charged. Times are seconds of the service's clock."""
+    """One task that was created and charged. Times are seconds of the service's clock."""
 
     id: str
     model: str
@@ -58,17 +58,17 @@ class TaskRecord:
     account: Account
     created: float
     starts: float
-    """When it leaves `pending` for `processing`."""
+    """When its status changes from `pending` to `processing`."""
     ends: float
     outcome: Outcome
-    """How it will have ended at `ends`."""
+    """Its final status, from `ends` on."""
     callback_url: str | None
     image_urls: tuple[str, ...] = ()
     over: bool = False
     refunded: bool = False
 
     def status(self, now: float) -> str:
-        """`pending`, `processing`, `completed` or `failed`."""
+        """Its status at `now`: `pending`, `processing`, `completed` or `failed`."""
         if self.over or now >= self.ends:
             return self.outcome
         return "processing" if now >= self.starts else "pending"
@@ -76,7 +76,7 @@ class TaskRecord:
 
 @attrs.frozen
 class CallbackRecord:
-    """One callback that was due."""
+    """One callback that became due, sent or not."""
 
     task_id: str
     url: str
@@ -88,17 +88,17 @@ class CallbackRecord:
 
 @attrs.define(eq=False)
 class Truth:
-    """The account of one run. Live: the service goes on writing in it."""
+    """The record of one run. The service updates it while it runs."""
 
     requests: Counter[Endpoint] = attrs.field(factory=Counter)
-    """Requests seen, by what they were for, whatever their answer."""
+    """Requests received by endpoint, whatever the answer."""
     statuses: Counter[tuple[Endpoint, int]] = attrs.field(factory=Counter)
-    """Answers made, by HTTP status; cut connections are not in it."""
+    """Answers sent by endpoint and HTTP status, without those whose connection was cut."""
     requests_per_second: Counter[int] = attrs.field(factory=Counter)
-    """Requests to the API, by the whole second of the service's clock."""
+    """Requests to the API in each whole second of the service's clock."""
     creates_taken: int = 0
     rate_limited: int = 0
-    """429s by time, by jobs cap and by the limit of creates."""
+    """429 answers for any rate limit: all requests, creates only, or running tasks."""
     rate_limited_creates: int = 0
     spend_limited: int = 0
     charged: int = 0
@@ -107,31 +107,31 @@ class Truth:
     accounts: dict[str, Account] = attrs.field(factory=dict)
     faults: Counter[tuple[Endpoint, Fault]] = attrs.field(factory=Counter)
     keys_at_results: int = 0
-    """Requests with an `Authorization` header or a key at the results' origin. Must stay 0."""
+    """Requests to the results' origin that contained an API key. Must stay 0."""
     callbacks: list[CallbackRecord] = attrs.field(factory=list)
     callbacks_delivered: int = 0
-    """Callbacks answered with a 2xx."""
+    """Callbacks answered with a 2xx status."""
     connections: int = 0
     """Connections opened to the API."""
     result_connections: int = 0
     in_flight: int = 0
-    """Requests being answered by the API right now."""
+    """Requests to the API that are being processed now."""
     max_in_flight: int = 0
     running: int = 0
-    """Tasks pending or processing, as of the service's last look at its clock."""
+    """Tasks pending or processing at `now`."""
     max_running: int = 0
     bytes_downloaded: int = 0
     now: float = 0.0
-    """The service's clock at its last look, in seconds."""
+    """Time of the last call to the service, in seconds of its clock."""
 
     @property
     def creates_seen(self) -> int:
-        """Creates that reached the service, whatever became of them."""
+        """Creates that reached the service, whatever the result."""
         return self.requests[Endpoint.CREATE]
 
     @property
     def polls(self) -> int:
-        """Queries of a task."""
+        """Requests for the status of a task."""
         return self.requests[Endpoint.POLL]
 
     @property
@@ -140,20 +140,20 @@ class Truth:
         return self.requests[Endpoint.DOWNLOAD]
 
     def request_begins(self) -> None:
-        """Count a request in flight. For whoever carries requests; `request_ends` must follow."""
+        """Count a request in flight. Called by the transport; `request_ends` must follow."""
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def request_ends(self) -> None:
-        """The other end of `request_begins`."""
+        """Stop counting a request in flight."""
         self.in_flight -= 1
 
     def prompts_taken(self) -> Counter[str]:
-        """How often each prompt was taken and charged."""
+        """How many tasks were created and charged for each prompt."""
         return Counter(task.prompt for task in self.tasks.values() if task.prompt is not None)
 
     def summary(self) -> dict[str, object]:
-        """The figures as JSON values. Keys are masked."""
+        """The totals as JSON values. API keys are masked."""
         by_status = Counter(task.status(self.now) for task in self.tasks.values())
         return {
             "creates_seen": self.creates_seen,
@@ -197,7 +197,7 @@ class Truth:
         }
 
     def task_list(self) -> list[dict[str, object]]:
-        """Every task as JSON values, in the order they were taken."""
+        """All tasks as JSON values, in the order of their creation."""
         return [
             {
                 "id": task.id,

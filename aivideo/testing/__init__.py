@@ -1,10 +1,10 @@
-"""What we test ourselves with, for tests of your own.
+"""Test utilities for programs that use aivideo.
 
-`VirtualTimeLoop` runs hours of pacing and polling in no time, exactly. The pytest plugin beside it
-loads by itself where aivideo is installed and brings the fixtures `simulator` and `live_simulator`:
-see `aivideo.testing.pytest_plugin`. `DirectTransport` puts a session on the simulator's core
-without a socket, for tests of very many jobs. `check_ledger` says whether a ledger of your own
-keeps every promise that a session relies on. Install with `pip install "aivideo-sdk[testing]"`.
+`VirtualTimeLoop` runs hours of rate limiting and polling in milliseconds, with exact times. The
+pytest plugin loads automatically where aivideo is installed and provides the fixtures `simulator`
+and `live_simulator`: see `aivideo.testing.pytest_plugin`. `DirectTransport` connects a session to
+the simulator without sockets, for tests with very many jobs. `check_ledger` tests whether your own
+ledger class does everything a session requires. Install with `pip install "aivideo-sdk[testing]"`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A session and the simulator's core without a socket between them.
+"""A transport that connects a session to the simulator without sockets.
 
-A test over HTTP sees what aiohttp really does; a test of 20,000 jobs over six virtual hours, or of
-10,000 seeds of misfortune, wants none of it. Here a request is a function call: what the
-simulator's answer says about delays and cuts is enacted on the loop's clock, with the one fact
-that money depends on (was a byte written?) told as the real transport would tell it.
+A test over HTTP also covers aiohttp, but is too slow for 20,000 jobs over six virtual hours or for
+10,000 random seeds of faults. Here a request is a function call. The delay and the connection cut
+that the simulator's answer states are applied on the loop's clock. Errors report whether a byte was
+written, as those of the real transport do: whether a request may be sent again depends on it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ class DirectTransport:
         assert service.truth.creates_taken == 1
 
     Args:
-        service: the core that answers; its clock is the running loop's, from the first request.
-        way_there: seconds, or what draws them, until a request reaches the service; the way back
-            is the scenario's ``latency``.
-        refuse: asked of each request's method and path before it is sent; True: no connection, not
-            a byte was written.
+        service: the service that answers. Its time is that of the running loop, counted from the
+            first request.
+        way_there: seconds until a request reaches the service, or a function that draws them. The
+            delay of the answer is the scenario's ``latency``.
+        refuse: called with the method and path of each request before it is sent. If it returns
+            True, the connection is refused and no byte is written.
     """
 
     def __init__(
@@ -54,25 +55,30 @@ class DirectTransport:
         self.service = service
         self._way_there = way_there
         self._refuse = refuse
-        self._began: float | None = None
+        self._start: float | None = None
 
     def now(self) -> float:
-        """Seconds of the service's clock."""
+        """The service's time: seconds since the first request."""
         now = asyncio.get_running_loop().time()
-        if self._began is None:
-            self._began = now
-        return now - self._began
+        if self._start is None:
+            self._start = now
+        return now - self._start
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
     ) -> Answer:
-        """Have one request answered; see :meth:`aivideo.Transport.send`."""
+        """Send one request to the service; see :meth:`aivideo.Transport.send`.
+
+        Raises:
+            APIConnectionError: if the connection is refused or cut.
+            APITimeoutError: if there is no answer within ``timeout`` seconds.
+        """
         from aivideo.simulator import SimRequest
 
         parts = urlsplit(url)
         if self._refuse is not None and self._refuse(method, parts.path):
-            raise APIConnectionError("no connection: refused", written=False)
-        left = timeout - await self._travel(timeout)
+            raise APIConnectionError("the connection was refused", written=False)
+        left = timeout - await self._delay_request(timeout)
         self.service.truth.request_begins()
         try:
             request = SimRequest(method, parts.path, headers, body or b"", parts.query)
@@ -86,14 +92,15 @@ class DirectTransport:
             self.service.truth.request_ends()
         if answer.cut is not None:
             raise APIConnectionError("the connection was cut", written=True)
-        return Answer(answer.status, answer.body, _lowered(answer))
+        return Answer(answer.status, answer.body, _lowercase_headers(answer))
 
-    async def _travel(self, timeout: float) -> float:
+    async def _delay_request(self, timeout: float) -> float:
+        """Wait until the request reaches the service; return the seconds it took."""
         way = self._way_there() if callable(self._way_there) else self._way_there
         if way > 0:
             await asyncio.sleep(min(way, timeout))
             if way >= timeout:
-                # It may still arrive, for all the caller can tell; here it does not.
+                # A real request might still arrive later, so the caller must assume it was written.
                 raise APITimeoutError(f"no answer within {timeout:g} s", written=True)
         return way
 
@@ -102,9 +109,9 @@ class DirectTransport:
         self,
         url: str,
         headers: Mapping[str, str],
-        timeout: float,  # noqa: ARG002  part of the protocol; nothing here stalls
+        timeout: float,  # noqa: ARG002  part of the protocol; this transport never stalls
     ) -> AsyncGenerator[Incoming]:
-        """Open a result; see :meth:`aivideo.Transport.stream`."""
+        """Start downloading a result; see :meth:`aivideo.Transport.stream`."""
         from aivideo.simulator import SimRequest
 
         parts = urlsplit(url)
@@ -112,10 +119,12 @@ class DirectTransport:
         answer = self.service.handle_result(request, self.now())
         if answer.cut == "reset":
             raise APIConnectionError("the connection was reset", written=True)
-        yield _Incoming(answer.status, _lowered(answer), answer.sent_body, answer.cut is not None)
+        yield _Incoming(
+            answer.status, _lowercase_headers(answer), answer.sent_body, answer.cut is not None
+        )
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 @define
@@ -132,5 +141,5 @@ class _Incoming:
             raise APIConnectionError("the connection was cut", written=True)
 
 
-def _lowered(answer: SimAnswer) -> dict[str, str]:
+def _lowercase_headers(answer: SimAnswer) -> dict[str, str]:
     return {name.lower(): value for name, value in answer.headers.items()}

@@ -1,25 +1,26 @@
-"""Fixtures for tests of programs that use aivideo: a service to stand in for the real one.
+"""pytest fixtures for programs that use aivideo: a simulated service instead of the real one.
 
-pytest loads this by itself wherever aivideo is installed; the simulator is imported when a test
-first asks for it (`pip install "aivideo-sdk[testing]"`). Both fixtures set `AIVIDEO_API_KEY` and
-`AIVIDEO_BASE_URL`, so that an application that says `Session()` talks to the stand-in:
+pytest loads this plugin automatically wherever aivideo is installed. The simulator is imported when
+a test first uses it (`pip install "aivideo-sdk[testing]"`). Both fixtures set `AIVIDEO_API_KEY` and
+`AIVIDEO_BASE_URL`, so that an application that calls `Session()` uses the simulated service:
 
     @pytest.mark.anyio
-    async def test_that_a_refusal_is_told(simulator):
+    async def test_one_video_is_bought(simulator):
         async with Session() as session:
             ...
         assert simulator.truth.creates_taken == 1
 
-`simulator` runs on the test's own event loop, for async tests under anyio's plugin; with
-`VirtualTimeLoop` as the loop its hours take no time. `live_simulator` runs on a thread of its own
-and on the real clock, for every other test: plain ones, FastAPI's `TestClient`, pytest-asyncio.
+`simulator` runs on the event loop of the test, for async tests under anyio's pytest plugin. On a
+`VirtualTimeLoop`, waiting takes no real time. `live_simulator` runs on a thread of its own and on
+the real clock, for all other tests: synchronous ones, FastAPI's `TestClient`, pytest-asyncio.
 
-What kind of service it is, a marker says, with the fields of `aivideo.simulator.Scenario` (a rate
-limit and a time may be given as on the command line), on a test, a class or a module:
+A marker on a test, a class or a module configures the service. It takes the fields of
+`aivideo.simulator.Scenario`; a rate limit or a duration may also be a string in the format of the
+command line:
 
     @pytest.mark.simulator(rate_limit="token:5/s:10", failure_rate=0.1, seed=7)
 
-or a fixture of your own named `simulator_scenario` that returns a `Scenario`.
+Alternatively, define a fixture named `simulator_scenario` that returns a `Scenario`.
 """
 
 from __future__ import annotations
@@ -39,41 +40,43 @@ if TYPE_CHECKING:
 
 _KEY = "sk-simulator"
 
-# On a real clock a task takes a fifth of a second; a test that sees the virtual one may say 1.
+# With this default, a task takes 0.2 s on the real clock. Tests on virtual time may use speed=1.
 _SPEED = 600.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
-        "simulator(**fields): what the service behind the fixtures `simulator` and "
-        "`live_simulator` is like: fields of aivideo.simulator.Scenario.",
+        "simulator(**fields): configure the service of the fixtures `simulator` and "
+        "`live_simulator` with fields of aivideo.simulator.Scenario.",
     )
 
 
 @pytest.fixture
 def simulator_scenario(request: pytest.FixtureRequest) -> Scenario:
-    """The service that `simulator` and `live_simulator` run, as the test's markers tell it."""
+    """The scenario of `simulator` and `live_simulator`, from the markers of the test."""
     _require_simulator()
     from aivideo.simulator import Scenario, parse_rate_limit, parse_seconds
 
     fields: dict[str, Any] = {"speed": _SPEED}
-    for marker in reversed(list(request.node.iter_markers("simulator"))):  # the closest one wins
+    for marker in reversed(
+        list(request.node.iter_markers("simulator"))
+    ):  # the closest marker takes precedence
         if marker.args:
             raise pytest.UsageError(
                 f"{request.node.nodeid}: @pytest.mark.simulator takes fields of Scenario by name, "
                 f"like speed=60; it was given {marker.args!r}"
             )
         fields |= marker.kwargs
-    written: dict[str, Callable[[str], object]] = {
+    parsers: dict[str, Callable[[str], object]] = {
         "rate_limit": parse_rate_limit,
         "create_rate_limit": parse_rate_limit,
         "task_seconds": parse_seconds,
         "queue_seconds": parse_seconds,
     }
     try:
-        for name, parse in written.items():
+        for name, parse in parsers.items():
             if isinstance(fields.get(name), str):
                 fields[name] = parse(fields[name])
         return Scenario(**fields)
@@ -85,12 +88,12 @@ def simulator_scenario(request: pytest.FixtureRequest) -> Scenario:
 async def simulator(
     simulator_scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Simulator]:
-    """A running service on the test's own event loop, and the environment that points to it."""
+    """A simulator on the event loop of the test, with the environment variables set to it."""
     _require_simulator()
     from aivideo.simulator import serve
 
     async with serve(simulator_scenario) as running:
-        _point_to(running, simulator_scenario, monkeypatch)
+        _set_environment(running, simulator_scenario, monkeypatch)
         yield running
 
 
@@ -98,14 +101,16 @@ async def simulator(
 def live_simulator(
     simulator_scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[Simulator]:
-    """A running service on a thread of its own, and the environment that points to it."""
+    """A simulator on a thread of its own, with the environment variables set to it."""
     _require_simulator()
     with _serve_on_thread(simulator_scenario) as running:
-        _point_to(running, simulator_scenario, monkeypatch)
+        _set_environment(running, simulator_scenario, monkeypatch)
         yield running
 
 
-def _point_to(running: Simulator, scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+def _set_environment(
+    running: Simulator, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIVIDEO_BASE_URL", running.url)
     monkeypatch.setenv("AIVIDEO_API_KEY", next(iter(scenario.keys or ()), _KEY))
 
@@ -126,7 +131,7 @@ def _serve_on_thread(scenario: Scenario) -> Generator[Simulator]:
         try:
             asyncio.run(main())
         except BaseException as error:
-            # Before it was up the test hears of it; later, pytest does, from the thread.
+            # Startup errors are raised in the test; pytest reports later errors of the thread.
             if started.done():
                 raise
             started.set_exception(error)
@@ -147,7 +152,7 @@ def _require_simulator() -> None:
     missing = [name for name in ("av", "PIL") if find_spec(name) is None]
     if missing:
         pytest.fail(
-            f"the simulator needs what is not installed ({', '.join(missing)}): "
+            f"the simulator needs packages that are not installed ({', '.join(missing)}): "
             'pip install "aivideo-sdk[testing]"',
             pytrace=False,
         )

@@ -26,7 +26,7 @@ def test_show_prints_each_create_of_a_job(
         assert "POST 1" in out
         assert "no answer within 60 s" in out
         assert f"task {task_id(9)}" in out
-        assert f"aivideo jobs settle {job.id} --task-id TASK | --not-taken" in out
+        assert f"aivideo jobs settle {job.id} --task-id TASK" in out
     assert run(["jobs", "show", job.id, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [each["status"] for each in shown["attempts"]] == ["unknown", "running"]

@@ -29,7 +29,7 @@ def task(*, age: timedelta = timedelta(0), urls: tuple[str, ...] = (URL,)) -> Co
 
 @define
 class Reply:
-    """One response: ``body``, broken off after ``cut`` bytes if that is given."""
+    """One response: ``body``, interrupted after ``cut`` bytes if that is given."""
 
     status: int = 200
     body: bytes = VIDEO
@@ -54,7 +54,7 @@ class Origin:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
     ) -> Answer:
-        raise AssertionError("a download calls no API")
+        raise AssertionError("a download must not call the API")
 
     @asynccontextmanager
     async def stream(
@@ -69,7 +69,7 @@ class Origin:
     async def aclose(self) -> None: ...
 
 
-def whole(**headers: str) -> Reply:
+def complete(**headers: str) -> Reply:
     return Reply(headers={"content-length": str(len(VIDEO)), **headers})
 
 
@@ -90,12 +90,12 @@ def rest(start: int) -> Reply:
 
 async def test_a_file_is_complete_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     target = tmp_path / "new" / "a.mp4"
-    assert await download.save(task(), target, Origin(whole())) == target
+    assert await download.save(task(), target, Origin(complete())) == target
     assert target.read_bytes() == VIDEO
     assert [*target.parent.iterdir()] == [target]
 
 
-async def test_a_broken_download_resumes_where_it_broke_off(tmp_path: Path) -> None:
+async def test_a_broken_download_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
     origin = Origin(cut(3000, etag='"v1"'), rest(3000))
     await download.save(task(), tmp_path / "a.mp4", origin)
     assert (tmp_path / "a.mp4").read_bytes() == VIDEO
@@ -105,20 +105,20 @@ async def test_a_broken_download_resumes_where_it_broke_off(tmp_path: Path) -> N
 
 async def test_without_a_strong_validator_it_starts_over(tmp_path: Path) -> None:
     for headers in ({}, {"etag": 'W/"v1"'}):
-        origin = Origin(cut(3000, **headers), whole())
+        origin = Origin(cut(3000, **headers), complete())
         await download.save(task(), tmp_path / "a.mp4", origin)
         assert (tmp_path / "a.mp4").read_bytes() == VIDEO
         assert "Range" not in origin.requests[1]
 
 
 async def test_a_full_response_to_a_range_request_is_not_appended(tmp_path: Path) -> None:
-    origin = Origin(cut(3000, etag='"v1"'), whole(etag='"v2"'))
+    origin = Origin(cut(3000, etag='"v1"'), complete(etag='"v2"'))
     await download.save(task(), tmp_path / "a.mp4", origin)
     assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
 
 async def test_a_range_with_another_start_is_discarded(tmp_path: Path) -> None:
-    origin = Origin(cut(3000, etag='"v1"'), rest(2000), whole())
+    origin = Origin(cut(3000, etag='"v1"'), rest(2000), complete())
     await download.save(task(), tmp_path / "a.mp4", origin)
     assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
@@ -160,16 +160,18 @@ async def test_an_unrequested_compression_is_undone(
 
 async def test_an_unsupported_content_encoding_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="content encoding 'br'"):
-        await download.save(task(), tmp_path / "a.mp4", Origin(whole(**{"content-encoding": "br"})))
+        await download.save(
+            task(), tmp_path / "a.mp4", Origin(complete(**{"content-encoding": "br"}))
+        )
     await download.save(
-        task(), tmp_path / "b.mp4", Origin(whole(**{"content-encoding": "aws-chunked"}))
+        task(), tmp_path / "b.mp4", Origin(complete(**{"content-encoding": "aws-chunked"}))
     )
     assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"]
 
 
 async def test_a_web_page_is_not_saved_whatever_its_status(tmp_path: Path) -> None:
     page = Reply(body=b"<html>Please log in", headers={"content-type": "text/html; charset=utf-8"})
-    await download.save(task(), tmp_path / "a.mp4", Origin(page, whole()))
+    await download.save(task(), tmp_path / "a.mp4", Origin(page, complete()))
     assert (tmp_path / "a.mp4").read_bytes() == VIDEO
     with pytest.raises(DownloadError, match="HTTP 200 text/html"):
         await download.save(task(), tmp_path / "b.mp4", Origin(page))
@@ -177,13 +179,13 @@ async def test_a_web_page_is_not_saved_whatever_its_status(tmp_path: Path) -> No
 
 async def test_a_body_that_ends_early_is_not_taken_for_complete(tmp_path: Path) -> None:
     short = Reply(body=VIDEO[:500], headers={"content-length": str(len(VIDEO))})
-    await download.save(task(), tmp_path / "a.mp4", Origin(short, whole()))
+    await download.save(task(), tmp_path / "a.mp4", Origin(short, complete()))
     assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
 
 async def test_temporary_errors_are_retried(tmp_path: Path) -> None:
     reset = APIConnectionError("reset", written=True)
-    origin = Origin(reset, Reply(503, b"busy"), Reply(429, b""), Reply(416, b""), whole())
+    origin = Origin(reset, Reply(503, b"busy"), Reply(429, b""), Reply(416, b""), complete())
     await download.save(task(), tmp_path / "a.mp4", origin)
     assert (tmp_path / "a.mp4").read_bytes() == VIDEO
 
@@ -218,14 +220,14 @@ async def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(
 
     monkeypatch.setattr(download._Part, "append", full)
     with pytest.raises(DownloadError, match=r"No space left on device.*works until"):
-        await download.save(task(), target, Origin(whole()))
+        await download.save(task(), target, Origin(complete()))
     assert target.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [target]
 
 
 async def test_an_over_long_file_name_raises_download_error(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="cannot write") as caught:
-        await download.save(task(), tmp_path / ("a" * 300 + ".mp4"), Origin(whole()))
+        await download.save(task(), tmp_path / ("a" * 300 + ".mp4"), Origin(complete()))
     assert caught.value.errno == errno.ENAMETOOLONG
     assert [*tmp_path.iterdir()] == []
 
@@ -243,7 +245,7 @@ async def test_an_os_error_while_the_temporary_file_is_removed_is_not_raised(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", no_permission)
-    await download.save(task(), tmp_path / "a.mp4", Origin(whole()))
+    await download.save(task(), tmp_path / "a.mp4", Origin(complete()))
     broken = Reply(headers={"etag": '"v1"'}, cut=3000)
     with pytest.raises(DownloadError, match="HTTP 404"):
         await download.save(task(), tmp_path / "b.mp4", Origin(broken, Reply(404)))
@@ -252,14 +254,14 @@ async def test_an_os_error_while_the_temporary_file_is_removed_is_not_raised(
 async def test_a_folder_at_the_target_raises_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").mkdir()
     with pytest.raises(DownloadError, match="it is a folder"):
-        await download.save(task(), tmp_path / "a.mp4", Origin(whole()))
+        await download.save(task(), tmp_path / "a.mp4", Origin(complete()))
 
 
 async def test_an_empty_file_or_a_missing_url_raises_download_error(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="empty"):
         await download.save(task(), tmp_path / "a.mp4", Origin(Reply(body=b"")))
     with pytest.raises(DownloadError, match="no result URL yet"):
-        await download.save(task(urls=()), tmp_path / "a.mp4", Origin(whole()))
+        await download.save(task(urls=()), tmp_path / "a.mp4", Origin(complete()))
     assert [*tmp_path.iterdir()] == []
 
 

@@ -1,7 +1,7 @@
-"""What one of several processes does with a ledger; see test_ledger_processes.py.
+"""Operations on a ledger in a separate process; used by test_ledger_processes.py.
 
-Run as ``python -m tests.durable.ledger_process ACTION FILE [ARGUMENT ...]``. It prints what
-happened, a line each.
+Run as ``python -m tests.durable.ledger_process FUNCTION FILE [ARGUMENT ...]``. Results are
+printed to stdout, one per line.
 """
 
 from __future__ import annotations
@@ -21,99 +21,99 @@ from tests.ledger.jobs import job
 FILES = 30
 
 
-def say(*words: object) -> None:
+def report(*words: object) -> None:
     sys.stdout.write(f"{' '.join(map(str, words))}\n")
     sys.stdout.flush()
 
 
-def wait_for_the_others() -> None:
-    """Report that this process is ready, and wait until all may begin."""
-    say("ready")
+def wait_for_start() -> None:
+    """Print that this process is ready, and wait until the test starts all processes."""
+    report("ready")
     sys.stdin.readline()
 
 
 async def claim(path: str) -> None:
-    """Claim all jobs, five at once; odd process numbers begin with the last job."""
+    """Claim all jobs, several at a time: forwards or backwards, depending on the process id."""
     ledger = SqliteLedger(path)
     ids = [each.id async for each in ledger.jobs()]
     if os.getpid() % 2:
         ids.reverse()
-    wait_for_the_others()
+    wait_for_start()
     for first in range(0, len(ids), 5):
-        tried = [ledger.claim(job_id, lease=60.0) for job_id in ids[first : first + 5]]
-        for won in await asyncio.gather(*tried):
+        claims = [ledger.claim(job_id, lease=60.0) for job_id in ids[first : first + 5]]
+        for won in await asyncio.gather(*claims):
             if won is not None:
-                say("won", won.id)
-        await asyncio.sleep(0.002)  # let the others have a turn
+                report("won", won.id)
+        await asyncio.sleep(0.002)  # give the other processes a turn
     await ledger.aclose()
 
 
 async def hold(path: str) -> None:
-    """Claim a job, report it, and wait to be killed."""
+    """Claim one planned job, print that, and run until killed."""
     ledger = SqliteLedger(path)
     async for each in ledger.jobs(statuses=[JobStatus.PLANNED]):
         await ledger.claim(each.id, lease=3600.0)
         break
-    say("held")
+    report("claimed")
     await asyncio.Event().wait()
 
 
 async def open_new(path: str) -> None:
-    """Open a file at the same time as others, and write a job."""
-    wait_for_the_others()
+    """Open a file at the same time as other processes, and write a job."""
+    wait_for_start()
     ledger = SqliteLedger(path)
     await ledger.plan(job())
     await ledger.aclose()
-    say("opened")
+    report("opened")
 
 
 async def open_many(folder: str) -> None:
-    """Open new files, each at the same moment as the others, and write a job into each."""
-    wait_for_the_others()
+    """Create files, each at the same time as other processes, and write a job into each."""
+    wait_for_start()
     began = time.monotonic()
     for number in range(FILES):
         time.sleep(max(0.0, began + number * 0.04 - time.monotonic()))  # noqa: ASYNC251  in step
         ledger = SqliteLedger(Path(folder) / f"{number}.db")
         await ledger.plan(job())
         await ledger.aclose()
-    say("opened")
+    report("opened")
 
 
 async def migrate(path: str) -> None:
-    """Open a file of an older schema at the same time as others."""
+    """Open a file with an older schema at the same time as other processes."""
     note = "ALTER TABLE jobs ADD COLUMN note TEXT; UPDATE jobs SET note = coalesce(note, '') || 'm'"
     schema.MIGRATIONS = (*schema.MIGRATIONS, note, "CREATE TABLE more (x)")
     await open_new(path)
 
 
 async def fork(path: str) -> None:
-    """Use a ledger in a forked child; print what the child gets, and what the parent still has."""
+    """Use a ledger in a forked child. Print the child's error and the state in the parent."""
     ledger = SqliteLedger(path)
     planned = await ledger.plan(job())
     await ledger.claim(planned.id, lease=3600.0)
     child = os.fork()
     if child == 0:
         try:
-            ask = ledger.find(planned.id)
-            ask.send(None)  # refused before an event loop is needed
+            call = ledger.find(planned.id)
+            call.send(None)  # the call must fail before it needs an event loop
         except LedgerError as error:
-            say("child", error)
+            report("child", error)
         try:
             ledger.aclose().send(None)
         except StopIteration:
-            say("child closed")
+            report("child closed")
         os._exit(0)
-    os.waitpid(child, 0)  # noqa: ASYNC222  it ends at once, and nothing else is to be done
-    other = SqliteLedger(path)
-    say("lapsed", len(await other.lapse()))
-    await other.aclose()
+    os.waitpid(child, 0)  # noqa: ASYNC222  the child exits at once; nothing else runs
+    second = SqliteLedger(path)
+    report("lapsed", len(await second.lapse()))
+    await second.aclose()
     found = await ledger.find(planned.id)
-    say("parent", found and found.status)
+    report("parent", found and found.status)
     await ledger.aclose()
 
 
 async def fill(path: str, limit: str) -> None:
-    """Write until the file may not grow any more; then allow it to grow, and go on."""
+    """Write until files cannot grow any more, then remove the limit and continue."""
     ledger = SqliteLedger(path)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), hard))
@@ -130,31 +130,31 @@ async def fill(path: str, limit: str) -> None:
                 refused = end
             else:
                 written.append(each.id)
-    say("full", refused)
+    report("full", refused)
     found = [each.id async for each in ledger.jobs()]
-    say("whole", found == written, len(written) > 0)
+    report("complete", found == written, len(written) > 0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    more = await ledger.plan(job())
+    added = await ledger.plan(job())
     await ledger.aclose()
-    again = SqliteLedger(path)
-    found = [each.id async for each in again.jobs()]
-    await again.aclose()
-    say("goes on", found == [*written, more.id])
+    reopened = SqliteLedger(path)
+    found = [each.id async for each in reopened.jobs()]
+    await reopened.aclose()
+    report("continues", found == [*written, added.id])
 
 
 async def fill_at_once(path: str) -> None:
-    """Create a ledger where there is no room for one."""
+    """Create a ledger where there is no space for it, then remove the limit and retry."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:
         SqliteLedger(path)
     except LedgerError as error:
-        say("refused", error)
+        report("refused", error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     ledger = SqliteLedger(path)
     await ledger.plan(job())
     await ledger.aclose()
-    say("goes on", Path(path).stat().st_size > 4096)
+    report("continues", Path(path).stat().st_size > 4096)
 
 
 if __name__ == "__main__":

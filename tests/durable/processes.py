@@ -1,4 +1,4 @@
-"""Real processes: the stand-in service, the ``aivideo`` command, and what is left when one dies."""
+"""Helpers for tests with real processes: the simulator, the ``aivideo`` command, its files."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ from aivideo.ledger.records import JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.models import Sora2
 
-PATIENCE = 120.0
-"""Seconds after which a process that has not done what it should counts as hung; never a pace."""
+TIMEOUT = 120.0
+"""Timeout in seconds: a process that takes longer counts as hung."""
 
 KEY = "sk-durable-0123456789"
 
 
 @frozen
-class Stand:
-    """A stand-in service that listens.
+class RunningSimulator:
+    """A running simulator process.
 
     Attributes:
-        url: of its API.
-        results_url: of its results.
+        url: origin of its API.
+        results_url: origin of its results.
     """
 
     url: str
     results_url: str
 
     def truth(self) -> dict[str, Any]:
-        """Ask what has really happened, each task with it."""
-        with urllib.request.urlopen(f"{self.url}/_sim/truth?tasks=1", timeout=PATIENCE) as answer:
+        """Return what really happened, including all tasks."""
+        with urllib.request.urlopen(f"{self.url}/_sim/truth?tasks=1", timeout=TIMEOUT) as answer:
             found: dict[str, Any] = orjson.loads(answer.read())
         return found
 
 
 @asynccontextmanager
-async def stand_in(*options: str) -> AsyncIterator[Stand]:
-    """Run ``aivideo simulate`` on free ports while the block runs."""
+async def simulator_process(*options: str) -> AsyncIterator[RunningSimulator]:
+    """Run ``aivideo simulate`` on free ports inside an ``async with`` block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", "aivideo", "simulate", "--port", "0", *options),
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             line = (await process.stdout.readline()).decode()
         found = re.search(r"at (http\S+) \(results at (http[^)\s]+)\)", line)
         assert found, line
-        yield Stand(*found.groups())
+        yield RunningSimulator(*found.groups())
     finally:
         process.kill()
         await process.communicate()
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """Say an ``aivideo`` command as a process is started with it."""
+    """Return the command line of an ``aivideo`` command."""
     return [sys.executable, "-m", "aivideo", *map(str, arguments)]
 
 
-def small_pieces(*arguments: str | Path) -> list[str]:
-    """Say the same command, but for results that are written in small pieces as they come.
+def command_with_small_chunks(*arguments: str | Path) -> list[str]:
+    """Return the same command line, with downloads written to disk in small chunks.
 
-    The stand-in's films are smaller than the piece in which a result is gathered before it is
-    written: none would ever lie half on the disk.
+    The simulator's videos are smaller than the usual chunk: without this, no kill would ever find a
+    partly written file.
     """
     program = (
         "from aivideo import cli; from aivideo.delivery import download; "
@@ -82,14 +82,14 @@ def small_pieces(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 
-def surroundings(url: str) -> Mapping[str, str]:
-    """Give an environment whose key and service are those of the test."""
+def environment(url: str) -> Mapping[str, str]:
+    """Return environment variables with the API key and the base URL of the test."""
     return {**os.environ, "AIVIDEO_API_KEY": KEY, "AIVIDEO_BASE_URL": url, "COLUMNS": "130"}
 
 
 @frozen
-class Said:
-    """What a command said: its exit code, and its two streams."""
+class CommandResult:
+    """The result of a command: its exit code, stdout and stderr."""
 
     code: int
     out: str
@@ -97,55 +97,55 @@ class Said:
 
     @property
     def one_line(self) -> str:
-        """What it said to stderr, which must be one line and no traceback."""
+        """Its stderr, which must be one line and not a traceback."""
         assert "Traceback" not in self.err, self.err
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
         return lines[0]
 
 
-async def run(url: str, *arguments: str | Path, prefix: tuple[str, ...] = ()) -> Said:
-    """Run an ``aivideo`` command to its end; ``prefix`` is a command that starts it."""
+async def run(url: str, *arguments: str | Path, prefix: tuple[str, ...] = ()) -> CommandResult:
+    """Run an ``aivideo`` command to its end. ``prefix`` is put in front of its command line."""
     process = await asyncio.create_subprocess_exec(
         *prefix,
         *command(*arguments),
-        env=surroundings(url),
+        env=environment(url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             out, err = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.communicate()
         raise
     assert process.returncode is not None
-    return Said(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
 async def jobs_of(ledger: Path) -> list[JobRecord]:
-    """Read a ledger that nobody may be writing any more."""
-    book = SqliteLedger(ledger, read_only=True)
+    """Read all jobs of a ledger, without write access."""
+    opened = SqliteLedger(ledger, read_only=True)
     try:
-        return [job async for job in book.jobs()]
+        return [job async for job in opened.jobs()]
     finally:
-        await book.aclose()
+        await opened.aclose()
 
 
 def prompt_of(job: JobRecord) -> str:
-    """Tell jobs apart by their prompts."""
+    """Return the prompt of a job."""
     assert isinstance(job.request, Sora2)
     return job.request.prompt
 
 
-def how_often_taken(truth: Mapping[str, Any]) -> Counter[str]:
-    """Count how often each prompt was taken and charged."""
+def tasks_per_prompt(truth: Mapping[str, Any]) -> Counter[str]:
+    """Count how many tasks were created and charged for each prompt."""
     return Counter(task["prompt"] for task in truth["tasks"])
 
 
-def is_whole_film(path: Path) -> bool:
-    """Whether a file is an MP4 whose boxes end where it ends."""
+def is_complete_video(path: Path) -> bool:
+    """Whether a file is a complete MP4: its last box ends at the end of the file."""
     data = path.read_bytes()
     at, kinds = 0, []
     while at + 8 <= len(data):

@@ -1,9 +1,8 @@
-"""A wire that is watched: what has left a process, and what has come back to it.
+"""A proxy between a process and the simulator that records how far each create got.
 
-It stands between a process and the stand-in service, and knows of each create how far it got. So a
-kill is timed by what has happened instead of by a clock, and hits the narrow moments on a slow
-machine as often as on a fast one; and what it left open is counted by somebody who is neither the
-client nor its ledger.
+A test can kill the process at a certain event instead of after a certain time, so that short
+intervals are hit as often on a slow machine as on a fast one. The record of unanswered creates is
+independent of the client and its ledger.
 """
 
 from __future__ import annotations
@@ -20,147 +19,162 @@ from urllib.parse import urlsplit
 import orjson
 from attrs import define, field
 
-from tests.durable.processes import Stand
+from tests.durable.processes import RunningSimulator
 
-LINGER = 0.05
-"""Seconds between the halves of a result. It decides what a kill finds, and no test's outcome."""
+HALF_DELAY = 0.05
+"""Seconds between the halves of a result. It affects what a kill finds, but not the outcome."""
 
 
-class Moment(StrEnum):
-    """What can be seen on the wire."""
+class WireEvent(StrEnum):
+    """An event that the proxy sees."""
 
-    POST_LEFT = "a POST has left"
-    POST_ANSWERED = "its answer is on its way"
-    POST_HEARD = "its answer has come"
-    POLL_LEFT = "a poll has left"
-    RESULT_BEGUN = "half a result has come"
-    RESULT_HEARD = "a whole result has come"
+    POST_SENT = "the client sent a POST"
+    POST_ANSWERED = "the service answered a POST"
+    POST_DELIVERED = "the answer to a POST was forwarded"
+    POLL_SENT = "the client sent a poll"
+    RESULT_HALF = "half of a result was forwarded"
+    RESULT_COMPLETE = "a complete result was forwarded"
 
 
 @define
 class Post:
-    """A create, by its prompt, and how far it got."""
+    """A create, identified by its prompt, and whether its answer was forwarded."""
 
     prompt: str
     answered: bool = False
 
 
-Carry: TypeAlias = Callable[
+Forward: TypeAlias = Callable[
     [StreamReader, StreamWriter, StreamReader, StreamWriter], Awaitable[None]
 ]
 
 
 @define
-class Wire:
-    """Both origins of a service, watched.
+class Proxy:
+    """A proxy in front of both origins of a simulator.
 
     Attributes:
-        stand: the service.
-        posts: each create that has left, in order.
-        on_moment: told of each moment, before what is in hand goes on; True: it is lost instead.
+        simulator: the simulator.
+        posts: the creates that were sent, in order.
+        on_event: called for each event, before the request or answer is forwarded. If it returns
+            True, the request or answer is dropped.
+        url: origin of the proxied API.
     """
 
-    stand: Stand
+    simulator: RunningSimulator
     posts: list[Post] = field(factory=list)
-    on_moment: Callable[[Moment], bool] = lambda _: False
+    on_event: Callable[[WireEvent], bool] = lambda _: False
     url: str = ""
-    _era: int = 0
-    _results: tuple[bytes, bytes] = (b"", b"")
+    _run_number: int = 0
+    _result_origins: tuple[bytes, bytes] = (b"", b"")
 
     def begin(self) -> None:
-        """Forget what was seen; what is still on its way for those before is none of the next's."""
+        """Start a new run: clear the record and ignore events of connections opened before."""
         self.posts.clear()
-        self._era += 1
+        self._run_number += 1
 
-    def _saw(self, moment: Moment, era: int) -> bool:
-        return era == self._era and self.on_moment(moment)
+    def _report(self, event: WireEvent, run_number: int) -> bool:
+        return run_number == self._run_number and self.on_event(event)
 
-    async def carry_api(
-        self, client: StreamReader, back: StreamWriter, service: StreamReader, on: StreamWriter
+    async def forward_api(
+        self,
+        from_client: StreamReader,
+        to_client: StreamWriter,
+        from_service: StreamReader,
+        to_service: StreamWriter,
     ) -> None:
-        """Carry whole requests and whole answers, for as long as the connection is used."""
-        era = self._era
+        """Forward complete requests and answers until the connection is closed."""
+        run_number = self._run_number
         while True:
-            request = await _message(client)
+            request = await _message(from_client)
             post = None
             if request.startswith(b"POST "):
                 post = Post(orjson.loads(request.partition(b"\r\n\r\n")[2])["input"]["prompt"])
-                if era == self._era:
+                if run_number == self._run_number:
                     self.posts.append(post)
-            if self._saw(Moment.POLL_LEFT if post is None else Moment.POST_LEFT, era):
+            if self._report(
+                WireEvent.POLL_SENT if post is None else WireEvent.POST_SENT, run_number
+            ):
                 return
-            on.write(request)
-            answer = await _message(service)
-            if post is not None and self._saw(Moment.POST_ANSWERED, era):
+            to_service.write(request)
+            answer = await _message(from_service)
+            if post is not None and self._report(WireEvent.POST_ANSWERED, run_number):
                 return
-            # Results are fetched past this watch too. Ports are of one length, so the answer's is
-            # what it was.
-            back.write(answer.replace(*self._results))
+            # Replace the origin in result URLs, so that downloads use the proxy too. Both origins
+            # have the same length, so Content-Length stays correct.
+            to_client.write(answer.replace(*self._result_origins))
             if post is not None:
                 post.answered = True
-                self._saw(Moment.POST_HEARD, era)
+                self._report(WireEvent.POST_DELIVERED, run_number)
 
-    async def carry_results(
-        self, client: StreamReader, back: StreamWriter, service: StreamReader, on: StreamWriter
+    async def forward_results(
+        self,
+        from_client: StreamReader,
+        to_client: StreamWriter,
+        from_service: StreamReader,
+        to_service: StreamWriter,
     ) -> None:
-        """Carry results, each in two halves."""
-        era = self._era
+        """Forward results, each in two halves."""
+        run_number = self._run_number
         while True:
-            on.write(await _message(client))
-            answer = await _message(service)
+            to_service.write(await _message(from_client))
+            answer = await _message(from_service)
             half = len(answer) // 2
-            back.write(answer[:half])
-            await back.drain()
-            await asyncio.sleep(LINGER)  # time to write it, so that a kill finds it on the disk
-            if self._saw(Moment.RESULT_BEGUN, era):
+            to_client.write(answer[:half])
+            await to_client.drain()
+            await asyncio.sleep(HALF_DELAY)  # gives the client time to write the half to disk
+            if self._report(WireEvent.RESULT_HALF, run_number):
                 return
-            back.write(answer[half:])
-            self._saw(Moment.RESULT_HEARD, era)
+            to_client.write(answer[half:])
+            self._report(WireEvent.RESULT_COMPLETE, run_number)
 
 
 @asynccontextmanager
-async def watched(stand: Stand) -> AsyncIterator[Wire]:
-    """Watch a service; ``url`` is where it is to be asked from then on."""
-    wire = Wire(stand)
-    carrying: set[asyncio.Task[object]] = set()
-    results = await _listen(stand.results_url, wire.carry_results, carrying)
-    api = await _listen(stand.url, wire.carry_api, carrying)
-    wire.url = f"http://127.0.0.1:{_port(api)}"
-    there, here = stand.results_url.encode(), f"http://127.0.0.1:{_port(results)}".encode()
-    assert len(there) == len(here)
-    wire._results = (there, here)
+async def proxy_for(simulator: RunningSimulator) -> AsyncIterator[Proxy]:
+    """Run a proxy in front of a simulator. Clients must use the proxy's ``url``."""
+    proxy = Proxy(simulator)
+    connections: set[asyncio.Task[object]] = set()
+    results = await _listen(simulator.results_url, proxy.forward_results, connections)
+    api = await _listen(simulator.url, proxy.forward_api, connections)
+    proxy.url = f"http://127.0.0.1:{_port(api)}"
+    original = simulator.results_url.encode()
+    proxied = f"http://127.0.0.1:{_port(results)}".encode()
+    assert len(original) == len(proxied)
+    proxy._result_origins = (original, proxied)
     try:
-        yield wire
+        yield proxy
     finally:
         for server in (api, results):
             server.close()
-        for task in carrying:
+        for task in connections:
             task.cancel()
-        await asyncio.gather(*carrying, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
 
 
-async def _listen(origin: str, carry: Carry, carrying: set[asyncio.Task[object]]) -> asyncio.Server:
-    async def connected(client: StreamReader, back: StreamWriter) -> None:
+async def _listen(
+    origin: str, forward: Forward, connections: set[asyncio.Task[object]]
+) -> asyncio.Server:
+    async def connected(from_client: StreamReader, to_client: StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        carrying.add(task)
+        connections.add(task)
         address = urlsplit(origin)
-        service, on = await asyncio.open_connection(address.hostname, address.port)
+        from_service, to_service = await asyncio.open_connection(address.hostname, address.port)
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
-                await carry(client, back, service, on)
+                await forward(from_client, to_client, from_service, to_service)
         finally:
-            back.close()
-            on.close()
-            carrying.discard(task)
+            to_client.close()
+            to_service.close()
+            connections.discard(task)
 
-    # A port of as many digits as the service's own.
+    # The port needs as many digits as the simulator's, see forward_api.
     for _ in range(100):
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         if len(str(_port(server))) == len(str(urlsplit(origin).port)):
             return server
         server.close()
-    raise AssertionError("no port of that length")
+    raise AssertionError("found no port with the same number of digits")
 
 
 def _port(server: asyncio.Server) -> int:
@@ -169,7 +183,7 @@ def _port(server: asyncio.Server) -> int:
 
 
 async def _message(reader: StreamReader) -> bytes:
-    """Read one HTTP/1.1 message whose length is stated."""
+    """Read one HTTP/1.1 message with a Content-Length, or without a body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
     return head + await reader.readexactly(int(length[1]) if length else 0)

@@ -1,4 +1,4 @@
-"""Ctrl-C, for real: what is under way finishes, the rest is not sent, the same command goes on."""
+"""Ctrl-C on a real process: requests in progress finish; the same command continues later."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import orjson
 import pytest
 
 from tests.durable.processes import (
-    PATIENCE,
+    TIMEOUT,
     command,
-    how_often_taken,
-    is_whole_film,
+    environment,
+    is_complete_video,
     run,
-    stand_in,
-    surroundings,
+    simulator_process,
+    tasks_per_prompt,
 )
-from tests.durable.proxy import Moment, watched
+from tests.durable.proxy import WireEvent, proxy_for
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 COUNT = 24
 
 
-async def test_ctrl_c_finishes_what_is_under_way_and_the_same_command_goes_on(
+async def test_ctrl_c_finishes_requests_in_progress_and_the_same_command_continues(
     tmp_path: Path,
 ) -> None:
     manifest, output = tmp_path / "prompts.txt", tmp_path / "out"
@@ -35,38 +35,40 @@ async def test_ctrl_c_finishes_what_is_under_way_and_the_same_command_goes_on(
         *("--poll-interval", "0.2"),
     )
     options = ("--speed", "600", "--latency", "0.1", "--rate-limit", "token:30/s:8")
-    async with stand_in(*options) as stand, watched(stand) as wire:
+    async with simulator_process(*options) as simulator, proxy_for(simulator) as proxy:
         process = await asyncio.create_subprocess_exec(
             *command(*batch),
-            env=surroundings(wire.url),
+            env=environment(proxy.url),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
 
-        def on_moment(moment: Moment) -> bool:
-            if moment is Moment.POST_LEFT and len(wire.posts) == 6:
+        def on_event(event: WireEvent) -> bool:
+            if event is WireEvent.POST_SENT and len(proxy.posts) == 6:
                 process.send_signal(signal.SIGINT)
             return False
 
-        wire.on_moment = on_moment
-        async with asyncio.timeout(PATIENCE):
+        proxy.on_event = on_event
+        async with asyncio.timeout(TIMEOUT):
             out, err = (each.decode() for each in await process.communicate())
         assert process.returncode == 130, err
         assert "Traceback" not in err
         assert "Stopping: nothing more is submitted" in err
         assert "Go on with the same command" in out
-        assert all(post.answered for post in wire.posts), "what was under way was waited for"
-        taken = stand.truth()["creates_taken"]
+        assert all(post.answered for post in proxy.posts), (
+            "the process exited before all answers arrived"
+        )
+        taken = simulator.truth()["creates_taken"]
         assert 6 <= taken < COUNT
         rows = [
             orjson.loads(row) for row in (output / "unfinished.jsonl").read_bytes().splitlines()
         ]
         assert not [row for row in rows if "unknown" in row]
-        done = [path for path in output.glob("*.mp4") if is_whole_film(path)]
+        done = [path for path in output.glob("*.mp4") if is_complete_video(path)]
         assert len(rows) + len(done) == COUNT
         assert sum("task_id" in row for row in rows) + len(done) == taken
-        again = await run(wire.url, *batch)
-        assert again.code == 0, again
-        assert how_often_taken(stand.truth()) == {f"Prompt {n}": 1 for n in range(COUNT)}
+        second_run = await run(proxy.url, *batch)
+        assert second_run.code == 0, second_run
+        assert tasks_per_prompt(simulator.truth()) == {f"Prompt {n}": 1 for n in range(COUNT)}
     assert not (output / "unfinished.jsonl").exists()
-    assert len([path for path in output.glob("*.mp4") if is_whole_film(path)]) == COUNT
+    assert len([path for path in output.glob("*.mp4") if is_complete_video(path)]) == COUNT

@@ -1,4 +1,4 @@
-"""A few of the kills of :mod:`tests.durable.kills`, at each kind of moment; `make kills` has 30."""
+"""Short version of :mod:`tests.durable.kills`: four kills. `make kills` runs 30."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.durable.kills import Plan, complaints, tell
-from tests.durable.proxy import Moment
+from tests.durable.kills import Plan, run_with_kills, violations
+from tests.durable.proxy import WireEvent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KILLS = [
-    Plan(Moment.POST_LEFT, 3, 0.0, lost=True),
-    Plan(Moment.POST_ANSWERED, 2, 0.0, lost=False),
-    Plan(Moment.RESULT_BEGUN, 2, 0.0, lost=True),
+    Plan(WireEvent.POST_SENT, 3, 0.0, lost=True),
+    Plan(WireEvent.POST_ANSWERED, 2, 0.0, lost=False),
+    Plan(WireEvent.RESULT_HALF, 2, 0.0, lost=True),
     Plan(None, 1, 0.3, lost=False),
 ]
 
 
-async def test_a_batch_that_is_killed_at_any_moment_pays_once_and_makes_all(
+async def test_batch_pays_once_and_completes_after_kills_at_several_events(
     tmp_path: Path,
 ) -> None:
-    story = await tell(tmp_path, kills=KILLS, prompts=24, seed=5)
-    assert complaints(story, 24) == []
-    assert len(story.kills) == len(KILLS)
-    assert story.settled, "no kill hit a create: this shows nothing"
+    outcome = await run_with_kills(tmp_path, kills=KILLS, prompts=24, seed=5)
+    assert violations(outcome, 24) == []
+    assert len(outcome.kills) == len(KILLS)
+    assert outcome.settled, "no kill interrupted a create, so nothing was tested"

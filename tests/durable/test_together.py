@@ -1,4 +1,4 @@
-"""Several batches at once on one ledger, some of them killed; the same one twice by mistake."""
+"""Concurrent batches on one ledger: some are killed, and one is started twice by mistake."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ import pytest
 
 from aivideo.ledger.records import JobStatus
 from tests.durable.processes import (
-    PATIENCE,
+    TIMEOUT,
     command,
-    how_often_taken,
-    is_whole_film,
+    environment,
+    is_complete_video,
     jobs_of,
     prompt_of,
     run,
-    stand_in,
-    surroundings,
+    simulator_process,
+    tasks_per_prompt,
 )
-from tests.durable.proxy import Moment, watched
+from tests.durable.proxy import WireEvent, proxy_for
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-EACH = 14
-KILLED_AT = (6, 14)
-"""The POSTs with which the first and the second process are killed."""
+JOBS_PER_BATCH = 14
+KILL_AT_POST = (6, 14)
+"""Numbers of the POSTs at which the first and the second process are killed."""
 
 
-async def test_batches_on_one_ledger_pay_once_each_though_they_are_killed(tmp_path: Path) -> None:
+async def test_concurrent_batches_on_one_ledger_pay_once_per_job_despite_kills(
+    tmp_path: Path,
+) -> None:
     ledger = tmp_path / "jobs.db"
     commands = []
     for name in ("one", "two"):
         manifest = tmp_path / f"{name}.txt"
-        lines = [f"Prompt {number} of {name}" for number in range(EACH)]
+        lines = [f"Prompt {number} of {name}" for number in range(JOBS_PER_BATCH)]
         manifest.write_text("\n".join(lines), "utf-8")
         options = ("--duration", "4", "--aspect-ratio", "16:9", "--poll-interval", "0.2")
-        places = ("--output", tmp_path / f"out-{name}", "--ledger", ledger)
-        commands.append(("batch", manifest, *places, *options))
+        paths = ("--output", tmp_path / f"out-{name}", "--ledger", ledger)
+        commands.append(("batch", manifest, *paths, *options))
     one, two = commands
-    slow = ("--speed", "600", "--latency", "0.05", "--rate-limit", "token:40/s:8")
-    async with stand_in(*slow) as stand, watched(stand) as wire:
-        # "one" is started twice, as by somebody who has forgotten the other terminal.
+    simulator_options = ("--speed", "600", "--latency", "0.05", "--rate-limit", "token:40/s:8")
+    async with simulator_process(*simulator_options) as simulator, proxy_for(simulator) as proxy:
+        # "one" is started twice, like by a user who forgot about the first terminal.
         processes = [
             await asyncio.create_subprocess_exec(
                 *command(*each),
-                env=surroundings(wire.url),
+                env=environment(proxy.url),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
@@ -53,31 +55,31 @@ async def test_batches_on_one_ledger_pay_once_each_though_they_are_killed(tmp_pa
         ]
         posts = 0
 
-        def on_moment(moment: Moment) -> bool:
+        def on_event(event: WireEvent) -> bool:
             nonlocal posts
             # Once each: a second kill of a dead child reaps it, and asyncio then reports 255.
-            if moment is Moment.POST_LEFT:
+            if event is WireEvent.POST_SENT:
                 posts += 1
-                if posts in KILLED_AT:
-                    processes[KILLED_AT.index(posts)].kill()
+                if posts in KILL_AT_POST:
+                    processes[KILL_AT_POST.index(posts)].kill()
             return False
 
-        wire.on_moment = on_moment
-        async with asyncio.timeout(PATIENCE):
-            said = [(await process.communicate())[1].decode() for process in processes]
-        assert not [err for err in said if "Traceback" in err]
+        proxy.on_event = on_event
+        async with asyncio.timeout(TIMEOUT):
+            errors = [(await process.communicate())[1].decode() for process in processes]
+        assert not [err for err in errors if "Traceback" in err]
         assert [process.returncode for process in processes[:2]] == [-9, -9]
-        # What the killed ones left is found by whoever lives or comes next, and never sent again.
-        ends = await asyncio.gather(*(run(wire.url, *each) for each in (one, two, one)))
-        assert {end.code for end in ends} <= {0, 4}, ends
-        truth = stand.truth()
+        # Creates that a killed process had in progress become unknown and are never sent again.
+        results = await asyncio.gather(*(run(proxy.url, *each) for each in (one, two, one)))
+        assert {result.code for result in results} <= {0, 4}, results
+        truth = simulator.truth()
     jobs = await jobs_of(ledger)
-    assert len(jobs) == 2 * EACH
-    assert set(how_often_taken(truth).values()) == {1}
+    assert len(jobs) == 2 * JOBS_PER_BATCH
+    assert set(tasks_per_prompt(truth).values()) == {1}
     assert {job.status for job in jobs} <= {JobStatus.SAVED, JobStatus.UNKNOWN}
     for task in truth["tasks"]:
         [job] = [job for job in jobs if prompt_of(job) == task["prompt"]]
         assert job.status is JobStatus.UNKNOWN or job.task_id == task["id"]
     saved = [job for job in jobs if job.status is JobStatus.SAVED]
-    assert all(is_whole_film(Path(str(job.path))) for job in saved)
-    assert len(saved) >= 2 * EACH - 2 * 8, "unknown are those that were on their way"
+    assert all(is_complete_video(Path(str(job.path))) for job in saved)
+    assert len(saved) >= 2 * JOBS_PER_BATCH - 2 * 8, "only creates in progress may be unknown"

@@ -1,4 +1,4 @@
-"""Reading manifests as people's tools write them: every prompt once, and nothing guessed."""
+"""Reading manifests written by common tools: each prompt is read once, nothing is guessed."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_a_row_of_the_report_is_plain_json(tmp_path: Path) -> None:
     }
 
 
-def test_any_converter_can_be_taught_the_report() -> None:
+def test_any_converter_can_be_configured_for_the_report() -> None:
     converter = Converter()
     configure_report(converter)
     row = converter.unstructure({"result": Result(line=LINE, status="unsent"), "sum": Decimal(100)})
@@ -88,24 +88,24 @@ def test_any_converter_can_be_taught_the_report() -> None:
     assert type(row["sum"]) is int
 
 
-def test_what_is_left_is_a_manifest_of_the_same_lines(tmp_path: Path) -> None:
+def test_unfinished_lines_are_written_as_a_manifest(tmp_path: Path) -> None:
     other = Generation("veo-3", {"prompt": "A kite", "seed": 5}, credits=400)
-    left = [
+    results = [
         Result(line=LINE, status="running", task_id="t"),
         Result(line=Line(number=4, id="kite", request=other), status="unknown"),
         Result(line=Line(number=5, id="done", request=BOAT), status="saved", task_id="u"),
     ]
-    path = files.write_unfinished(tmp_path, left)
+    path = files.write_unfinished(tmp_path, results)
     assert path is not None
     boat, kite = read_manifest(path, Defaults())
     assert (boat.id, boat.request, boat.task_id, boat.unknown) == ("boat", BOAT, "t", False)
     assert (kite.id, kite.request, kite.task_id, kite.unknown) == ("kite", other, None, True)
-    assert files.write_unfinished(tmp_path, left[2:]) is None
-    assert [*tmp_path.iterdir()] == [], "an old manifest of what is left is removed"
+    assert files.write_unfinished(tmp_path, results[2:]) is None
+    assert [*tmp_path.iterdir()] == [], "an old file of unfinished lines is removed"
 
 
 @pytest.mark.parametrize(
-    ("error", "task_id", "is_left"),
+    ("error", "task_id", "is_unfinished"),
     [
         (InvalidRequestError("a rule"), None, False),
         (LedgerError("the disk is full"), None, True),
@@ -114,8 +114,8 @@ def test_what_is_left_is_a_manifest_of_the_same_lines(tmp_path: Path) -> None:
         (DownloadError("cannot write it", task=None), "t", True),
     ],
 )
-def test_a_failed_line_is_left_unless_it_would_fail_again(
-    error: AIVideoError, task_id: str | None, is_left: bool, tmp_path: Path
+def test_a_failed_line_is_unfinished_unless_it_would_fail_again(
+    error: AIVideoError, task_id: str | None, is_unfinished: bool, tmp_path: Path
 ) -> None:
     result = Result(line=LINE, status="failed", task_id=task_id, error=error)
-    assert (files.write_unfinished(tmp_path, [result]) is not None) is is_left
+    assert (files.write_unfinished(tmp_path, [result]) is not None) is is_unfinished

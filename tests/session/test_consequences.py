@@ -33,7 +33,7 @@ BROKEN = APIConnectionError("reset", written=True)
 NO_ROUTE = APIConnectionError("no route", written=False)
 
 
-def because(error: BadRequestError | InternalServerError | UpstreamError) -> Reason:
+def reason_of(error: BadRequestError | InternalServerError | UpstreamError) -> Reason:
     return Reason(message=error.message, status=error.status, code=error.code)
 
 
@@ -62,7 +62,7 @@ ROWS = [
     (verdict.Exhausted(CAP), events.Released(), PermitEnd.ACCEPTED, GateEffect.CLOSED, Then.FAIL),
     (
         verdict.Refused(BAD),
-        events.Refused(because(BAD)),
+        events.Refused(reason_of(BAD)),
         PermitEnd.ACCEPTED,
         GateEffect.ANSWERED,
         Then.FAIL,
@@ -90,14 +90,14 @@ ROWS = [
     ),
     (
         verdict.Faulted(FAULT),
-        events.Faulted(because(FAULT)),
+        events.Faulted(reason_of(FAULT)),
         PermitEnd.ACCEPTED,
         GateEffect.NONE,
         Then.SEND_IF_USER_ALLOWED,
     ),
     (
         verdict.Faulted(UPSTREAM),
-        events.Faulted(because(UPSTREAM)),
+        events.Faulted(reason_of(UPSTREAM)),
         PermitEnd.ACCEPTED,
         GateEffect.NONE,
         Then.SEND_IF_USER_ALLOWED,
@@ -113,31 +113,31 @@ ROWS = [
 
 
 @pytest.mark.parametrize(
-    ("heard", "event", "permit", "gate", "then"), ROWS, ids=lambda value: str(value)[:24]
+    ("answer", "event", "permit", "gate", "then"), ROWS, ids=lambda value: str(value)[:24]
 )
-def test_each_verdict_has_its_row(
-    heard: verdict.Verdict,
+def test_each_verdict_has_these_consequences(
+    answer: verdict.Verdict,
     event: events.AttemptEvent,
     permit: PermitEnd,
     gate: GateEffect,
     then: Then,
 ) -> None:
-    what = consequences.of(heard)
+    what = consequences.of(answer)
     assert (what.event, what.permit, what.gate, what.then) == (event, permit, gate, then)
-    if isinstance(heard, verdict.Accepted):
+    if isinstance(answer, verdict.Accepted):
         assert what.error is None
     else:
-        assert what.error is heard.error
+        assert what.error is answer.error
 
 
-def test_a_429_hands_on_how_long_it_asks_to_wait() -> None:
+def test_the_retry_after_of_a_429_is_passed_on() -> None:
     assert consequences.of(verdict.Throttled(LIMIT, 3.0)).retry_after == 3.0
 
 
-def test_only_what_is_proved_not_taken_or_allowed_by_the_user_may_be_sent_again() -> None:
+def test_a_create_is_sent_again_only_if_it_was_not_taken_or_the_user_allows_it() -> None:
     again = {Then.SEND_WHEN_ALLOWED, Then.SEND_IF_NOT_CONNECTED}
-    for heard, event, _, _, then in ROWS:
+    for answer, event, _, _, then in ROWS:
         if then in again:
-            assert isinstance(event, events.Released), heard
-        if isinstance(heard, verdict.Unknown | verdict.Accepted):
+            assert isinstance(event, events.Released), answer
+        if isinstance(answer, verdict.Unknown | verdict.Accepted):
             assert then in (Then.UNKNOWN, Then.RUNS)

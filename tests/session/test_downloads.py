@@ -1,4 +1,4 @@
-"""Downloads of a session: whole files, ended by a close."""
+"""Downloads of a session: files are complete, and a close ends them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scenario(**settings: object) -> Scenario:
     return Scenario(**{"task_seconds": 60.0, "media": "stub", "seed": 5, **settings})  # type: ignore[arg-type]
 
 
-async def test_files_are_whole_and_the_key_stays_with_the_api(tmp_path: Path) -> None:
+async def test_files_are_complete_and_the_api_key_is_sent_only_to_the_api(tmp_path: Path) -> None:
     faults = Faults(download_cut=Nth(1, 3), download_ignore_range=Nth(2), download_html_502=Nth(5))
     async with serve(scenario(media="mp4", faults=faults)) as sim:
         async with Session("sk-test", base_url=sim.url) as session:
@@ -47,7 +47,7 @@ async def test_files_are_whole_and_the_key_stays_with_the_api(tmp_path: Path) ->
         assert sim.truth.keys_at_results == 0
 
 
-async def test_a_close_ends_a_download_that_is_tried_again_and_tells_whoever_saves(
+async def test_closing_ends_a_download_that_is_being_retried_and_raises_in_save(
     tmp_path: Path,
 ) -> None:
     faults = Faults(download_html_502=1.0)
@@ -56,14 +56,14 @@ async def test_a_close_ends_a_download_that_is_tried_again_and_tells_whoever_sav
             job = await session.submit(BOAT)
             await job
             saving = asyncio.create_task(job.save(tmp_path / "boat.mp4"))
-            await asyncio.sleep(1.0)  # a try has failed, and the next one waits
+            await asyncio.sleep(1.0)  # one attempt has failed; the next one is waiting
         done, _ = await asyncio.wait([saving], timeout=0.5)
-        assert done, "it does not try on for a session that is closed"
+        assert done, "a closed session does not retry downloads"
         assert isinstance(saving.exception(), SessionClosedError)
         assert list(tmp_path.iterdir()) == []
 
 
-async def test_who_is_cancelled_while_saving_is_cancelled_and_leaves_no_half_file(
+async def test_a_cancelled_save_leaves_no_partial_file(
     tmp_path: Path,
 ) -> None:
     faults = Faults(download_html_502=1.0)

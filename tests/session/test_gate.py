@@ -1,4 +1,4 @@
-"""The gate for creates: what closes it, what holds it, and what opens it again."""
+"""The gate for creates: what closes it, what pauses it and what opens it again."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ FULL = LedgerError("the disk is full")
 SPENT = SpendLimitError("reached", status=429, code="spend_limit_exceeded")
 
 
-def a_gate() -> tuple[Gate, list[SessionEvent]]:
-    told: list[SessionEvent] = []
-    return Gate(Limiter(), LiveJobs(told.append)), told
+def new_gate() -> tuple[Gate, list[SessionEvent]]:
+    events: list[SessionEvent] = []
+    return Gate(Limiter(), LiveJobs(events.append)), events
 
 
-def test_five_unknowns_in_a_row_begin_an_outage_and_an_answer_breaks_the_row() -> None:
+def test_five_consecutive_unknowns_begin_an_outage_and_a_response_resets_the_count() -> None:
     outage = Outage()
     for _ in range(UNKNOWNS_IN_A_ROW - 1):
         assert not outage.unknown()
     outage.answered()
-    begins = [outage.unknown() for _ in range(UNKNOWNS_IN_A_ROW)]
-    assert begins == [False] * (UNKNOWNS_IN_A_ROW - 1) + [True]
-    assert not outage.unknown(), "it has begun already"
+    results = [outage.unknown() for _ in range(UNKNOWNS_IN_A_ROW)]
+    assert results == [False] * (UNKNOWNS_IN_A_ROW - 1) + [True]
+    assert not outage.unknown(), "the outage has already begun"
 
 
 def test_one_unknown_after_an_outage_begins_the_next_with_a_longer_pause() -> None:
@@ -70,8 +70,8 @@ def test_one_unknown_after_an_outage_begins_the_next_with_a_longer_pause() -> No
     assert outage.pause == FIRST_PAUSE
 
 
-def test_a_reason_that_passes_by_itself_gives_way_to_one_that_does_not() -> None:
-    gate, _ = a_gate()
+def test_a_permanent_reason_replaces_a_temporary_one() -> None:
+    gate, _ = new_gate()
     gate.close(FULL)
     gate.close(SPENT)
     gate.ledger_recovered()
@@ -82,21 +82,21 @@ def test_a_reason_that_passes_by_itself_gives_way_to_one_that_does_not() -> None
     assert gate.closed_by is None
 
 
-def test_a_ledger_that_recovers_opens_what_it_has_closed() -> None:
-    gate, told = a_gate()
+def test_a_recovered_ledger_opens_the_gate_it_has_closed() -> None:
+    gate, events = new_gate()
     gate.close(FULL)
     gate.ledger_recovered()
     assert gate.closed_by is None
-    assert told == [GateChanged(state="closed", error=FULL), GateChanged(state="open")]
+    assert events == [GateChanged(state="closed", error=FULL), GateChanged(state="open")]
 
 
-async def test_an_outage_holds_creates_and_its_end_releases_them() -> None:
-    gate, told = a_gate()
+async def test_an_outage_pauses_creates_until_it_ends() -> None:
+    gate, events = new_gate()
     assert [gate.doubted() for _ in range(UNKNOWNS_IN_A_ROW)][-1]
     held = gate.outage.is_on
     gate.outage_over()
     assert (held, gate.outage.is_on) == (True, False)
-    assert told == [GateChanged(state="held"), GateChanged(state="open")]
+    assert events == [GateChanged(state="held"), GateChanged(state="open")]
 
 
 BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
@@ -110,7 +110,7 @@ def scenario(**settings: object) -> Scenario:
     return Scenario(**{"task_seconds": 60.0, "media": "stub", "seed": 5, **settings})  # type: ignore[arg-type]
 
 
-async def test_no_money_closes_the_gate_and_the_rest_is_not_sent() -> None:
+async def test_insufficient_credits_close_the_gate_and_the_rest_is_not_sent() -> None:
     async with serve(scenario(keys={"sk-test": 250})) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=1) as session:
             outcomes = [outcome async for outcome in session.generate_many(boats(40))]
@@ -119,10 +119,10 @@ async def test_no_money_closes_the_gate_and_the_rest_is_not_sent() -> None:
             assert {type(outcome.error) for outcome in failed} == {InsufficientCreditsError}
             assert session.statistics().credits.charged == 200
         assert sim.truth.creates_taken == 2
-        assert sim.truth.creates_seen == 3, "what waited was not POSTed"
+        assert sim.truth.creates_seen == 3, "waiting jobs are not POSTed"
 
 
-async def test_a_spend_cap_is_no_rate_limit_and_opens_when_told() -> None:
+async def test_a_spend_limit_is_not_a_rate_limit_and_opens_with_resume_submits() -> None:
     async with serve(scenario(spend_limit=100, spend_window=3600.0)) as sim:
         async with Session("sk-test", base_url=sim.url) as session:
             first = await session.submit(BOAT)
@@ -133,14 +133,14 @@ async def test_a_spend_cap_is_no_rate_limit_and_opens_when_told() -> None:
                 await session.submit(BOAT)
             assert sim.truth.creates_seen == 2, "the gate was closed"
             assert session.statistics().limiter.pace == pace
-            assert (await first).status == "completed", "what ran went on"
+            assert (await first).status == "completed", "running jobs continue"
             await asyncio.sleep(3600)
             session.resume_submits()
             await session.submit(BOAT)
         assert sim.truth.creates_taken == 2
 
 
-async def test_a_spend_cap_outlasts_a_ledger_that_could_not_be_written_meanwhile() -> None:
+async def test_a_gate_closed_by_a_spend_limit_stays_closed_after_the_ledger_recovers() -> None:
     async with Session("sk-test", transport=DirectTransport(Service(scenario()))) as session:
         gate, full = session._parts.gate, LedgerError("the disk is full")
         spent = SpendLimitError("reached", status=429, code="spend_limit_exceeded")
@@ -153,7 +153,7 @@ async def test_a_spend_cap_outlasts_a_ledger_that_could_not_be_written_meanwhile
         await session.submit(BOAT)
 
 
-async def test_a_bad_key_ends_all_with_few_requests() -> None:
+async def test_an_invalid_key_fails_all_jobs_with_few_requests() -> None:
     async with serve(scenario(disabled_keys={"sk-test"})) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=4) as session:
             outcomes = [outcome async for outcome in session.generate_many(boats(200))]
@@ -161,7 +161,7 @@ async def test_a_bad_key_ends_all_with_few_requests() -> None:
         assert sim.truth.creates_seen <= 4
 
 
-async def test_five_unknowns_in_a_row_hold_the_creates_until_the_service_answers() -> None:
+async def test_five_consecutive_unknowns_pause_creates_until_the_service_responds() -> None:
     faults = Faults(create_cut_after=Nth(*range(1, 6)))
     async with serve(scenario(faults=faults)) as sim:
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=1) as session:
@@ -170,11 +170,11 @@ async def test_five_unknowns_in_a_row_hold_the_creates_until_the_service_answers
         assert len(unknown) == 5
         assert len(outcomes) == 50
         assert sim.truth.requests[Endpoint.CREDITS] >= 1
-        assert sim.truth.creates_seen == 50, "each was sent once"
+        assert sim.truth.creates_seen == 50, "each create was sent once"
 
 
-class Dead(DirectTransport):
-    """A network that dies: five creates are never answered, the next ones cannot connect."""
+class BrokenNetwork(DirectTransport):
+    """Five creates get no response; the later requests cannot connect."""
 
     creates = 0
 
@@ -194,17 +194,17 @@ class Dead(DirectTransport):
         raise APIConnectionError("no route", written=False)
 
 
-async def test_closing_waits_for_no_service_that_is_out() -> None:
+async def test_closing_does_not_wait_for_the_end_of_an_outage() -> None:
     async with asyncio.timeout(60):
-        async with Session("sk-test", transport=Dead(Service(scenario()))) as session:
+        async with Session("sk-test", transport=BrokenNetwork(Service(scenario()))) as session:
             jobs = [await session.enqueue(boat) for boat in boats(8)]
             await asyncio.sleep(1)
         statuses = [job.status for job in jobs]
     assert statuses == [JobStatus.UNKNOWN] * 5 + [JobStatus.PLANNED] * 3
 
 
-async def test_what_waits_for_the_end_of_an_outage_ends_when_submits_are_stopped() -> None:
-    async with Session("sk-test", transport=Dead(Service(scenario()))) as session:
+async def test_stop_submits_ends_jobs_that_wait_for_the_end_of_an_outage() -> None:
+    async with Session("sk-test", transport=BrokenNetwork(Service(scenario()))) as session:
         jobs = [await session.enqueue(boat) for boat in boats(8)]
         await asyncio.sleep(60)
         session.stop_submits("enough")

@@ -132,14 +132,16 @@ async def test_whoever_waits_for_a_submission_is_released_by_its_end_and_may_lea
 
 @pytest.mark.anyio
 async def test_a_submission_is_interrupted_only_before_its_post_and_before_its_end() -> None:
-    for state in ("queued", "posting", "ending"):
+    for state in ("not begun", "queued", "posting", "ending"):
         submission = Submission(IfUnsent.KEEP, enqueued=True)
         task = asyncio.create_task(asyncio.sleep(3600))
         submission.start(task)
+        submission.begun = state != "not begun"
         submission.posting, submission.ending = state == "posting", state == "ending"
         submission.interrupt()
         await asyncio.sleep(0)
-        assert task.cancelled() is submission.interrupted is (state == "queued")
+        assert task.cancelled() is (state == "queued")
+        assert submission.interrupted is (state != "ending"), "no other POST follows"
         task.cancel()
 
 

@@ -1,4 +1,4 @@
-"""generate_many: lazily read, yielded as they end, left at any time."""
+"""generate_many: lazy input, outcomes as they end, and early exit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def scenario(**settings: object) -> Scenario:
     return Scenario(**{"task_seconds": 60.0, "media": "stub", "seed": 5, **settings})  # type: ignore[arg-type]
 
 
-async def test_many_are_read_lazily_and_a_slow_consumer_holds_them_back() -> None:
+async def test_requests_are_read_lazily_and_a_slow_consumer_applies_backpressure() -> None:
     read = 0
 
     def endless() -> Iterator[Sora2]:
@@ -56,14 +56,14 @@ async def test_many_are_read_lazily_and_a_slow_consumer_holds_them_back() -> Non
             await asyncio.sleep(600)
             before = read
             await asyncio.sleep(600)
-            assert read == before, "nobody takes the outcomes, so nothing more is submitted"
+            assert read == before, "outcomes are not consumed, so nothing more is submitted"
             await outcomes.aclose()
             await asyncio.sleep(600)
             assert read == before
         assert sim.truth.creates_taken <= read
 
 
-async def test_leaving_early_submits_nothing_more_and_leaves_no_task_behind() -> None:
+async def test_an_early_exit_submits_nothing_more_and_leaves_no_asyncio_task() -> None:
     async with serve(scenario(latency=0.2)) as sim:
         before = asyncio.all_tasks()
         async with Session("sk-test", base_url=sim.url, max_requests_in_flight=4) as session:
@@ -73,50 +73,52 @@ async def test_leaving_early_submits_nothing_more_and_leaves_no_task_behind() ->
             await outcomes.aclose()
             taken = sim.truth.creates_taken
             await asyncio.sleep(600)
-            assert sim.truth.creates_taken - taken <= 4, "only what was under way"
+            assert sim.truth.creates_taken - taken <= 4, "only requests that were in flight"
         await asyncio.sleep(0)
-        left = asyncio.all_tasks() - before
-        assert not {task for task in left if "aivideo/simulator" not in repr(task)}
+        remaining = asyncio.all_tasks() - before
+        assert not {task for task in remaining if "aivideo/simulator" not in repr(task)}
 
 
-async def test_an_iterable_that_breaks_loses_nothing_that_was_submitted() -> None:
+async def test_an_iterable_that_raises_loses_no_submitted_job() -> None:
     def broken() -> Iterator[Sora2]:
         yield from boats(3)
-        raise RuntimeError("the caller's own")
+        raise RuntimeError("an error of the caller")
 
     async with serve(scenario()) as sim, Session("sk-test", base_url=sim.url) as session:
-        heard: list[Outcome] = []
+        outcomes: list[Outcome] = []
 
-        async def hear() -> None:
+        async def collect() -> None:
             async for outcome in session.generate_many(broken()):
-                heard.append(outcome)  # noqa: PERF401  what was heard before it raised
+                outcomes.append(outcome)  # noqa: PERF401  keeps the outcomes before the error
 
-        with pytest.raises(RuntimeError, match="the caller's own"):
-            await hear()
-        assert len(heard) == 3
+        with pytest.raises(RuntimeError, match="an error of the caller"):
+            await collect()
+        assert len(outcomes) == 3
         assert sim.truth.creates_taken == 3
 
 
-async def test_a_save_to_that_raises_is_raised_when_the_others_have_ended(tmp_path: Path) -> None:
-    def place(index: int, _: object) -> Path:
+async def test_an_error_of_save_to_is_raised_after_the_other_jobs_have_ended(
+    tmp_path: Path,
+) -> None:
+    def path_for(index: int, _: object) -> Path:
         if index == 1:
-            raise KeyError("no place for it")
+            raise KeyError("no path")
         return tmp_path / f"{index}.mp4"
 
     outcomes: list[Outcome] = []
     async with Session("sk-test", transport=DirectTransport(Service(scenario()))) as session:
 
         async def collect() -> None:
-            async for outcome in session.generate_many(boats(3), save_to=place):
-                outcomes.append(outcome)  # noqa: PERF401  what came before it raised
+            async for outcome in session.generate_many(boats(3), save_to=path_for):
+                outcomes.append(outcome)  # noqa: PERF401  keeps the outcomes before the error
 
-        with pytest.raises(KeyError, match="no place for it"):
+        with pytest.raises(KeyError, match="no path"):
             await collect()
     assert {outcome.index for outcome in outcomes} == {0, 2}
 
 
 @pytest.mark.parametrize("settings", [{"batch": ""}, {"key": str}, {"retry_failed": True}])
-async def test_a_batch_without_a_name_is_refused_before_anything_is_read(
+async def test_batch_options_without_a_batch_name_are_refused_before_any_request_is_read(
     settings: dict[str, Any],
 ) -> None:
     async with Session("sk-test", base_url="http://127.0.0.1:9") as session:
@@ -124,7 +126,9 @@ async def test_a_batch_without_a_name_is_refused_before_anything_is_read(
             await anext(session.generate_many(iter([BOAT]), **settings))
 
 
-async def test_a_session_that_closes_under_a_download_tells_of_it(tmp_path: Path) -> None:
+async def test_closing_a_session_during_downloads_gives_session_closed_errors(
+    tmp_path: Path,
+) -> None:
     class Slow(DirectTransport):
         @asynccontextmanager
         async def stream(

@@ -1,4 +1,4 @@
-"""A session belongs to one event loop: another one buys nothing and loses nothing."""
+"""A session belongs to one event loop; calls from another loop are refused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from aivideo.testing import DirectTransport
 BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 
 
-def service() -> Service:
+def new_service() -> Service:
     return Service(Scenario(task_seconds=0.05, media="stub"))
 
 
 def test_a_second_asyncio_run_is_refused_before_anything_is_recorded_or_sent() -> None:
-    sold = service()
-    session = Session("sk-test", transport=DirectTransport(sold))
+    service = new_service()
+    session = Session("sk-test", transport=DirectTransport(service))
     jobs: list[Job] = []
 
     async def submit() -> None:
@@ -57,36 +57,36 @@ def test_a_second_asyncio_run_is_refused_before_anything_is_recorded_or_sent() -
                 await call()
 
         asyncio.run(run())
-    assert sold.truth.creates_taken == 1
+    assert service.truth.creates_taken == 1
     assert session.statistics().credits.charged == 100
 
 
 def test_a_call_from_another_threads_loop_is_refused() -> None:
-    sold = service()
+    service = new_service()
     errors: list[BaseException] = []
 
     async def main() -> None:
-        async with Session("sk-test", transport=DirectTransport(sold)) as session:
+        async with Session("sk-test", transport=DirectTransport(service)) as session:
             await session.submit(BOAT)
 
-            def elsewhere() -> None:
+            def in_thread() -> None:
                 try:
                     asyncio.run(session.submit(BOAT))
                 except ConfigurationError as error:
                     errors.append(error)
 
-            thread = threading.Thread(target=elsewhere)
+            thread = threading.Thread(target=in_thread)
             thread.start()
             await asyncio.to_thread(thread.join)
 
     asyncio.run(main())
     assert len(errors) == 1
-    assert sold.truth.creates_taken == 1
+    assert service.truth.creates_taken == 1
 
 
-def test_a_session_that_was_used_and_is_not_closed_is_a_resource_warning() -> None:
+def test_a_used_session_that_is_not_closed_emits_a_resource_warning() -> None:
     async def main() -> None:
-        session = Session("sk-test", transport=DirectTransport(service()))
+        session = Session("sk-test", transport=DirectTransport(new_service()))
         await session.submit(BOAT)
 
     with warnings.catch_warnings(record=True) as caught:
@@ -96,10 +96,10 @@ def test_a_session_that_was_used_and_is_not_closed_is_a_resource_warning() -> No
     assert ResourceWarning in {warning.category for warning in caught}
 
 
-def test_a_session_that_was_closed_or_never_used_warns_of_nothing() -> None:
+def test_a_closed_or_unused_session_emits_no_warning() -> None:
     async def main() -> None:
-        Session("sk-test", transport=DirectTransport(service()))
-        async with Session("sk-test", transport=DirectTransport(service())) as session:
+        Session("sk-test", transport=DirectTransport(new_service()))
+        async with Session("sk-test", transport=DirectTransport(new_service())) as session:
             await session.submit(BOAT)
 
     with warnings.catch_warnings(record=True) as caught:
@@ -109,19 +109,19 @@ def test_a_session_that_was_closed_or_never_used_warns_of_nothing() -> None:
     assert [warning for warning in caught if "Session" in str(warning.message)] == []
 
 
-def test_a_loop_torn_down_under_a_post_names_the_job_and_calls_it_unknown(
+def test_a_job_whose_loop_ended_during_its_post_is_logged_and_becomes_unknown(
     caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
-    sold = Service(Scenario(task_seconds=60.0, media="stub", latency=60.0))
+    service = Service(Scenario(task_seconds=60.0, media="stub", latency=60.0))
     path, jobs = tmp_path / "jobs.db", list[Job]()
 
     async def main() -> None:
-        session = Session("sk-test", ledger=path, transport=DirectTransport(sold))
+        session = Session("sk-test", ledger=path, transport=DirectTransport(service))
         jobs.append(await session.enqueue(BOAT))
         await asyncio.sleep(0.5)
 
     async def later() -> list[str]:
-        async with Session("sk-test", ledger=path, transport=DirectTransport(sold)) as session:
+        async with Session("sk-test", ledger=path, transport=DirectTransport(service)) as session:
             return [f"{job.id} {job.status}" for job in await session.resume()]
 
     with warnings.catch_warnings():
@@ -130,4 +130,4 @@ def test_a_loop_torn_down_under_a_post_names_the_job_and_calls_it_unknown(
         gc.collect()
     assert jobs[0].id in caplog.text
     assert asyncio.run(later()) == [f"{jobs[0].id} unknown"]
-    assert sold.truth.creates_seen == 1
+    assert service.truth.creates_seen == 1

@@ -1,4 +1,4 @@
-"""Closing and waiting, as a user sees them."""
+"""Closing a session and waiting for its jobs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def scenario(**settings: object) -> Scenario:
     return Scenario(**{"task_seconds": 60.0, "media": "stub", "seed": 5, **settings})  # type: ignore[arg-type]
 
 
-async def test_closing_waits_for_the_verdict_of_a_post_under_way() -> None:
+async def test_closing_waits_for_the_response_of_a_post_in_flight() -> None:
     async with serve(scenario(latency=10.0)) as sim:
         async with Session("sk-test", base_url=sim.url) as session:
             job = await session.enqueue(BOAT)
@@ -56,7 +56,7 @@ async def test_closing_waits_for_the_verdict_of_a_post_under_way() -> None:
         assert caught.value.job is job
 
 
-async def test_closing_goes_on_when_its_caller_is_cancelled() -> None:
+async def test_closing_continues_when_its_caller_is_cancelled() -> None:
     async with serve(scenario(latency=10.0)) as sim:
         before = asyncio.all_tasks()
         session = Session("sk-test", base_url=sim.url)
@@ -64,27 +64,27 @@ async def test_closing_goes_on_when_its_caller_is_cancelled() -> None:
         await asyncio.sleep(1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(session.aclose(), 2)
-        await session.aclose()  # whoever asks again waits for the same
+        await session.aclose()  # a second call waits for the same close
         assert job.task_id in sim.truth.tasks
         assert not {
             task for task in asyncio.all_tasks() - before if "aivideo/sim" not in repr(task)
         }
 
 
-async def test_waiting_less_long_is_not_losing() -> None:
+async def test_a_wait_timeout_does_not_lose_the_job() -> None:
     async with serve(scenario()) as sim, Session("sk-test", base_url=sim.url) as session:
         job = await session.submit(BOAT)
         with pytest.raises(WaitTimeoutError) as caught:
             await job.result(wait_timeout=1)
         assert caught.value.job is job
-        leaver, stayer = asyncio.create_task(job.result()), asyncio.create_task(job.result())
+        cancelled, remaining = asyncio.create_task(job.result()), asyncio.create_task(job.result())
         await asyncio.sleep(1)
-        leaver.cancel()
-        assert (await stayer).id == job.task_id
-        assert (await session.job(stayer.result().id)).id == job.task_id
+        cancelled.cancel()
+        assert (await remaining).id == job.task_id
+        assert (await session.job(remaining.result().id)).id == job.task_id
 
 
-async def test_blips_while_polling_never_lose_a_job() -> None:
+async def test_temporary_polling_errors_lose_no_job() -> None:
     faults = Faults(
         poll_reset=0.1,
         poll_malformed=0.1,

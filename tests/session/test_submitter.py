@@ -1,4 +1,4 @@
-"""What becomes of a job: permit, claim, one POST, consequences."""
+"""Submitting a job: permit, claim, one POST, and the consequences of its response."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def boats(count: int) -> list[Sora2]:
     return [Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9") for n in range(count)]
 
 
-def nth(fault: str) -> Faults:
-    """``fault`` for the first create."""
+def first_create(fault: str) -> Faults:
+    """Return faults with ``fault`` for the first create."""
     fields: dict[str, Any] = {f"create_{fault}": Nth(1)}
     return evolve(Faults(), **fields)
 
@@ -54,7 +54,7 @@ def scenario(**settings: object) -> Scenario:
 
 
 UNKNOWN = [
-    "cut_before",  # a byte was written: the client cannot tell
+    "cut_before",  # a byte was written: the outcome is unknown to the client
     "cut_after",
     "reset",
     "hang",
@@ -69,8 +69,8 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize("fault", UNKNOWN)
-async def test_a_create_of_unknown_fate_is_never_sent_again(fault: str) -> None:
-    async with serve(scenario(faults=nth(fault))) as sim:
+async def test_a_create_with_an_unknown_outcome_is_never_sent_again(fault: str) -> None:
+    async with serve(scenario(faults=first_create(fault))) as sim:
         async with Session("sk-test", base_url=sim.url, request_timeout=20) as session:
             with pytest.raises(SubmitUnknownError) as caught:
                 await session.submit(BOAT)
@@ -90,10 +90,10 @@ async def test_a_create_of_unknown_fate_is_never_sent_again(fault: str) -> None:
         ("upstream_error_taken", UpstreamError),
     ],
 )
-async def test_a_server_error_ends_the_job_and_holds_its_credits(
+async def test_a_server_error_ends_the_job_and_its_credits_stay_counted(
     fault: str, error: type[Exception]
 ) -> None:
-    async with serve(scenario(faults=nth(fault))) as sim:
+    async with serve(scenario(faults=first_create(fault))) as sim:
         async with Session("sk-test", base_url=sim.url) as session:
             with pytest.raises(error):
                 await session.generate(BOAT)
@@ -102,7 +102,7 @@ async def test_a_server_error_ends_the_job_and_holds_its_credits(
         assert sim.truth.creates_seen == 1
 
 
-async def test_a_server_error_is_sent_again_only_by_leave() -> None:
+async def test_a_create_with_a_server_error_is_sent_again_only_if_the_user_allows_it() -> None:
     async with serve(scenario(faults=Faults(create_internal_error=Nth(1, 2)))) as sim:
         async with Session("sk-test", base_url=sim.url, resubmit_server_errors=True) as session:
             await session.generate(BOAT)
@@ -125,7 +125,7 @@ async def test_a_cancelled_caller_does_not_cancel_its_post() -> None:
         assert sim.truth.creates_seen == 1
 
 
-async def test_draining_waits_for_posts_and_not_for_jobs_that_must_wait() -> None:
+async def test_drain_waits_for_posts_but_not_for_rate_limited_jobs() -> None:
     class Busy(DirectTransport):
         async def send(
             self,
@@ -145,18 +145,20 @@ async def test_draining_waits_for_posts_and_not_for_jobs_that_must_wait() -> Non
         assert session.statistics().limiter.rejected == 1
 
 
-async def test_a_ceiling_is_exact_under_concurrency_and_freed_by_refunds() -> None:
+async def test_a_ceiling_is_exact_under_concurrency_and_refunds_free_credits() -> None:
     async with (
         serve(scenario(failure_rate=1.0)) as sim,
         Session("sk-test", base_url=sim.url, max_credits=350) as session,
     ):
         jobs = await asyncio.gather(*(session.enqueue(boat) for boat in boats(10)))
-        ends = await asyncio.gather(*jobs, return_exceptions=True)
-        kinds = [type(end) for end in ends]
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        kinds = [type(result) for result in results]
         assert kinds.count(TaskFailedError) == 3
         assert kinds.count(BudgetExceededError) == 7
         assert sim.truth.creates_taken == 3
-        await session.submit(BOAT)  # what failed was refunded, and is free again
+        await session.submit(
+            BOAT
+        )  # failed tasks were refunded, so their credits are available again
 
 
 @pytest.mark.parametrize("limit", [TokenBucket(5, 3), FixedWindow(4, 2)])
@@ -173,7 +175,7 @@ async def test_a_rate_limit_never_fails_a_job(
         assert sim.truth.rate_limited > 0
 
 
-async def test_a_key_is_one_job_however_often_it_is_submitted() -> None:
+async def test_a_key_is_one_job_even_if_submitted_several_times() -> None:
     async with serve(scenario()) as sim:
         async with Session("sk-test", base_url=sim.url) as session:
             first, second = await asyncio.gather(
@@ -185,7 +187,7 @@ async def test_a_key_is_one_job_however_often_it_is_submitted() -> None:
         assert sim.truth.creates_seen == 1
 
 
-async def test_slow_creates_never_meet_a_connection_that_is_being_closed() -> None:
+async def test_slow_creates_never_use_a_connection_that_the_server_closes() -> None:
     async with serve(scenario(idle_close=5.0)) as sim:
         async with Session("sk-test", base_url=sim.url) as session:
             for boat in boats(1000):

@@ -1,4 +1,4 @@
-"""Who owns a session's tasks, and which event loop they belong to."""
+"""The supervisor owns the asyncio tasks of a session and binds them to one event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def nothing() -> None:
     pass
 
 
-async def test_closing_waits_for_what_must_finish_and_cancels_the_rest() -> None:
+async def test_closing_waits_for_tasks_that_must_finish_and_cancels_the_others() -> None:
     supervisor, ended = Supervisor(), list[str]()
 
     async def slow(name: str) -> None:
@@ -39,7 +39,7 @@ async def test_closing_waits_for_what_must_finish_and_cancels_the_rest() -> None
     assert child.ended.is_set()
 
 
-async def test_a_child_that_fails_is_logged_and_harms_no_other(
+async def test_a_failed_child_is_logged_and_does_not_affect_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     supervisor, done = Supervisor(), asyncio.Event()
@@ -59,7 +59,7 @@ async def test_a_child_that_fails_is_logged_and_harms_no_other(
     await supervisor.close(nothing)
 
 
-async def test_a_cancellable_child_can_be_cancelled_alone_even_before_it_has_begun() -> None:
+async def test_a_cancellable_child_can_be_cancelled_separately_even_before_it_has_started() -> None:
     supervisor, seen = Supervisor(), list[int]()
 
     async def work(number: int) -> None:
@@ -78,7 +78,7 @@ async def test_a_cancellable_child_can_be_cancelled_alone_even_before_it_has_beg
     await supervisor.close(nothing)
 
 
-async def test_after_a_close_nothing_cancellable_is_started() -> None:
+async def test_no_cancellable_child_is_started_after_a_close() -> None:
     supervisor = Supervisor()
     supervisor.start_must_finish(nothing)
     await supervisor.close(nothing)
@@ -97,7 +97,7 @@ def test_another_event_loop_is_refused() -> None:
         asyncio.run(use())
 
 
-def test_a_loop_torn_down_without_a_close_is_a_resource_warning() -> None:
+def test_a_loop_that_ends_without_a_close_emits_a_resource_warning() -> None:
     supervisor = Supervisor()
 
     async def use() -> None:

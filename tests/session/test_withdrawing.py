@@ -18,6 +18,7 @@ from aivideo import (
     JobStatus,
     JobWithdrawnError,
     LedgerError,
+    LedgerEvent,
     MemoryLedger,
     RateLimit,
     Session,
@@ -26,7 +27,7 @@ from aivideo import (
     SpendLimitError,
     WaitTimeoutError,
 )
-from aivideo.simulator import Scenario, Service
+from aivideo.simulator import Scenario, Service, TokenBucket
 from aivideo.testing import DirectTransport
 
 pytestmark = pytest.mark.anyio
@@ -316,3 +317,97 @@ async def test_a_ledger_that_fails_in_its_own_way_at_the_claim_is_a_ledger_error
             await session.submit(boat())
         assert (await ledger.counts())[JobStatus.WITHDRAWN] == 1
     assert sold.truth.creates_seen == 0
+
+
+async def test_a_job_cancelled_before_its_submission_has_begun_ends() -> None:
+    sold = service()
+    async with Session("sk-test", transport=DirectTransport(sold)) as session:
+        job = await session.enqueue(boat())
+        assert await job.cancel() is True
+        with pytest.raises(JobWithdrawnError):
+            await asyncio.wait_for(job.result(), 60)
+        assert session.jobs() == []
+    assert sold.truth.creates_seen == 0
+
+
+async def test_a_submit_cancelled_under_a_post_that_gets_a_429_is_not_sent_again(
+    path: Path,
+) -> None:
+    sold = service(latency=5.0, rate_limit=TokenBucket(0.001, 1))
+    async with session_on(path, sold) as session:
+        await session.submit(boat(99))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await session.submit(boat())
+        posts = sold.truth.creates_seen
+        await asyncio.sleep(7200)
+        assert sold.truth.creates_seen == posts == 2
+        assert (await session.ledger.counts())[JobStatus.WITHDRAWN] == 1
+
+
+class Full(MemoryLedger):
+    """A ledger whose disk is full for some of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = frozenset[str]()
+
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+        if "claim" in self.full:
+            raise LedgerError("the disk is full")
+        return await super().claim(job_id, lease=lease)
+
+    async def record(
+        self, job_id: str, event: LedgerEvent, *, attempt: int | None = None
+    ) -> JobRecord:
+        if "record" in self.full:
+            raise LedgerError("the disk is full")
+        return await super().record(job_id, event, attempt=attempt)
+
+
+@pytest.mark.parametrize("full", [{"claim", "record"}, {"record"}])
+async def test_a_job_that_could_not_be_withdrawn_is_withdrawn_when_the_ledger_recovers(
+    full: set[str],
+) -> None:
+    sold, ledger = service(rate_limit=TokenBucket(0.001, 1)), Full()
+    async with Session("sk-test", ledger=ledger, transport=DirectTransport(sold)) as session:
+        await session.submit(boat(99))
+        ledger.full = frozenset(full)
+        with pytest.raises(LedgerError, match="full"):
+            await session.submit(boat())
+        ledger.full = frozenset()
+        await asyncio.sleep(60)
+        assert (await ledger.counts())[JobStatus.WITHDRAWN] == 1
+        assert await session.resume() == [] or sold.truth.creates_taken == 1
+
+
+async def test_resume_submits_opens_no_gate_of_a_session_that_closes(path: Path) -> None:
+    sold = service(latency=5.0, rate_limit=TokenBucket(0.001, 1))
+    async with session_on(path, sold) as session:
+        await session.submit(boat(99))
+        await session.enqueue(boat())
+        await asyncio.sleep(1)
+        closing = asyncio.create_task(session.aclose())
+        await asyncio.sleep(1)
+        session.resume_submits()
+        await closing
+    assert sold.truth.creates_seen == 2
+
+
+async def test_leaving_one_of_two_calls_of_a_batch_leaves_the_others_jobs_alone(
+    path: Path,
+) -> None:
+    sold, boats = service(), [boat(n) for n in range(3)]
+    async with session_on(path, sold, rate_limit=RateLimit.window(1, seconds=20)) as session:
+        one = session.generate_many(boats, batch="boats")
+        stays = asyncio.create_task(anext(one))
+        await asyncio.sleep(1)
+        other = session.generate_many(boats, batch="boats")
+        leaves = asyncio.create_task(anext(other))
+        await asyncio.sleep(1)
+        leaves.cancel()
+        await asyncio.wait([leaves])
+        await other.aclose()
+        ends = [await stays] + [outcome async for outcome in one]
+    assert not any(isinstance(end, Failed) for end in ends)
+    assert sold.truth.creates_taken == 3

@@ -1,10 +1,10 @@
-"""A soak: very many jobs over six virtual hours, the whole stack over the simulator's core.
+"""A soak test: many jobs over six virtual hours, with the whole stack and the simulated service.
 
     python tests/simulated/soak.py [JOBS]
 
-Jobs come evenly over two and a half hours; they take a second, minutes or three hours. One poll in
-fifty fails, one task in fifty does, callbacks are lost and doubled. At the end every future was
-resolved once, with what the truth says, and the memory is back where it began.
+Jobs are submitted evenly over two and a half hours. Tasks take one second, minutes or three hours.
+2 % of the polls and 2 % of the tasks fail; callbacks are lost, repeated and reordered. At the end
+every future has been resolved once, with the correct result, and no memory has leaked.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from aivideo._api import wire
 from aivideo.simulator import Faults, Lognormal, Mixture, Scenario, Service, TokenBucket
 from aivideo.testing import DirectTransport, VirtualTimeLoop
 
-ARRIVALS = 9_000.0
+SUBMIT_SECONDS = 9_000.0
 HOURS = 6
 
 
 @frozen
-class Soaked:
-    """What a soak saw: how jobs ended, how many against the truth, or twice, or not at all."""
+class SoakResult:
+    """The results of a soak test: final statuses, and jobs that ended wrongly, twice or never."""
 
     jobs: int
-    ends: Counter[str]
+    statuses: Counter[str]
     wrong: int
     twice: int
     pending: int
@@ -42,7 +42,7 @@ class Soaked:
 
 
 def scenario(seed: int) -> Scenario:
-    """Tasks of a second, of minutes, of three hours."""
+    """Tasks that take one second, minutes or three hours."""
     minutes: Any = Lognormal(400.0, 0.6)
     extremes: Any = Mixture(Lognormal(1.0, 0.01), Lognormal(10_800.0, 0.01))
     return Scenario(
@@ -65,13 +65,13 @@ def scenario(seed: int) -> Scenario:
     )
 
 
-async def soak(count: int, seed: int = 7) -> Soaked:
-    """Make ``count`` jobs; say what became of them."""
+async def soak(count: int, seed: int = 7) -> SoakResult:
+    """Run ``count`` jobs and return the results."""
     service = Service(scenario(seed))
     transport = DirectTransport(service)
-    ends: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
     wrong = twice = 0
-    told: Counter[str] = Counter()
+    resolved: Counter[str] = Counter()
     async with Session("sk-x", transport=transport) as session:
         poller = session._parts.poller
 
@@ -82,36 +82,36 @@ async def soak(count: int, seed: int = 7) -> Soaked:
                     poller.deliver(wire.read_callback(callback.body))
                     service.callback_answered(callback, 200, transport.now())
 
-        async def one() -> None:
+        async def run_job() -> None:
             nonlocal wrong, twice
             job = await session.submit(
                 Sora2("A boat", duration=4, aspect_ratio="16:9"),
                 callback_url="http://127.0.0.1:1/hook",
             )
             try:
-                said = (await job).status.value
+                status = (await job).status.value
             except TaskFailedError:
-                said = "failed"
+                status = "failed"
             assert job.task_id is not None
-            told[job.task_id] += 1
-            wrong += said != service.truth.tasks[job.task_id].outcome
-            twice += told[job.task_id] > 1
-            ends[said] += 1
+            resolved[job.task_id] += 1
+            wrong += status != service.truth.tasks[job.task_id].outcome
+            twice += resolved[job.task_id] > 1
+            statuses[status] += 1
 
         delivering = asyncio.create_task(callbacks())
         running: set[asyncio.Task[None]] = set()
         for _ in range(count):
-            task = asyncio.create_task(one())
+            task = asyncio.create_task(run_job())
             running.add(task)
             task.add_done_callback(running.discard)
-            await asyncio.sleep(ARRIVALS / count)
+            await asyncio.sleep(SUBMIT_SECONDS / count)
         await asyncio.sleep(max(0.0, HOURS * 3600 - transport.now()))
         pending = len(running) + poller.statistics().watching
         delivering.cancel()
         statistics = poller.statistics()
-    return Soaked(
+    return SoakResult(
         jobs=count,
-        ends=ends,
+        statuses=statuses,
         wrong=wrong,
         twice=twice,
         pending=pending,
@@ -121,20 +121,21 @@ async def soak(count: int, seed: int = 7) -> Soaked:
     )
 
 
-def run(count: int) -> Soaked:
-    """Soak on virtual time."""
+def run(count: int) -> SoakResult:
+    """Run a soak test on virtual time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(soak(count))
 
 
 def memory() -> int:
-    """Blocks of memory in use."""
+    """Number of allocated memory blocks."""
     gc.collect()
     return sys.getallocatedblocks()
 
 
 if __name__ == "__main__":
-    run(200)  # what is imported and cached once
-    began, before = time.perf_counter(), memory()
+    run(200)  # warm-up: imports and caches
+    start, before = time.perf_counter(), memory()
     print(run(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))  # noqa: T201
-    print(f"{time.perf_counter() - began:.1f} s; memory {memory() / before:.3f} of before")  # noqa: T201
+    seconds = time.perf_counter() - start
+    print(f"{seconds:.1f} s; memory {memory() / before:.3f} times the initial value")  # noqa: T201

@@ -1,4 +1,4 @@
-"""Running a batch again: with a service, a ledger on disk and a folder, on virtual time."""
+"""Repeated runs of a batch, with a service, a ledger on disk and a folder, on virtual time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Row = str | Mapping[str, object]
 class BatchSetup:
     """A service, and a folder with a ledger; each run of a batch is a new session."""
 
-    place: Path
+    folder: Path
     scenario: Scenario
     service: Service = field(init=False)
     transport: DirectTransport = field(init=False)
@@ -72,7 +72,7 @@ class BatchSetup:
         return self.service.truth.creates_seen
 
     def ledger(self) -> SqliteLedger:
-        return SqliteLedger(self.place / "aivideo.db")
+        return SqliteLedger(self.folder / "aivideo.db")
 
     def session(self, ledger: SqliteLedger, **settings: Any) -> Session:
         return Session("sk-test", transport=self.transport, ledger=ledger, **settings)
@@ -82,19 +82,19 @@ class BatchSetup:
         *rows: Row,
         output: str = "out",
         stop_when: Callable[[Batch], bool] | None = None,
-        heard: list[Result] | None = None,
+        results: list[Result] | None = None,
         overwrite: bool = False,
         session: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> BatchReport:
         """Run a batch over prompts or rows; ``stop_when`` stops it, as Ctrl-C does."""
-        manifest = self.place / "manifest.jsonl"
+        manifest = self.folder / "manifest.jsonl"
         manifest.write_bytes(b"\n".join(orjson.dumps(as_row(row)) for row in rows))
         return await self.run_file(
             manifest,
             output=output,
             stop_when=stop_when,
-            heard=heard,
+            results=results,
             overwrite=overwrite,
             session=session,
             **settings,
@@ -106,25 +106,25 @@ class BatchSetup:
         *,
         output: str = "out",
         stop_when: Callable[[Batch], bool] | None = None,
-        heard: list[Result] | None = None,
+        results: list[Result] | None = None,
         overwrite: bool = False,
         session: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> BatchReport:
         lines = read_manifest(manifest, Defaults(4, "16:9"))
-        folder = self.place / output
-        folder.mkdir(exist_ok=True)
+        output_folder = self.folder / output
+        output_folder.mkdir(exist_ok=True)
         ledger = self.ledger()
         try:
             async with self.session(ledger, **(session or {})) as working:
                 plan = await prepare(ledger, output, lines)
-                check_files(folder, plan, overwrite=overwrite)
+                check_files(output_folder, plan, overwrite=overwrite)
                 run = Batch(
                     working,
                     plan,
-                    folder,
+                    output_folder,
                     BatchSettings(name=output, **settings),
-                    on_result=None if heard is None else heard.append,
+                    on_result=None if results is None else results.append,
                 )
                 running = asyncio.create_task(run.run())
                 while stop_when is not None and not running.done():
@@ -172,20 +172,20 @@ def setup(tmp_path: Path) -> BatchSetup:
     return make_setup(tmp_path)
 
 
-def make_setup(place: Path, **settings: Any) -> BatchSetup:
-    calm: dict[str, Any] = {"task_seconds": 60.0, "media": "stub", "latency": 0.1, "seed": 5}
-    return BatchSetup(place, Scenario(**{**calm, **settings}))
+def make_setup(folder: Path, **settings: Any) -> BatchSetup:
+    defaults: dict[str, Any] = {"task_seconds": 60.0, "media": "stub", "latency": 0.1, "seed": 5}
+    return BatchSetup(folder, Scenario(**{**defaults, **settings}))
 
 
 def statuses(report: BatchReport) -> list[str]:
     return [result.status for result in report.results]
 
 
-async def some_taken_and_no_more(setup: BatchSetup, *rows: Row, most: int = 2) -> BatchReport:
-    """Run until ``most`` jobs are taken, and stop; their tasks continue at the service."""
+async def stop_after_some_creates(setup: BatchSetup, *rows: Row, count: int = 2) -> BatchReport:
+    """Run until ``count`` jobs are taken, and stop; their tasks continue at the service."""
     return await setup.run(
         *rows,
-        stop_when=lambda _: setup.service.truth.creates_taken >= most,
+        stop_when=lambda _: setup.service.truth.creates_taken >= count,
         session={"max_requests_in_flight": 1},
     )
 
@@ -197,39 +197,39 @@ async def test_lines_that_are_done_cost_no_request_and_no_credits(setup: BatchSe
     first = await setup.run("a", "b", "c")
     assert statuses(first) == ["saved"] * 3
     before = dict(setup.service.truth.requests)
-    report_file = (setup.place / "out" / "report.jsonl").read_bytes()
+    report_file = (setup.folder / "out" / "report.jsonl").read_bytes()
     again = await setup.run("a", "b", "c")
     assert statuses(again) == ["saved"] * 3
     assert again.earlier == 3
     assert again.credits.charged == 300
     assert again.this_run.held == 0
-    asked = {
+    requests = {
         endpoint: count - before.get(endpoint, 0)
         for endpoint, count in setup.service.truth.requests.items()
         if count != before.get(endpoint, 0)
     }
-    assert asked == {Endpoint.CREDITS: 2}, "the account's counter, before and after"
-    assert (setup.place / "out" / "report.jsonl").read_bytes() == report_file
+    assert requests == {Endpoint.CREDITS: 2}, "the account's counter, before and after"
+    assert (setup.folder / "out" / "report.jsonl").read_bytes() == report_file
 
 
-@pytest.mark.parametrize("harm", ["gone", "truncated", "grown"])
+@pytest.mark.parametrize("damage", ["gone", "truncated", "grown"])
 async def test_an_incomplete_file_is_downloaded_again_and_not_paid_again(
-    setup: BatchSetup, harm: str
+    setup: BatchSetup, damage: str
 ) -> None:
     first = await setup.run("a", "b")
     path = first.results[0].path
     assert path is not None
-    whole = path.read_bytes()
-    match harm:
+    complete = path.read_bytes()
+    match damage:
         case "gone":
             path.unlink()
         case "truncated":
-            path.write_bytes(whole[:-1])
+            path.write_bytes(complete[:-1])
         case _:
-            path.write_bytes(whole + b"x")
+            path.write_bytes(complete + b"x")
     downloads = setup.service.truth.downloads
     again = await setup.run("a", "b")
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
     assert statuses(again) == ["saved", "saved"]
     assert [result.earlier for result in again.results] == [False, True]
     assert setup.service.truth.downloads - downloads == 1
@@ -251,11 +251,11 @@ async def test_a_missing_file_with_an_expired_url_fails_and_is_not_paid_again(
     assert isinstance(result.error, ResultExpiredError)
     assert "24 hours" in str(result.error)
     assert setup.creates == 1
-    assert again.unfinished is None, "nothing is left to do for it"
+    assert again.unfinished is None, "there is nothing left to do for it"
 
 
 async def test_running_jobs_are_polled_again_and_unsent_ones_are_sent(setup: BatchSetup) -> None:
-    stopped = await some_taken_and_no_more(setup, "a", "b", "c", "d")
+    stopped = await stop_after_some_creates(setup, "a", "b", "c", "d")
     assert stopped.stopped
     assert sorted(statuses(stopped)) == ["running", "running", "unsent", "unsent"]
     again = await setup.run("a", "b", "c", "d")
@@ -263,7 +263,7 @@ async def test_running_jobs_are_polled_again_and_unsent_ones_are_sent(setup: Bat
     assert setup.taken() == dict.fromkeys("abcd", 1)
     assert again.credits.charged == 400
     assert again.this_run.charged == 200
-    assert not (setup.place / "out" / "unfinished.jsonl").exists()
+    assert not (setup.folder / "out" / "unfinished.jsonl").exists()
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "cut_before", "internal_error_taken", "html_502"])
@@ -280,7 +280,7 @@ async def test_a_job_that_may_have_been_taken_is_reported_and_never_sent(
         assert not again.can_continue, "another run would do nothing for it"
         assert again.credits.unknown == 100
     assert setup.creates == 2
-    row = orjson.loads((setup.place / "out" / "unfinished.jsonl").read_bytes())
+    row = orjson.loads((setup.folder / "out" / "unfinished.jsonl").read_bytes())
     assert (row["id"], row["unknown"]) == ("0001-a", True)
 
 
@@ -297,7 +297,7 @@ async def test_a_settled_job_continues(tmp_path: Path) -> None:
 
 
 async def test_equal_prompts_are_separate_files_whichever_run_makes_them(setup: BatchSetup) -> None:
-    await some_taken_and_no_more(setup, "a", "a", "a", most=1)
+    await stop_after_some_creates(setup, "a", "a", "a", count=1)
     again = await setup.run("a", "a", "a")
     assert setup.taken() == {"a": 3}
     assert len({result.path for result in again.results}) == 3
@@ -310,7 +310,7 @@ async def test_equal_prompts_are_separate_files_whichever_run_makes_them(setup: 
 
 
 async def test_added_and_reordered_lines_are_the_same_jobs(setup: BatchSetup) -> None:
-    await some_taken_and_no_more(setup, "a", "b", "c")
+    await stop_after_some_creates(setup, "a", "b", "c")
     again = await setup.run("new", "c", "b", "a")
     assert statuses(again) == ["saved"] * 4
     assert setup.taken() == dict.fromkeys(["a", "b", "c", "new"], 1)
@@ -319,7 +319,7 @@ async def test_added_and_reordered_lines_are_the_same_jobs(setup: BatchSetup) ->
 async def test_the_job_of_a_removed_line_is_saved_if_it_runs_and_otherwise_not_sent(
     setup: BatchSetup,
 ) -> None:
-    await some_taken_and_no_more(setup, "a", "b", "c", "d")
+    await stop_after_some_creates(setup, "a", "b", "c", "d")
     again = await setup.run("b", "d")
     assert [(result.line.number, result.status) for result in again.results] == [
         (1, "saved"),
@@ -337,7 +337,7 @@ async def test_the_job_of_a_removed_line_is_saved_if_it_runs_and_otherwise_not_s
 
 
 async def test_adding_or_removing_ids_changes_nothing(setup: BatchSetup) -> None:
-    await some_taken_and_no_more(setup, "a", {"prompt": "b", "id": "boat"}, "c", most=2)
+    await stop_after_some_creates(setup, "a", {"prompt": "b", "id": "boat"}, "c", count=2)
     again = await setup.run({"prompt": "a", "id": "first"}, "b", "c")
     assert setup.taken() == dict.fromkeys("abc", 1)
     assert [result.line.file_name for result in again.results] == [
@@ -351,12 +351,12 @@ async def test_a_prompt_changed_under_its_id_before_it_was_taken_is_sent(
     setup: BatchSetup,
 ) -> None:
     named = {"id": "x", "prompt": "before"}
-    await some_taken_and_no_more(setup, "a", named, most=1)
+    await stop_after_some_creates(setup, "a", named, count=1)
     assert (await setup.jobs())["before"].status is JobStatus.PLANNED
-    heard: list[Result] = []
-    await setup.run("a", {"id": "x", "prompt": "after"}, heard=heard)
+    results: list[Result] = []
+    await setup.run("a", {"id": "x", "prompt": "after"}, results=results)
     assert setup.taken() == {"a": 1, "after": 1}
-    assert {result.line.file_name for result in heard} == {"0001-a.mp4", "x.mp4"}
+    assert {result.line.file_name for result in results} == {"0001-a.mp4", "x.mp4"}
 
 
 async def test_a_prompt_changed_under_its_id_after_it_was_refused_is_new_and_reported(
@@ -364,7 +364,7 @@ async def test_a_prompt_changed_under_its_id_after_it_was_refused_is_new_and_rep
 ) -> None:
     setup = make_setup(tmp_path)
     await setup.run("a", session={"max_requests_in_flight": 1})
-    await some_taken_and_no_more(setup, "a", {"id": "x", "prompt": "before"}, most=0)
+    await stop_after_some_creates(setup, "a", {"id": "x", "prompt": "before"}, count=0)
     ledger = setup.ledger()
     job = (await setup.jobs())["before"]
     await ledger.claim(job.id, lease=1)
@@ -373,19 +373,19 @@ async def test_a_prompt_changed_under_its_id_after_it_was_refused_is_new_and_rep
     again = await setup.run("a", {"id": "x", "prompt": "after"})
     assert statuses(again) == ["saved", "saved"]
     assert not again.results[1].earlier
-    assert b'"id":"x"' in (setup.place / "out" / "report.jsonl").read_bytes()
+    assert b'"id":"x"' in (setup.folder / "out" / "report.jsonl").read_bytes()
 
 
 async def test_a_prompt_changed_under_its_id_after_it_was_taken_is_refused(
     setup: BatchSetup,
 ) -> None:
-    await some_taken_and_no_more(setup, {"id": "x", "prompt": "before"}, "b", most=1)
+    await stop_after_some_creates(setup, {"id": "x", "prompt": "before"}, "b", count=1)
     with pytest.raises(ManifestError, match="line 1: id 'x' was used for another request"):
         await setup.run({"id": "x", "prompt": "after"}, "b")
     assert setup.taken() == {"before": 1}
 
 
-# --- failures, and going on after them ------------------------------------------------------------
+# --- failures, and continuing after them ----------------------------------------------------------
 
 
 async def test_failed_jobs_are_sent_again_only_on_request(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ async def test_retried_jobs_are_sent_by_the_next_run(tmp_path: Path) -> None:
     await setup.record("b", Retried())
     assert statuses(await setup.run("a", "b")) == ["unknown", "saved"]
     assert setup.taken() == {"a": 1, "b": 2}
-    # With pay_again it is made, and what may be charged twice stays in the sums.
+    # With pay_again it is sent, and the possible second charge stays in the totals.
     await setup.record("a", Retried(True))
     third = await setup.run("a", "b")
     assert statuses(third) == ["saved", "saved"]
@@ -457,7 +457,7 @@ async def test_a_ceiling_that_is_left_out_stays_as_stored_and_none_lifts_it(
 
 
 async def test_withdrawn_jobs_are_sent_again_only_by_their_lines(setup: BatchSetup) -> None:
-    await some_taken_and_no_more(setup, "a", "b", "c", most=1)
+    await stop_after_some_creates(setup, "a", "b", "c", count=1)
     ledger = setup.ledger()
     cancelled = await Desk(ledger).cancel(batch="out")
     await ledger.aclose()
@@ -470,11 +470,11 @@ async def test_withdrawn_jobs_are_sent_again_only_by_their_lines(setup: BatchSet
 
 async def test_a_spend_cap_can_be_waited_for(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, spend_limit=200, spend_window=600.0)
-    began = asyncio.get_running_loop().time()
+    start = asyncio.get_running_loop().time()
     report = await setup.run("a", "b", "c", "d", "e", wait_for_spend_limit=True)
     assert statuses(report) == ["saved"] * 5
     assert setup.taken() == dict.fromkeys("abcde", 1)
-    assert asyncio.get_running_loop().time() - began > 1200
+    assert asyncio.get_running_loop().time() - start > 1200
 
 
 async def test_a_batch_stopped_while_it_waits_for_a_spend_cap_sends_nothing_more(
@@ -514,11 +514,11 @@ async def test_a_full_disk_ends_the_run_before_more_is_bought(
     async def full(task: CompletedTask, *_: object, **__: object) -> Path:
         raise DownloadError("cannot write it", task=task, errno=errno.ENOSPC)
 
-    with monkeypatch.context() as disk:
-        disk.setattr(download, "save", full)
+    with monkeypatch.context() as context:
+        context.setattr(download, "save", full)
         report = await setup.run(*prompts, session={"poll_interval": 1.0})
-    assert report.trouble == f"{setup.place / 'out'}: No space left on device"
-    assert setup.service.truth.creates_taken < 40, "what cannot be saved is not bought"
+    assert report.trouble == f"{setup.folder / 'out'}: No space left on device"
+    assert setup.service.truth.creates_taken < 40, "nothing more is bought"
     assert report.count("unsent") > 0
     assert report.can_continue
     assert statuses(await setup.run(*prompts)) == ["saved"] * 40
@@ -571,7 +571,7 @@ async def test_repeated_ctrl_c_and_the_same_command(setup: BatchSetup) -> None:
         runs += 1
         if not report.stopped:
             break
-        rows = (setup.place / "out" / "unfinished.jsonl").read_bytes().splitlines()
+        rows = (setup.folder / "out" / "unfinished.jsonl").read_bytes().splitlines()
         assert len(rows) == report.count("running") + report.count("unsent")
         assert report.count("unknown") == 0, "requests in flight were waited for"
     assert runs > 3
@@ -595,10 +595,10 @@ async def test_a_folder_that_moves_with_its_ledger_can_continue(
 ) -> None:
     (tmp_path / "here").mkdir()
     setup = make_setup(tmp_path / "here")
-    await some_taken_and_no_more(setup, "a", "b", "c")
+    await stop_after_some_creates(setup, "a", "b", "c")
     await setup.run("a", "b", "c", stop_when=lambda run: len(run.results) >= 1)
     (tmp_path / "here").rename(tmp_path / "there")
-    setup.place = tmp_path / "there"
+    setup.folder = tmp_path / "there"
     downloads = setup.service.truth.downloads
     again = await setup.run("a", "b", "c")
     assert statuses(again) == ["saved"] * 3
@@ -609,13 +609,13 @@ async def test_a_folder_that_moves_with_its_ledger_can_continue(
 
 async def test_unfinished_jsonl_as_a_manifest_pays_for_nothing_twice(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1)))
-    await some_taken_and_no_more(setup, "a", "b", "c", "d")
-    left = setup.place / "out" / "unfinished.jsonl"
-    rows = [orjson.loads(row) for row in left.read_bytes().splitlines()]
+    await stop_after_some_creates(setup, "a", "b", "c", "d")
+    unfinished = setup.folder / "out" / "unfinished.jsonl"
+    rows = [orjson.loads(row) for row in unfinished.read_bytes().splitlines()]
     assert {row["id"] for row in rows} == {"0001-a", "0002-b", "0003-c", "0004-d"}
     assert "task_id" in rows[1]
-    copy = setup.place / "left.jsonl"
-    copy.write_bytes(left.read_bytes())
+    copy = setup.folder / "left.jsonl"
+    copy.write_bytes(unfinished.read_bytes())
     again = await setup.run_file(copy)
     assert statuses(again) == ["unknown", "saved", "saved", "saved"]
     # And the old manifest after it.
@@ -625,11 +625,11 @@ async def test_unfinished_jsonl_as_a_manifest_pays_for_nothing_twice(tmp_path: P
 
 async def test_unfinished_jsonl_without_its_ledger_pays_for_nothing_twice(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1)))
-    await some_taken_and_no_more(setup, "a", "b", "c", "d")
-    copy = setup.place / "left.jsonl"
-    copy.write_bytes((setup.place / "out" / "unfinished.jsonl").read_bytes())
+    await stop_after_some_creates(setup, "a", "b", "c", "d")
+    copy = setup.folder / "left.jsonl"
+    copy.write_bytes((setup.folder / "out" / "unfinished.jsonl").read_bytes())
     for name in ("aivideo.db", "aivideo.db-wal", "aivideo.db-shm"):
-        (setup.place / name).unlink(missing_ok=True)
+        (setup.folder / name).unlink(missing_ok=True)
     first = await setup.run_file(copy, output="new", stop_when=lambda run: len(run.results) > 1)
     assert first.stopped
     again = await setup.run_file(copy, output="new")
@@ -648,8 +648,8 @@ async def test_two_simultaneous_runs_make_each_clip_once(setup: BatchSetup) -> N
 async def test_an_existing_file_without_a_job_is_refused_unless_overwrite(
     setup: BatchSetup,
 ) -> None:
-    (setup.place / "out").mkdir()
-    (setup.place / "out" / "0002-b.mp4").write_bytes(b"bought")
+    (setup.folder / "out").mkdir()
+    (setup.folder / "out" / "0002-b.mp4").write_bytes(b"bought")
     with pytest.raises(ManifestError, match=r"0002-b\.mp4 already exists"):
         await setup.run("a", "b")
     assert setup.creates == 0
@@ -668,7 +668,7 @@ def boat(prompt: str) -> Sora2:
 async def make(
     setup: BatchSetup, *prompts: str, leave_after: int | None = None, **options: Any
 ) -> list[Any]:
-    """Run ``generate_many`` over prompts in a new session, and leave it early if told to."""
+    """Run ``generate_many`` over prompts in a new session; optionally stop early."""
     ledger = setup.ledger()
     outcomes = []
     async with setup.session(ledger, max_requests_in_flight=2) as session:
@@ -682,13 +682,13 @@ async def make(
     return outcomes
 
 
-async def test_generate_many_with_a_batch_continues_where_it_was_left(setup: BatchSetup) -> None:
+async def test_generate_many_with_a_batch_continues_where_it_stopped(setup: BatchSetup) -> None:
     prompts = [f"p{number}" for number in range(8)]
-    await make(setup, *prompts, batch="night", save_to=setup.place, leave_after=1)
-    ends = await make(setup, "new", *reversed(prompts), batch="night", save_to=setup.place)
-    assert [type(end) for end in ends] == [Succeeded] * 9
+    await make(setup, *prompts, batch="night", save_to=setup.folder, leave_after=1)
+    outcomes = await make(setup, "new", *reversed(prompts), batch="night", save_to=setup.folder)
+    assert [type(outcome) for outcome in outcomes] == [Succeeded] * 9
     assert setup.taken() == dict.fromkeys(["new", *prompts], 1)
-    assert len([*setup.place.glob("*.mp4")]) == 9
+    assert len([*setup.folder.glob("*.mp4")]) == 9
 
 
 async def test_generate_many_with_a_batch_makes_equal_requests_separate_jobs(
@@ -708,14 +708,14 @@ async def test_generate_many_matches_jobs_by_key(setup: BatchSetup) -> None:
         return f"scene-{index}"
 
     await make(setup, "a", "b", batch="night", key=key)
-    ends = await make(setup, "b", "a", "c", batch="night", key=key)
-    failed = [end for end in ends if isinstance(end, Failed)]
-    assert sorted(end.index for end in failed) == [0, 1], "key 0 was used for another request"
-    assert all("another request" in str(end.error) for end in failed)
+    outcomes = await make(setup, "b", "a", "c", batch="night", key=key)
+    failed = [each for each in outcomes if isinstance(each, Failed)]
+    assert sorted(each.index for each in failed) == [0, 1], "key 0 was used for another request"
+    assert all("another request" in str(each.error) for each in failed)
     assert setup.taken() == dict.fromkeys("abc", 1)
 
 
-async def test_generate_many_without_a_batch_is_new_work_each_time(setup: BatchSetup) -> None:
+async def test_generate_many_without_a_batch_creates_new_jobs_each_time(setup: BatchSetup) -> None:
     await make(setup, "a", "b")
     await make(setup, "a", "b")
     assert setup.taken() == {"a": 2, "b": 2}
@@ -724,9 +724,9 @@ async def test_generate_many_without_a_batch_is_new_work_each_time(setup: BatchS
 async def test_generate_many_sends_failed_jobs_again_only_on_request(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, failure_rate=1.0)
     await make(setup, "a", batch="night")
-    (end,) = await make(setup, "a", batch="night")
-    assert isinstance(end, Failed)
-    assert end.task_id == setup.task_of("a")
+    (outcome,) = await make(setup, "a", batch="night")
+    assert isinstance(outcome, Failed)
+    assert outcome.task_id == setup.task_of("a")
     assert setup.creates == 1
     await make(setup, "a", batch="night", retry_failed=True)
     assert setup.creates == 2
@@ -740,7 +740,7 @@ async def test_a_stated_task_of_another_program_is_saved_and_not_recorded(
     report = await setup.run({"prompt": "elsewhere", "task_id": task_id}, "a")
     assert statuses(report) == ["saved", "saved"]
     assert setup.taken() == {"elsewhere": 1, "a": 1}
-    assert report.credits.charged == 100, "what was bought elsewhere is not this batch's"
+    assert report.credits.charged == 100, "tasks bought by another program do not count"
     again = await setup.run({"prompt": "elsewhere", "task_id": task_id}, "a")
     assert statuses(again) == ["saved", "saved"]
     assert again.earlier == 2
@@ -749,10 +749,10 @@ async def test_a_stated_task_of_another_program_is_saved_and_not_recorded(
 async def test_a_task_stated_only_by_the_manifest_is_saved_and_not_bought_again(
     setup: BatchSetup,
 ) -> None:
-    await some_taken_and_no_more(setup, "b", most=1)
+    await stop_after_some_creates(setup, "b", count=1)
     client = Client("sk-test", transport=setup.transport)
     task_id = await client.create(boat("a"))
-    # The ledger has the line without its task: somebody settled it as not taken.
+    # The ledger has the line without its task, as if it had been settled as not taken.
     await setup.run("a", "b", max_credits=100)
     assert (await setup.jobs())["a"].status is JobStatus.PLANNED
     row = {"id": "0001-a", "prompt": "a", "task_id": task_id}

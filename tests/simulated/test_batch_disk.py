@@ -1,4 +1,4 @@
-"""A disk that fills while a batch runs: no job is lost, and no line is written partly."""
+"""A disk that becomes full during a batch: no job is lost and no partial line is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aivideo.simulator import Scenario, serve
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_unwritable_report_ends_the_run_and_the_ledger_has_what_was_bought(
+async def test_an_unwritable_report_ends_the_run_and_the_ledger_has_all_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = tmp_path / "m.txt"
@@ -30,16 +30,16 @@ async def test_an_unwritable_report_ends_the_run_and_the_ledger_has_what_was_bou
     scenario = Scenario(media="stub", task_seconds=(10.0, 60.0))
     async with serve(scenario) as sim, Session("sk-x", base_url=sim.url) as session:
         plan = await prepare(session.ledger, "b", lines)
-        said = await Batch(session, plan, tmp_path, BatchSettings(name="b")).run()
-        stands = {job.request.prompt: job async for job in session.ledger.jobs()}
+        report_of_run = await Batch(session, plan, tmp_path, BatchSettings(name="b")).run()
+        recorded = {job.request.prompt: job async for job in session.ledger.jobs()}
         bought = {task.prompt: task.id for task in sim.truth.tasks.values()}
-    assert said.trouble is not None
-    assert "No space left" in said.trouble
-    assert {name: job.task_id for name, job in stands.items()} == bought
-    assert {job.status for job in stands.values()} <= {JobStatus.SAVED, JobStatus.RUNNING}
+    assert report_of_run.trouble is not None
+    assert "No space left" in report_of_run.trouble
+    assert {name: job.task_id for name, job in recorded.items()} == bought
+    assert {job.status for job in recorded.values()} <= {JobStatus.SAVED, JobStatus.RUNNING}
 
 
-def test_a_line_of_the_report_is_written_completely_or_not_at_all(
+def test_a_report_line_is_written_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = tmp_path / report.REPORT

@@ -1,4 +1,4 @@
-"""Watching, by the whole stack on virtual time: session, limiter, poller, the simulator's core."""
+"""Polling with the whole stack on virtual time: session, limiter, poller, simulated service."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 
 
 def service_of(seconds: Seconds = 100.0, **settings: object) -> Service:
-    given = {"queue_seconds": 0.0, "media": "stub", "latency": 0.05, "default_balance": 10**9}
-    return Service(Scenario(task_seconds=seconds, **(given | settings)))  # type: ignore[arg-type]
+    defaults = {"queue_seconds": 0.0, "media": "stub", "latency": 0.05, "default_balance": 10**9}
+    return Service(Scenario(task_seconds=seconds, **(defaults | settings)))  # type: ignore[arg-type]
 
 
 def session_of(service: Service, **settings: object) -> Session:
     return Session("sk-x", transport=DirectTransport(service), **settings)  # type: ignore[arg-type]
 
 
-class Disabling(DirectTransport):
-    """A service that disables the key at some time."""
+class KeyDisabling(DirectTransport):
+    """A service that can disable the API key."""
 
     disabled = False
     denied = 0
@@ -58,7 +58,7 @@ class Disabling(DirectTransport):
 
 
 @pytest.mark.parametrize("sigma", [0.5, 0.2])
-async def test_ends_are_seen_sooner_than_at_a_fixed_interval_for_as_many_polls(
+async def test_completions_are_detected_earlier_than_with_as_many_polls_at_a_fixed_interval(
     sigma: float,
 ) -> None:
     service = service_of(Lognormal(200.0, sigma), latency=0.0, seed=3)
@@ -71,7 +71,9 @@ async def test_ends_are_seen_sooner_than_at_a_fixed_interval_for_as_many_polls(
             delays.append(transport.now() - task.ends)
             lengths.append(task.ends - task.created)
     fixed = fmean(lengths) / 2 / (service.truth.polls / 600)
-    assert fmean(delays) / fixed < (0.85 if sigma == 0.5 else 0.48), "with the untaught first ones"
+    assert fmean(delays) / fixed < (0.85 if sigma == 0.5 else 0.48), (
+        "including the first tasks, before anything is learned"
+    )
 
 
 @pytest.mark.parametrize("seed", [11, 12])
@@ -85,7 +87,7 @@ async def test_a_thousand_jobs_at_five_requests_a_second(seed: int) -> None:
     assert seen[-1] <= max(1060, last + 30)
 
 
-async def test_a_task_taken_up_again_that_has_ended_is_known_at_once() -> None:
+async def test_an_ended_task_of_an_earlier_session_is_detected_immediately() -> None:
     service = service_of()
     transport = DirectTransport(service)
     async with Session("sk-x", transport=transport) as session:
@@ -93,13 +95,13 @@ async def test_a_task_taken_up_again_that_has_ended_is_known_at_once() -> None:
     assert task_id is not None
     await asyncio.sleep(5000)
     async with Session("sk-x", transport=transport) as session:
-        began = transport.now()
+        start = transport.now()
         assert (await session.job(task_id)).id == task_id
-        assert transport.now() - began < 1.0
+        assert transport.now() - start < 1.0
         assert [task.status async for task in session.job(task_id).updates()] == ["completed"]
 
 
-async def test_closing_tells_whoever_waits_which_job_goes_on() -> None:
+async def test_closing_raises_an_error_with_the_job_in_every_waiter() -> None:
     session = session_of(service_of(1e6))
     job = await session.submit(BOAT)
 
@@ -118,50 +120,52 @@ async def test_closing_tells_whoever_waits_which_job_goes_on() -> None:
     assert late.value.job is job
 
 
-async def test_each_waiter_of_a_job_waits_as_long_as_it_likes() -> None:
+async def test_each_waiter_of_a_job_has_its_own_timeout_and_cancellation() -> None:
     async with session_of(service_of(100.0)) as session:
         job = await session.submit(BOAT)
         patient = asyncio.ensure_future(job.result())
         cancelled = asyncio.ensure_future(job.result())
-        with pytest.raises(WaitTimeoutError) as hasty:
+        with pytest.raises(WaitTimeoutError) as timed_out:
             await job.result(wait_timeout=5)
-        assert hasty.value.job is job
+        assert timed_out.value.job is job
         cancelled.cancel()
         assert (await patient).status == "completed"
         assert (await job).status == "completed"
 
 
 @pytest.mark.parametrize("awaits", [False, True])
-async def test_on_update_is_told_of_each_change_and_of_the_end(awaits: bool) -> None:
-    told: list[Task] = []
+async def test_on_update_is_called_for_each_change_and_for_the_end(awaits: bool) -> None:
+    updates: list[Task] = []
 
     async def later(task: Task) -> None:
         await asyncio.sleep(0.01)
-        told.append(task)
+        updates.append(task)
 
     service = service_of(100.0, queue_seconds=30.0, progress="percent")
     async with session_of(service, poll_interval=20.0) as session:
-        await session.generate(BOAT, on_update=later if awaits else told.append)
-    said = [task.status for task in told]
-    assert said[0] == "pending"
-    assert said[-1] == "completed"
-    assert said.count("processing") == 5, "each progress is a change"
+        await session.generate(BOAT, on_update=later if awaits else updates.append)
+    statuses = [task.status for task in updates]
+    assert statuses[0] == "pending"
+    assert statuses[-1] == "completed"
+    assert statuses.count("processing") == 5, "each progress value is a change"
 
 
-async def test_an_on_update_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_on_update_that_raises_does_not_affect_the_job(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def broken(_: Task) -> None:
-        raise ValueError("of a user")
+        raise ValueError("an error of the caller")
 
     async with session_of(service_of(100.0)) as session:
         assert (await session.generate(BOAT, on_update=broken)).status == "completed"
-    assert "of a user" in caplog.text
+    assert "an error of the caller" in caplog.text
 
 
-async def test_a_key_that_is_disabled_ends_all_watching_with_one_line(
+async def test_a_disabled_key_ends_all_polling_with_one_log_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = service_of(500.0)
-    transport = Disabling(service)
+    transport = KeyDisabling(service)
     async with Session("sk-x", transport=transport) as session:
         jobs = [await session.submit(BOAT) for _ in range(200)]
         waiting = [asyncio.ensure_future(job.result()) for job in jobs]
@@ -170,15 +174,15 @@ async def test_a_key_that_is_disabled_ends_all_watching_with_one_line(
         with caplog.at_level(logging.WARNING):
             errors = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(error) for error in errors} == {AuthenticationError}
-        assert transport.denied <= 32, "what was under way"
+        assert transport.denied <= 32, "only requests in flight"
         before = transport.denied
         await asyncio.sleep(1000)
         assert transport.denied == before
         assert len(caplog.records) == 1
 
 
-async def test_what_runs_is_watched_again_when_a_key_is_good_again() -> None:
-    transport = Disabling(service_of(500.0))
+async def test_running_jobs_are_polled_again_after_the_key_is_enabled() -> None:
+    transport = KeyDisabling(service_of(500.0))
     async with Session("sk-x", transport=transport, max_running_jobs=1) as session:
         job = await session.submit(BOAT)
         transport.disabled = True
@@ -188,11 +192,11 @@ async def test_what_runs_is_watched_again_when_a_key_is_good_again() -> None:
         waiting = await session.enqueue(BOAT)
         session.resume_submits()
         assert (await waiting.result(wait_timeout=3600)).status == "completed"
-        assert job.status == "completed", "nobody waited, and its place was free again"
+        assert job.status == "completed", "it was polled although nobody waited"
 
 
-async def test_a_task_that_the_service_has_lost_frees_its_place_under_a_cap() -> None:
-    class Forgetting(DirectTransport):
+async def test_a_task_lost_by_the_service_no_longer_counts_as_running() -> None:
+    class TaskLosing(DirectTransport):
         lost: str | None = None
 
         async def send(
@@ -208,7 +212,7 @@ async def test_a_task_that_the_service_has_lost_frees_its_place_under_a_cap() ->
                 return wire.Answer(404, json.dumps({"error": missing}).encode(), {})
             return await super().send(method, url, headers, body, timeout)
 
-    transport = Forgetting(service_of())
+    transport = TaskLosing(service_of())
     async with Session("sk-x", transport=transport, max_running_jobs=1) as session:
         job = await session.submit(BOAT)
         transport.lost = job.task_id
@@ -217,13 +221,13 @@ async def test_a_task_that_the_service_has_lost_frees_its_place_under_a_cap() ->
             await job
         assert (await other.result(wait_timeout=3600)).status == "completed"
         transport.lost = None
-        assert (await job).status == "completed", "who waits again, watches again"
+        assert (await job).status == "completed", "a new waiter starts polling again"
         assert session.statistics().limiter.running_jobs == 0
         await session.submit(BOAT)
-        assert session.statistics().limiter.running_jobs == 1, "and it was counted once"
+        assert session.statistics().limiter.running_jobs == 1, "the task was counted once"
 
 
-async def test_a_task_that_is_not_found_at_first_is_found_and_one_that_never_was_is_told() -> None:
+async def test_a_task_not_found_at_first_is_polled_again_and_an_unknown_id_raises() -> None:
     async with session_of(service_of(100.0, not_found_for=60.0)) as session:
         assert (await session.generate(BOAT)).status == "completed"
         with pytest.raises(TaskNotFoundError):
@@ -231,7 +235,7 @@ async def test_a_task_that_is_not_found_at_first_is_found_and_one_that_never_was
 
 
 @pytest.mark.parametrize("skew", [-86_400.0, 86_400.0])
-async def test_a_skewed_clock_delays_no_end(skew: float) -> None:
+async def test_a_skewed_clock_does_not_delay_completions(skew: float) -> None:
     service = service_of(Lognormal(100.0, 0.2), clock_skew=skew, seed=4)
     transport = DirectTransport(service)
     async with Session("sk-x", transport=transport, max_running_jobs=20) as session:
@@ -245,7 +249,9 @@ async def test_a_skewed_clock_delays_no_end(skew: float) -> None:
 
 
 @pytest.mark.parametrize("lost", [0.0, 0.5, 1.0])
-async def test_with_callbacks_polls_are_rare_and_what_is_lost_is_found(lost: float) -> None:
+async def test_with_callbacks_polls_are_rare_and_lost_callbacks_are_replaced_by_polls(
+    lost: float,
+) -> None:
     service = service_of(Lognormal(150.0, 0.5), seed=5, faults=Faults(callback_lost=lost))
     transport = DirectTransport(service)
     async with Session("sk-x", transport=transport) as session:
@@ -269,7 +275,7 @@ async def test_with_callbacks_polls_are_rare_and_what_is_lost_is_found(lost: flo
     assert service.truth.polls / 400 < {0.0: 5, 0.5: 16, 1.0: 22}[lost]
 
 
-async def test_whoever_closes_on_many_that_wait_lets_the_loop_breathe(
+async def test_closing_with_many_waiters_fails_them_in_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aivideo._polling.poller.CLOSE_CHUNK", 20)
@@ -282,25 +288,25 @@ async def test_whoever_closes_on_many_that_wait_lets_the_loop_breathe(
     consuming = asyncio.create_task(consume())
     await asyncio.sleep(60)
     assert session.statistics().poller.waiting == 300
-    most = 0
+    maximum = 0
 
     async def count() -> None:
-        nonlocal most
+        nonlocal maximum
         before = 300
         while before:
             await asyncio.sleep(0)
             waiting = session.statistics().poller.waiting
-            before, most = waiting, max(most, before - waiting)
+            before, maximum = waiting, max(maximum, before - waiting)
 
     counting = asyncio.create_task(count())
     await session.aclose()
     consuming.cancel()
     await asyncio.gather(consuming, return_exceptions=True)
     await asyncio.wait_for(counting, 10)
-    assert most <= 40
+    assert maximum <= 40
 
 
-async def test_who_leaves_generate_many_waits_for_nothing_any_more() -> None:
+async def test_leaving_generate_many_removes_its_waiters() -> None:
     async with session_of(service_of(1e6)) as session:
         outcomes = session.generate_many(BOAT for _ in range(300))
         waiting = asyncio.ensure_future(anext(outcomes))
@@ -310,11 +316,11 @@ async def test_who_leaves_generate_many_waits_for_nothing_any_more() -> None:
         await asyncio.gather(waiting, return_exceptions=True)
         await outcomes.aclose()
         seen = session.statistics().poller
-        assert (seen.waiting, seen.watching) == (0, 300), "what was taken stays watched"
+        assert (seen.waiting, seen.watching) == (0, 300), "taken tasks are still polled"
 
 
-async def test_a_waiting_job_of_generate_many_is_small() -> None:
-    """What session, engine and poller hold of it; its request and the ledger are not counted."""
+async def test_a_waiting_job_of_generate_many_needs_little_memory() -> None:
+    """Counts the memory of session and poller, without the request and the ledger."""
     async with session_of(service_of(1e6)) as session:
 
         async def consume(count: int) -> None:
@@ -335,9 +341,9 @@ async def test_a_waiting_job_of_generate_many_is_small() -> None:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
     files = ["poller.py", "watched.py", "kind.py", "agenda.py", "many.py", "live.py", "job.py"]
-    held = dict.fromkeys(files, 0.0)
+    sizes = dict.fromkeys(files, 0.0)
     for stat in snapshot.statistics("filename"):
         name = stat.traceback[0].filename.rpartition("/")[2]
-        if name in held:
-            held[name] += stat.size / 1500
-    assert sum(held.values()) <= 550, held
+        if name in sizes:
+            sizes[name] += stat.size / 1500
+    assert sum(sizes.values()) <= 550, sizes

@@ -1,4 +1,4 @@
-"""Short ways to call a `Service` without sockets."""
+"""Helpers that call a `Service` without sockets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from aivideo.simulator import Service, SimAnswer, SimRequest
 
 KEY = "sk-your-api-key"
 HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-# The provider's own example.
+# From the provider's own example.
 PROMPT = "无人机航拍日落时分的山脉,电影级光影效果"
 
 
 def order(**changes: Any) -> dict[str, Any]:
-    """The body of a good create; each keyword replaces a field of its input, None leaves it out."""
+    """A valid body of a create. Each keyword replaces a field of its input; None removes it."""
     given: dict[str, Any] = {"prompt": PROMPT, "duration": 8, "aspect_ratio": "16:9", **changes}
     return {
         "model": "sora-2",
@@ -42,7 +42,7 @@ def get(service: Service, path: str, now: float, *, key: str = KEY) -> SimAnswer
 
 
 def taken(answer: SimAnswer) -> str:
-    """The task id of a create that was taken."""
+    """Assert that a create succeeded and return its task id."""
     assert answer.status == 200, answer
     task_id = orjson.loads(answer.body)["data"]["taskId"]
     assert isinstance(task_id, str)
@@ -64,7 +64,7 @@ def credit_balance(service: Service, now: float) -> dict[str, int]:
 
 
 def error(answer: SimAnswer) -> tuple[int, str, str, str]:
-    """Status, code, type and message of a refusal."""
+    """Status, code, type and message of an error answer."""
     body = orjson.loads(answer.body)
     assert set(body) == {"error"}
     assert set(body["error"]) == {"code", "message", "type"}
@@ -72,7 +72,7 @@ def error(answer: SimAnswer) -> tuple[int, str, str, str]:
 
 
 def fetch(service: Service, url: str, now: float, method: str = "GET", **headers: str) -> SimAnswer:
-    """Ask the results' origin; `If_Range=` is the header `If-Range`."""
+    """Send a request to the results' origin. `If_Range=` sets the header `If-Range`."""
     parts = urlsplit(url)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return service.handle_result(SimRequest(method, parts.path, named, query=parts.query), now)

@@ -12,7 +12,7 @@ from tests.simulator.calls import create, order, poll, taken
 HOOK = "http://127.0.0.1:9/hook"
 
 
-def ordered(service: Service, now: float, url: str = HOOK) -> str:
+def create_task(service: Service, now: float, url: str = HOOK) -> str:
     return taken(create(service, now, {**order(), "callback_url": url}))
 
 
@@ -22,26 +22,26 @@ def service(faults: Faults | None = None, **changes: Any) -> Service:
     )
 
 
-def drained(
+def send_all(
     service: Service, status: int | None, until: float = 5000
 ) -> list[tuple[float, Callback]]:
-    """Every callback with the second it came, each answered with the same status."""
-    came: list[tuple[float, Callback]] = []
+    """Return all callbacks and their times, answering each with the same status."""
+    sent: list[tuple[float, Callback]] = []
     while (at := service.next_event()) is not None and at <= until:
         for callback in service.due_callbacks(at):
-            came.append((at, callback))
+            sent.append((at, callback))
             service.callback_answered(callback, status, at)
-    return came
+    return sent
 
 
 @pytest.mark.parametrize(("rate", "event"), [(0.0, "task.completed"), (1.0, "task.failed")])
-def test_the_task_object_is_posted_when_it_ends_with_the_documented_headers(
+def test_callback_posts_the_task_object_with_the_documented_headers_when_the_task_ends(
     rate: float, event: str
 ) -> None:
     simulated = service(failure_rate=rate)
-    task_id = ordered(simulated, 0)
+    task_id = create_task(simulated, 0)
 
-    ((at, callback),) = drained(simulated, 204)
+    ((at, callback),) = send_all(simulated, 204)
 
     assert at == 100
     assert callback.url == HOOK
@@ -56,39 +56,39 @@ def test_the_task_object_is_posted_when_it_ends_with_the_documented_headers(
 
 
 @pytest.mark.parametrize("status", [None, 500, 404, 302])
-def test_a_callback_is_tried_at_once_and_3_and_10_minutes_later(status: int | None) -> None:
+def test_failed_callback_is_retried_after_3_and_10_minutes(status: int | None) -> None:
     simulated = service()
-    ordered(simulated, 0)
+    create_task(simulated, 0)
 
-    came = drained(simulated, status)
+    sent = send_all(simulated, status)
 
-    assert [at for at, _ in came] == [100, 280, 700]
-    assert [callback.attempt for _, callback in came] == [1, 2, 3]
+    assert [at for at, _ in sent] == [100, 280, 700]
+    assert [callback.attempt for _, callback in sent] == [1, 2, 3]
     assert simulated.truth.callbacks_delivered == 0
 
 
-def test_the_tries_are_scaled_by_speed() -> None:
+def test_callback_times_are_divided_by_speed() -> None:
     simulated = service(speed=10)
-    ordered(simulated, 0)
+    create_task(simulated, 0)
 
-    assert [at for at, _ in drained(simulated, 503)] == [10, 28, 70]
+    assert [at for at, _ in send_all(simulated, 503)] == [10, 28, 70]
 
 
-def test_no_callback_without_a_url() -> None:
+def test_no_callback_without_a_callback_url() -> None:
     simulated = service()
     create(simulated, 0)
 
-    assert drained(simulated, 200) == []
+    assert send_all(simulated, 200) == []
     assert simulated.truth.callbacks == []
 
 
-def test_other_machines_are_never_called_only_noted() -> None:
+def test_callbacks_to_other_machines_are_only_recorded() -> None:
     simulated = service()
-    ordered(simulated, 0, "https://your-server.com/webhook")
+    create_task(simulated, 0, "https://your-server.com/webhook")
 
-    assert drained(simulated, 200) == []
-    (noted,) = simulated.truth.callbacks
-    assert (noted.url, noted.fate) == ("https://your-server.com/webhook", "recorded")
+    assert send_all(simulated, 200) == []
+    (recorded,) = simulated.truth.callbacks
+    assert (recorded.url, recorded.fate) == ("https://your-server.com/webhook", "recorded")
 
 
 @pytest.mark.parametrize(
@@ -104,55 +104,55 @@ def test_other_machines_are_never_called_only_noted() -> None:
         ("http://[bad", False),
     ],
 )
-def test_only_loopback_hosts_are_this_machine(url: str, local: bool) -> None:
+def test_is_loopback(url: str, local: bool) -> None:
     assert is_loopback(url) is local
 
 
-def test_a_lost_callback_never_comes() -> None:
+def test_lost_callback_is_never_sent() -> None:
     simulated = service(Faults(callback_lost=Nth(1)))
-    ordered(simulated, 0)
-    second = ordered(simulated, 1)
+    create_task(simulated, 0)
+    second = create_task(simulated, 1)
 
-    assert [callback.task_id for _, callback in drained(simulated, 200)] == [second]
+    assert [callback.task_id for _, callback in send_all(simulated, 200)] == [second]
     assert [record.fate for record in simulated.truth.callbacks] == ["lost", "sent"]
 
 
-def test_a_doubled_callback_comes_twice() -> None:
+def test_doubled_callback_is_sent_twice() -> None:
     simulated = service(Faults(callback_doubled=1.0))
-    task_id = ordered(simulated, 0)
+    task_id = create_task(simulated, 0)
 
-    came = drained(simulated, 200)
+    sent = send_all(simulated, 200)
 
-    assert [(at, callback.task_id) for at, callback in came] == [(100, task_id)] * 2
-    assert came[0][1].body == came[1][1].body
+    assert [(at, callback.task_id) for at, callback in sent] == [(100, task_id)] * 2
+    assert sent[0][1].body == sent[1][1].body
 
 
-def test_a_late_callback_comes_late() -> None:
+def test_late_callback_is_delayed() -> None:
     simulated = service(Faults(callback_late=1.0, late_seconds=300))
-    ordered(simulated, 0)
+    create_task(simulated, 0)
 
-    assert [at for at, _ in drained(simulated, 200)] == [400]
+    assert [at for at, _ in send_all(simulated, 200)] == [400]
 
 
-def test_disordered_callbacks_overtake_each_other() -> None:
+def test_disordered_callbacks_are_sent_in_another_order() -> None:
     simulated = service(Faults(callback_disordered=1.0))
-    ids = [ordered(simulated, n) for n in range(20)]
+    ids = [create_task(simulated, n) for n in range(20)]
 
-    came = [callback.task_id for _, callback in drained(simulated, 200)]
+    sent = [callback.task_id for _, callback in send_all(simulated, 200)]
 
-    assert sorted(came) == sorted(ids)
-    assert came != ids
+    assert sorted(sent) == sorted(ids)
+    assert sent != ids
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_a_forged_callback_lies_while_the_task_still_runs(rate: float) -> None:
+def test_forged_callback_reports_a_false_outcome_while_the_task_runs(rate: float) -> None:
     simulated = service(Faults(callback_forged=1.0), failure_rate=rate)
-    task_id = ordered(simulated, 0)
+    task_id = create_task(simulated, 0)
 
-    (first_at, forged), (at, honest) = drained(simulated, 200)
+    (first_at, forged), (at, genuine) = send_all(simulated, 200)
 
     assert first_at < at == 100
-    lie, truth = orjson.loads(forged.body), orjson.loads(honest.body)
-    assert lie["id"] == truth["id"] == task_id
-    assert {lie["status"], truth["status"]} == {"completed", "failed"}
-    assert forged.headers.keys() == honest.headers.keys()
+    false, true = orjson.loads(forged.body), orjson.loads(genuine.body)
+    assert false["id"] == true["id"] == task_id
+    assert {false["status"], true["status"]} == {"completed", "failed"}
+    assert forged.headers.keys() == genuine.headers.keys()

@@ -16,22 +16,22 @@ from aivideo.simulator.service import Service
 from tests.simulator.calls import create, order, taken
 
 
-def made(prompt: str, seconds: int = 4, ratio: str = "16:9", seed: int = 0) -> bytes:
+def make_video(prompt: str, seconds: int = 4, ratio: str = "16:9", seed: int = 0) -> bytes:
     return video(prompt, seconds, ratio, model="sora-2", seed=seed)
 
 
 def frames(data: bytes) -> list[Image.Image]:
     with av.open(io.BytesIO(data), "r") as container:
-        # av has no types for pillow's pictures
+        # av has no type hints for Pillow images
         return [frame.to_image() for frame in container.decode(video=0)]  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("seconds", [4, 8, 12])
 @pytest.mark.parametrize(("ratio", "shape"), [("16:9", (480, 270)), ("9:16", (270, 480))])
-def test_a_video_has_the_asked_seconds_shape_and_coding(
+def test_video_has_the_requested_duration_size_and_codec(
     seconds: int, ratio: str, shape: tuple[int, int]
 ) -> None:
-    with av.open(io.BytesIO(made("a cat", seconds, ratio)), "r") as container:
+    with av.open(io.BytesIO(make_video("a cat", seconds, ratio)), "r") as container:
         (stream,) = container.streams
         assert isinstance(stream, av.VideoStream)
         assert stream.codec_context.name == "h264"
@@ -42,17 +42,19 @@ def test_a_video_has_the_asked_seconds_shape_and_coding(
         assert abs(sum(1 for _ in container.decode(video=0)) / 5 - seconds) <= 0.1
 
 
-def test_the_picture_moves() -> None:
-    pictures = frames(made("a cat"))
+def test_every_frame_differs_from_the_previous_one() -> None:
+    pictures = frames(make_video("a cat"))
 
     moves = [ImageChops.difference(a, b).getbbox() for a, b in itertools.pairwise(pictures)]
 
     assert all(moves)
 
 
-def test_the_prompt_is_in_the_picture() -> None:
-    box = (0, 40, 480, 220)  # where neither caption nor ball is
-    cat, dog, blank = (frames(made(text))[9].convert("L").crop(box) for text in ("cat", "dog", ""))
+def test_video_shows_the_prompt() -> None:
+    box = (0, 40, 480, 220)  # contains neither the caption nor the ball
+    cat, dog, blank = (
+        frames(make_video(text))[9].convert("L").crop(box) for text in ("cat", "dog", "")
+    )
 
     def brightest(grey: Image.Image) -> int:
         return max(grey.tobytes())
@@ -61,23 +63,23 @@ def test_the_prompt_is_in_the_picture() -> None:
     assert brightest(ImageChops.difference(cat, dog)) > 100
 
 
-def test_the_same_prompt_gives_the_same_bytes() -> None:
-    assert made("a cat") == made("a cat")
-    assert made("a cat") != made("a dog")
+def test_same_prompt_gives_the_same_bytes() -> None:
+    assert make_video("a cat") == make_video("a cat")
+    assert make_video("a cat") != make_video("a dog")
 
 
 @pytest.mark.parametrize(
     "prompt", ["", "word " * 1000, "x" * 5000, "é" * 5000, "映" * 5000, "\n\0"]
 )
-def test_no_prompt_is_too_long_or_too_odd(prompt: str) -> None:
-    begun = time.process_time()
+def test_long_and_unusual_prompts_are_rendered_quickly(prompt: str) -> None:
+    start = time.process_time()
 
-    assert len(frames(made(prompt, 4, "9:16"))) == 20
+    assert len(frames(make_video(prompt, 4, "9:16"))) == 20
 
-    assert time.process_time() - begun < 2
+    assert time.process_time() - start < 2
 
 
-def test_latin_letters_can_always_be_read_whatever_fonts_there_are(
+def test_latin_letters_are_readable_without_system_fonts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aivideo.simulator.lettering._system_fonts", lambda: ())
@@ -87,7 +89,7 @@ def test_latin_letters_can_always_be_read_whatever_fonts_there_are(
     assert lettering("a cat 🐈 asleep").text == "a cat ? asleep"
 
 
-def test_a_prompt_no_font_can_draw_is_stood_for_by_its_hash_and_length(
+def test_prompt_that_no_font_can_draw_is_replaced_by_its_hash_and_length(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aivideo.simulator.lettering._system_fonts", lambda: ())
@@ -100,13 +102,13 @@ def test_a_prompt_no_font_can_draw_is_stood_for_by_its_hash_and_length(
     assert words != lettering("映像" * 10)
 
 
-def test_an_image_is_a_png_of_the_asked_shape() -> None:
+def test_image_is_a_png_of_the_requested_shape() -> None:
     image = Image.open(io.BytesIO(picture("a cat", "1:1", model="nano-banana-2", seed=0)))
 
     assert (image.format, image.size) == ("PNG", (480, 480))
 
 
-def test_a_library_makes_once_and_can_make_again() -> None:
+def test_library_caches_results_and_makes_them_again_after_eviction() -> None:
     service = Service(Scenario())
     library = Library("mp4", 0)
     tasks = [
@@ -115,9 +117,9 @@ def test_a_library_makes_once_and_can_make_again() -> None:
     ]
 
     first = library.get(tasks[0])
-    assert library.held(tasks[0]) is first
+    assert library.get_if_ready(tasks[0]) is first
     for task in tasks[1:]:
         library.get(task)
 
-    assert library.held(tasks[0]) is None
+    assert library.get_if_ready(tasks[0]) is None
     assert library.get(tasks[0]) == first

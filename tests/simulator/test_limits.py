@@ -8,25 +8,25 @@ from hypothesis import strategies as st
 
 from aivideo.simulator import FixedWindow, JobsCap, SlidingWindow, TokenBucket, parse_rate_limit
 
-# Sixteenths are exact in binary, so that the reckoning by hand is exact too.
+# Multiples of 1/16 are exact in binary, so the expected values are exact too.
 gaps = st.lists(st.integers(0, 64).map(lambda n: n / 16), min_size=1, max_size=120)
 
 
-def moments(gaps: list[float]) -> list[float]:
-    now, found = 0.0, []
+def times(gaps: list[float]) -> list[float]:
+    now, result = 0.0, []
     for gap in gaps:
         now += gap
-        found.append(now)
-    return found
+        result.append(now)
+    return result
 
 
 @given(gaps, st.integers(1, 6), st.integers(1, 5))
-def test_no_stretch_of_a_sliding_window_holds_more_than_its_limit(
+def test_sliding_window_never_exceeds_its_limit(
     gaps: list[float], limit: int, seconds: int
 ) -> None:
     limiter = SlidingWindow(limit, seconds).start()
     accepted: list[float] = []
-    for now in moments(gaps):
+    for now in times(gaps):
         in_window = [at for at in accepted if now - at < seconds]
         wait = limiter.take(now)
         assert (wait == 0) == (len(in_window) < limit)
@@ -37,12 +37,12 @@ def test_no_stretch_of_a_sliding_window_holds_more_than_its_limit(
 
 
 @given(gaps, st.integers(1, 6), st.integers(1, 5), st.integers(0, 5))
-def test_each_fixed_window_accepts_exactly_its_limit(
+def test_fixed_window_accepts_exactly_its_limit(
     gaps: list[float], limit: int, seconds: int, phase: int
 ) -> None:
     limiter = FixedWindow(limit, seconds, phase).start()
     accepted: list[int] = []
-    for now in moments(gaps):
+    for now in times(gaps):
         window = math.floor((now - phase) / seconds)
         wait = limiter.take(now)
         assert (wait == 0) == (accepted.count(window) < limit)
@@ -53,12 +53,12 @@ def test_each_fixed_window_accepts_exactly_its_limit(
 
 
 @given(gaps, st.sampled_from([0.25, 0.5, 1.0, 4.0]), st.integers(1, 5))
-def test_a_token_bucket_never_gives_more_than_burst_plus_rate_times_time(
+def test_token_bucket_never_exceeds_burst_plus_rate_times_time(
     gaps: list[float], rate: float, burst: int
 ) -> None:
     limiter = TokenBucket(rate, burst).start()
     tokens, before = float(burst), 0.0
-    for now in moments(gaps):
+    for now in times(gaps):
         tokens = min(burst, tokens + (now - before) * rate)
         before = now
         wait = limiter.take(now)
@@ -70,7 +70,7 @@ def test_a_token_bucket_never_gives_more_than_burst_plus_rate_times_time(
 
 
 @pytest.mark.parametrize("limit", [TokenBucket(3, 2), FixedWindow(4, 2), SlidingWindow(4, 2)])
-def test_whoever_waits_as_long_as_told_is_let_in(
+def test_request_is_accepted_after_the_stated_wait(
     limit: TokenBucket | FixedWindow | SlidingWindow,
 ) -> None:
     limiter = limit.start()
@@ -95,7 +95,7 @@ def test_whoever_waits_as_long_as_told_is_let_in(
         ("jobs:20", JobsCap(20)),
     ],
 )
-def test_a_limit_is_read_as_it_is_written(text: str, limit: object) -> None:
+def test_parse_rate_limit(text: str, limit: object) -> None:
     assert parse_rate_limit(text) == limit
 
 
@@ -119,6 +119,6 @@ def test_a_limit_is_read_as_it_is_written(text: str, limit: object) -> None:
         " jobs:2",
     ],
 )
-def test_anything_else_is_refused_with_the_accepted_forms(text: str) -> None:
+def test_parse_rate_limit_lists_the_formats_on_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"token:RATE/s.*fixed:.*sliding:.*jobs:"):
         parse_rate_limit(text)

@@ -9,44 +9,44 @@ from hypothesis import strategies as st
 from aivideo.simulator import Fault, Scenario, Service, SimAnswer
 from tests.simulator.calls import create, fetch, poll, taken
 
-# A task that is over at once, with a result of a few hundred bytes.
-QUICK = Scenario(queue_seconds=0, task_seconds=0, media="stub", epoch=1_000_000)
+# Tasks complete immediately, with a result of about a thousand bytes.
+IMMEDIATE = Scenario(queue_seconds=0, task_seconds=0, media="stub", epoch=1_000_000)
 
 
-def finished(scenario: Scenario = QUICK) -> tuple[Service, str]:
-    """A service, and the URL of its one result."""
+def completed(scenario: Scenario = IMMEDIATE) -> tuple[Service, str]:
+    """Return a service with one completed task, and the URL of its result."""
     service = Service(scenario)
     (url,) = poll(service, taken(create(service, 0)), 0)["output"]["urls"]
     return service, url
 
 
-SERVICE, URL = finished()
-WHOLE = fetch(SERVICE, URL, 0)
-ETAG = WHOLE.headers["ETag"]
+SERVICE, URL = completed()
+COMPLETE = fetch(SERVICE, URL, 0)
+ETAG = COMPLETE.headers["ETag"]
 
 
-def test_a_result_lies_in_a_dated_folder_of_another_origin() -> None:
+def test_result_url_has_another_origin_and_a_dated_path() -> None:
     path = URL.removeprefix("http://results.invalid")
 
     assert path.startswith("/videos/1970/01/12/")
     assert ".mp4?X-Expires=1086400&X-Signature=" in path
 
 
-def test_the_whole_is_sent_with_its_length_and_entity_tag() -> None:
-    assert WHOLE.status == 200
-    assert WHOLE.headers["Content-Type"] == "video/mp4"
-    assert WHOLE.headers["Content-Length"] == str(len(WHOLE.body))
-    assert WHOLE.headers["Accept-Ranges"] == "bytes"
-    assert fetch(SERVICE, URL, 5) == WHOLE
+def test_complete_result_has_its_length_and_entity_tag() -> None:
+    assert COMPLETE.status == 200
+    assert COMPLETE.headers["Content-Type"] == "video/mp4"
+    assert COMPLETE.headers["Content-Length"] == str(len(COMPLETE.body))
+    assert COMPLETE.headers["Accept-Ranges"] == "bytes"
+    assert fetch(SERVICE, URL, 5) == COMPLETE
 
 
-def test_head_tells_the_same_without_the_bytes() -> None:
+def test_head_has_the_same_headers_and_no_body() -> None:
     head = fetch(SERVICE, URL, 0, "HEAD")
 
-    assert (head.status, head.headers, head.body) == (200, WHOLE.headers, b"")
+    assert (head.status, head.headers, head.body) == (200, COMPLETE.headers, b"")
 
 
-def test_a_url_is_good_until_its_day_is_over() -> None:
+def test_url_expires_after_24_hours() -> None:
     assert fetch(SERVICE, URL, 86_399.9).status == 200
     expired = fetch(SERVICE, URL, 86_400)
 
@@ -65,34 +65,34 @@ def test_a_url_is_good_until_its_day_is_over() -> None:
         URL.replace("/01/12/", "/01/13/"),
     ],
 )
-def test_a_url_somebody_changed_is_refused(url: str) -> None:
+def test_modified_url_is_refused(url: str) -> None:
     refused = fetch(SERVICE, url, 0)
 
     assert refused.status == 403
     assert b"<Code>SignatureDoesNotMatch</Code>" in refused.body
 
 
-def test_nothing_else_lies_there_and_nothing_can_be_put() -> None:
+def test_other_paths_and_methods_are_refused() -> None:
     assert fetch(SERVICE, "http://results.invalid/secret", 0).status == 404
     assert fetch(SERVICE, URL, 0, "PUT").status == 405
-    assert fetch(Service(QUICK), URL, 0).status == 404
+    assert fetch(Service(IMMEDIATE), URL, 0).status == 404
 
 
-def test_a_failed_task_has_no_result() -> None:
+def test_failed_task_has_no_result() -> None:
     service = Service(Scenario(failure_rate=1, queue_seconds=0, task_seconds=0))
 
     assert "output" not in poll(service, taken(create(service, 0)), 0)
 
 
-def ranged(value: str, **headers: str) -> SimAnswer:
+def fetch_range(value: str, **headers: str) -> SimAnswer:
     return fetch(SERVICE, URL, 0, Range=value, **headers)
 
 
 @given(st.integers(0, 1200), st.integers(0, 1200))
-def test_a_range_gives_exactly_its_bytes(first: int, last: int) -> None:
-    size = len(WHOLE.body)
+def test_range_gives_exactly_its_bytes(first: int, last: int) -> None:
+    size = len(COMPLETE.body)
 
-    answer = ranged(f"bytes={first}-{last}")
+    answer = fetch_range(f"bytes={first}-{last}")
 
     if last < first:
         assert answer.status == 200
@@ -104,31 +104,31 @@ def test_a_range_gives_exactly_its_bytes(first: int, last: int) -> None:
         assert answer.status == 206
         assert answer.headers["Content-Range"] == f"bytes {first}-{end}/{size}"
         assert answer.headers["Content-Length"] == str(len(answer.body))
-        assert answer.body == WHOLE.body[first : last + 1]
+        assert answer.body == COMPLETE.body[first : last + 1]
 
 
-def test_open_and_last_ranges() -> None:
-    assert ranged("bytes=100-").body == WHOLE.body[100:]
-    assert ranged("bytes=-100").body == WHOLE.body[-100:]
-    assert ranged("bytes=-99999").body == WHOLE.body
-    assert ranged("bytes=-0").status == 416
+def test_open_ended_and_suffix_ranges() -> None:
+    assert fetch_range("bytes=100-").body == COMPLETE.body[100:]
+    assert fetch_range("bytes=-100").body == COMPLETE.body[-100:]
+    assert fetch_range("bytes=-99999").body == COMPLETE.body
+    assert fetch_range("bytes=-0").status == 416
 
 
 @pytest.mark.parametrize("value", ["bytes=0-1,5-6", "lines=0-1", "bytes=-", "bytes=x-1", ""])
-def test_a_range_nobody_understands_is_ignored(value: str) -> None:
-    assert ranged(value) == WHOLE
+def test_unsupported_or_invalid_range_is_ignored(value: str) -> None:
+    assert fetch_range(value) == COMPLETE
 
 
-def test_if_range_lets_a_download_go_on_only_from_the_same_bytes() -> None:
-    assert ranged("bytes=9-", If_Range=ETAG).status == 206
-    assert ranged("bytes=9-", If_Range=WHOLE.headers["Last-Modified"]).status == 206
-    assert ranged("bytes=9-", If_Range='"other"') == WHOLE
-    assert ranged("bytes=9-", If_Range=f"W/{ETAG}") == WHOLE
-    assert WHOLE.headers["Last-Modified"] == formatdate(1_000_000, usegmt=True)
+def test_range_is_ignored_if_if_range_does_not_match() -> None:
+    assert fetch_range("bytes=9-", If_Range=ETAG).status == 206
+    assert fetch_range("bytes=9-", If_Range=COMPLETE.headers["Last-Modified"]).status == 206
+    assert fetch_range("bytes=9-", If_Range='"other"') == COMPLETE
+    assert fetch_range("bytes=9-", If_Range=f"W/{ETAG}") == COMPLETE
+    assert COMPLETE.headers["Last-Modified"] == formatdate(1_000_000, usegmt=True)
 
 
-def test_a_key_that_comes_along_is_noted() -> None:
-    service, url = finished()
+def test_api_key_sent_to_the_results_is_counted() -> None:
+    service, url = completed()
     fetch(service, url, 0)
     assert service.truth.keys_at_results == 0
 
@@ -141,15 +141,15 @@ def test_a_key_that_comes_along_is_noted() -> None:
     assert service.truth.downloads == 5
 
 
-def test_a_download_can_be_cut_and_a_range_ignored() -> None:
-    service, url = finished()
+def test_faults_cut_a_download_and_ignore_a_range() -> None:
+    service, url = completed()
     service.hook = lambda occasion: Fault.CUT
     cut = fetch(service, url, 0)
     service.hook = lambda occasion: Fault.IGNORE_RANGE
     ignored = fetch(service, url, 0, Range="bytes=5-")
 
     assert cut.cut == "body"
-    assert cut.headers["Content-Length"] == str(len(WHOLE.body))
-    assert len(cut.sent_body) < len(WHOLE.body)
-    assert ignored == WHOLE
-    assert service.truth.bytes_downloaded == len(cut.sent_body) + len(WHOLE.body)
+    assert cut.headers["Content-Length"] == str(len(COMPLETE.body))
+    assert len(cut.sent_body) < len(COMPLETE.body)
+    assert ignored == COMPLETE
+    assert service.truth.bytes_downloaded == len(cut.sent_body) + len(COMPLETE.body)

@@ -27,8 +27,8 @@ from tests.simulator.calls import HEADERS, KEY, PROMPT, order
 
 pytestmark = pytest.mark.anyio
 
-# Tasks that are over before the next request: no test waits for one.
-QUICK = Scenario(queue_seconds=0, task_seconds=0, media="stub")
+# Tasks complete before the next request: no test waits for one.
+IMMEDIATE = Scenario(queue_seconds=0, task_seconds=0, media="stub")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def download(http: aiohttp.ClientSession, url: str, into: bytearray, **hea
             into += chunk
 
 
-async def test_a_task_goes_from_create_to_a_video_that_plays(
+async def test_created_task_ends_with_a_playable_video(
     http: aiohttp.ClientSession, tmp_path: Any
 ) -> None:
     async with serve(Scenario(queue_seconds=0, task_seconds=0)) as sim:
@@ -78,8 +78,8 @@ async def test_a_task_goes_from_create_to_a_video_that_plays(
         assert container.duration == 8 * av.time_base
 
 
-async def as_curl(method: str, url: str, body: str = "") -> str:
-    """The body of the answer to what `curl` sends for the provider's commands, byte for byte."""
+async def send_as_curl(method: str, url: str, body: str = "") -> str:
+    """Send exactly the bytes that `curl` sends for the provider's commands; return the body."""
     parts, content = urlsplit(url), body.encode()
     lines = [
         f"{method} {parts.path} HTTP/1.1",
@@ -92,13 +92,13 @@ async def as_curl(method: str, url: str, body: str = "") -> str:
         lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write("\r\n".join([*lines, "", ""]).encode() + content)
-    head, _, answer = (await one_answer(reader)).partition(b"\r\n\r\n")
+    head, _, answer = (await read_answer(reader)).partition(b"\r\n\r\n")
     writer.close()
     assert head.startswith(b"HTTP/1.1 200 OK")
     return answer.decode()
 
 
-async def test_the_providers_three_commands_get_the_documented_answers() -> None:
+async def test_provider_example_commands_get_the_documented_answers() -> None:
     text = """{
 "model": "sora-2",
 "callback_url": "https://your-server.com/webhook",
@@ -120,37 +120,37 @@ async def test_the_providers_three_commands_get_the_documented_answers() -> None
 }"""
     async with serve(Scenario(queue_seconds=0, task_seconds=3600)) as sim:
         for body in (text, image):
-            answer = await as_curl("POST", f"{sim.url}/v1/videos/generations", body)
+            answer = await send_as_curl("POST", f"{sim.url}/v1/videos/generations", body)
             task_id = list(sim.truth.tasks)[-1]
             assert answer == f'{{"code":200,"msg":"success","data":{{"taskId":"{task_id}"}}}}'
             created = int(sim.service.unix(sim.truth.tasks[task_id].created))
-            assert await as_curl("GET", f"{sim.url}/v1/tasks/{task_id}") == (
+            assert await send_as_curl("GET", f"{sim.url}/v1/tasks/{task_id}") == (
                 f'{{"id":"{task_id}","status":"processing","model":"sora-2",'
                 f'"created_at":{created},"progress":null}}'
             )
         assert sim.truth.charged == 300
 
 
-async def test_the_results_are_another_origin_with_ranges(http: aiohttp.ClientSession) -> None:
-    async with serve(QUICK) as sim:
+async def test_results_have_another_origin_and_support_ranges(http: aiohttp.ClientSession) -> None:
+    async with serve(IMMEDIATE) as sim:
         assert urlsplit(sim.url).port != urlsplit(sim.results_url).port
         (url,) = (await poll(http, sim, await create(http, sim)))["output"]["urls"]
         assert url.startswith(sim.results_url)
         async with http.get(url) as response:
-            whole = await response.read()
+            complete = await response.read()
             etag = response.headers["ETag"]
         async with http.get(url, headers={"Range": "bytes=7-", "If-Range": etag}) as response:
             assert response.status == 206
-            assert await response.read() == whole[7:]
+            assert await response.read() == complete[7:]
         async with http.head(url) as response:
-            assert response.headers["Content-Length"] == str(len(whole))
+            assert response.headers["Content-Length"] == str(len(complete))
             assert await response.read() == b""
         async with http.get(url + "0") as response:
             assert response.status == 403
 
 
 @pytest.mark.parametrize(
-    ("fault", "seen"),
+    ("fault", "raised"),
     [
         (Fault.CUT_BEFORE, aiohttp.ServerDisconnectedError),
         (Fault.CUT_AFTER, aiohttp.ServerDisconnectedError),
@@ -159,40 +159,40 @@ async def test_the_results_are_another_origin_with_ranges(http: aiohttp.ClientSe
         (Fault.HANG, TimeoutError),
     ],
 )
-async def test_a_cut_reaches_the_caller_as_one(
-    http: aiohttp.ClientSession, fault: Fault, seen: type[Exception]
+async def test_connection_fault_reaches_the_client(
+    http: aiohttp.ClientSession, fault: Fault, raised: type[Exception]
 ) -> None:
-    async with serve(QUICK) as sim:
+    async with serve(IMMEDIATE) as sim:
         sim.hook = lambda occasion: fault
-        with pytest.raises(seen):
+        with pytest.raises(raised):
             async with asyncio.timeout(0.2):
                 await create(http, sim)
         assert sim.truth.creates_seen == 1
         assert sim.truth.creates_taken == (fault not in (Fault.CUT_BEFORE, Fault.RESET))
 
 
-async def test_a_download_is_cut_in_the_middle_and_can_be_resumed(
+async def test_download_cut_in_the_middle_can_be_resumed(
     http: aiohttp.ClientSession,
 ) -> None:
-    async with serve(QUICK) as sim:
+    async with serve(IMMEDIATE) as sim:
         (url,) = (await poll(http, sim, await create(http, sim)))["output"]["urls"]
         sim.hook = lambda occasion: Fault.CUT if occasion.nth == 1 else None
-        resumed, whole = bytearray(), bytearray()
+        resumed, complete = bytearray(), bytearray()
         with pytest.raises(aiohttp.ClientPayloadError):
             await download(http, url, resumed)
         cut_at = len(resumed)
         await download(http, url, resumed, Range=f"bytes={cut_at}-")
-        await download(http, url, whole)
-        assert 0 < cut_at < len(whole)
-        assert resumed == whole
+        await download(http, url, complete)
+        assert 0 < cut_at < len(complete)
+        assert resumed == complete
 
 
-async def test_a_redirect_that_is_followed_with_the_key_is_noted(
+async def test_redirect_followed_with_the_key_is_counted(
     http: aiohttp.ClientSession,
 ) -> None:
     async with serve(Scenario(faults=Faults(create_redirect=Nth(1)))) as sim:
         url = f"{sim.url}/v1/videos/generations"
-        # aiohttp itself drops Authorization on the way; other clients' own headers go along.
+        # aiohttp drops Authorization when it follows a redirect to another origin, but not X-Key.
         headers = {**HEADERS, "X-Key": KEY}
         async with http.post(url, json=order(), headers=headers) as response:
             assert response.status == 405
@@ -200,7 +200,7 @@ async def test_a_redirect_that_is_followed_with_the_key_is_noted(
         assert sim.truth.keys_at_results == 1
 
 
-async def test_429s_and_their_retry_after_go_over_the_wire(http: aiohttp.ClientSession) -> None:
+async def test_429_is_sent_with_retry_after(http: aiohttp.ClientSession) -> None:
     async with serve(Scenario(rate_limit=FixedWindow(1, 3600), retry_after="seconds")) as sim:
         await create(http, sim)
         async with http.get(f"{sim.url}/v1/credits", headers=HEADERS) as response:
@@ -208,24 +208,24 @@ async def test_429s_and_their_retry_after_go_over_the_wire(http: aiohttp.ClientS
             assert response.headers["Retry-After"] in ("3599", "3600")
 
 
-async def test_the_truth_over_http_is_the_truth_in_process(http: aiohttp.ClientSession) -> None:
-    async with serve(QUICK) as sim:
+async def test_truth_over_http_equals_the_truth_in_process(http: aiohttp.ClientSession) -> None:
+    async with serve(IMMEDIATE) as sim:
         await create(http, sim)
         async with http.get(f"{sim.url}/_sim/truth?tasks=1") as response:
-            told = await response.json()
-        assert told["creates_taken"] == sim.truth.creates_taken == 1
-        assert [task["id"] for task in told["tasks"]] == list(sim.truth.tasks)
+            summary = await response.json()
+        assert summary["creates_taken"] == sim.truth.creates_taken == 1
+        assert [task["id"] for task in summary["tasks"]] == list(sim.truth.tasks)
         assert sim.truth.connections == 1
         assert sim.truth.in_flight == 0
         assert sim.truth.max_in_flight == 1
 
 
-async def test_callbacks_are_posted_to_this_machine(http: aiohttp.ClientSession) -> None:
-    came: asyncio.Queue[tuple[Any, Any]] = asyncio.Queue()
+async def test_callbacks_are_posted_to_loopback_hosts(http: aiohttp.ClientSession) -> None:
+    received: asyncio.Queue[tuple[Any, Any]] = asyncio.Queue()
     answers = iter([500, 204])
 
     async def receive(request: web.BaseRequest) -> web.Response:
-        came.put_nowait((request.headers.copy(), await request.json()))
+        received.put_nowait((request.headers.copy(), await request.json()))
         return web.Response(status=next(answers))
 
     listener = await asyncio.get_running_loop().create_server(
@@ -233,17 +233,17 @@ async def test_callbacks_are_posted_to_this_machine(http: aiohttp.ClientSession)
     )
     port = listener.sockets[0].getsockname()[1]
     async with listener, serve(Scenario(queue_seconds=0, task_seconds=10, speed=3600)) as sim:
-        body = {**order(), "callback_url": f"http://127.0.0.1:{port}/hook"}
-        task_id = await create(http, sim, body)
-        (headers, said), again = await came.get(), await came.get()
-        assert again[1] == said == await poll(http, sim, task_id)
+        request = {**order(), "callback_url": f"http://127.0.0.1:{port}/hook"}
+        task_id = await create(http, sim, request)
+        (headers, body), second = await received.get(), await received.get()
+        assert second[1] == body == await poll(http, sim, task_id)
         assert headers["X-Event"] == "task.completed"
         assert headers["X-Task-Id"] == task_id
         assert headers["Content-Type"] == "application/json"
         assert [record.attempt for record in sim.truth.callbacks] == [1, 2]
 
 
-async def one_answer(reader: asyncio.StreamReader) -> bytes:
+async def read_answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(
         int(line.partition(b":")[2])
@@ -256,29 +256,29 @@ async def one_answer(reader: asyncio.StreamReader) -> bytes:
 GET_TRUTH = b"GET /_sim/truth HTTP/1.1\r\nHost: sim\r\n\r\n"
 
 
-async def test_idle_connections_are_closed() -> None:
+async def test_idle_connection_is_closed() -> None:
     async with serve(Scenario(idle_close=0.05)) as sim, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(sim.url).port)
         writer.write(GET_TRUTH)
-        await one_answer(reader)
+        await read_answer(reader)
 
         assert await reader.read() == b""
 
         writer.close()
 
 
-async def test_a_connection_is_closed_after_its_last_request() -> None:
+async def test_connection_is_closed_after_the_maximum_of_requests() -> None:
     async with serve(Scenario(max_requests_per_connection=2)) as sim, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(sim.url).port)
         writer.write(GET_TRUTH)
-        assert b"Connection: close" not in await one_answer(reader)
+        assert b"Connection: close" not in await read_answer(reader)
         writer.write(GET_TRUTH)
-        assert b"Connection: close" in await one_answer(reader)
+        assert b"Connection: close" in await read_answer(reader)
         assert await reader.read() == b""
         writer.close()
 
 
-async def test_a_port_in_use_is_one_clear_line() -> None:
+async def test_port_in_use_raises_an_error_that_names_the_port() -> None:
     async with serve() as sim:
         port = urlsplit(sim.url).port
         assert port is not None
@@ -292,7 +292,7 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
                 pass
 
 
-async def test_an_interrupt_ends_the_server_and_gives_the_truth() -> None:
+async def test_sigint_stops_the_server_and_returns_the_summary() -> None:
     ready: list[Simulator] = []
 
     def interrupt(sim: Simulator) -> None:
@@ -300,14 +300,14 @@ async def test_an_interrupt_ends_the_server_and_gives_the_truth() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     async with asyncio.timeout(10):
-        summary = await serve_forever(QUICK, port=0, on_ready=interrupt)
+        summary = await serve_forever(IMMEDIATE, port=0, on_ready=interrupt)
 
     assert summary["creates_seen"] == 0
     with pytest.raises(OSError, match=r".*"):
         await asyncio.open_connection("127.0.0.1", urlsplit(ready[0].url).port)
 
 
-async def test_nothing_is_left_running_when_the_block_ends() -> None:
+async def test_no_task_is_left_running_after_the_block() -> None:
     before = asyncio.all_tasks()
     async with serve(), aiohttp.ClientSession():
         pass

@@ -40,10 +40,10 @@ from tests.simulator.calls import (
 STEADY = Scenario(queue_seconds=10, task_seconds=100)
 
 
-# -- the documented answers ---------------------------------------------------------------------
+# -- documented answers -------------------------------------------------------------------------
 
 
-def test_a_create_is_answered_with_a_uuid_in_the_documented_envelope() -> None:
+def test_create_is_answered_with_a_uuid_in_the_documented_format() -> None:
     answer = create(Service(STEADY), 0)
 
     body = orjson.loads(answer.body)
@@ -53,7 +53,7 @@ def test_a_create_is_answered_with_a_uuid_in_the_documented_envelope() -> None:
     assert str(uuid.UUID(body["data"]["taskId"])) == body["data"]["taskId"]
 
 
-def test_a_task_shows_exactly_the_documented_fields_in_each_status() -> None:
+def test_task_has_exactly_the_documented_fields_in_each_status() -> None:
     service = Service(STEADY)
     task_id = taken(create(service, 0.5))
     created = int(service.unix(0.5))
@@ -75,7 +75,7 @@ def test_a_task_shows_exactly_the_documented_fields_in_each_status() -> None:
     }
 
 
-def test_a_failed_task_shows_exactly_the_documented_fields() -> None:
+def test_failed_task_has_exactly_the_documented_fields() -> None:
     service = Service(attrs.evolve(STEADY, failure_rate=1.0))
     task_id = taken(create(service, 0))
 
@@ -88,7 +88,7 @@ def test_a_failed_task_shows_exactly_the_documented_fields() -> None:
     }
 
 
-def test_progress_is_a_growing_percentage_when_asked_for() -> None:
+def test_progress_is_a_rising_percentage_if_configured() -> None:
     service = Service(attrs.evolve(STEADY, progress="percent"))
     task_id = taken(create(service, 0))
 
@@ -97,7 +97,7 @@ def test_progress_is_a_growing_percentage_when_asked_for() -> None:
     assert seen == [0, 0, 50, 99]
 
 
-def test_credits_are_whole_numbers_in_the_documented_envelope() -> None:
+def test_credits_are_integers_in_the_documented_format() -> None:
     service = Service(Scenario(keys={KEY: 10_000}))
     taken(create(service, 0))
 
@@ -111,7 +111,7 @@ def test_credits_are_whole_numbers_in_the_documented_envelope() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "price"), [(4, 100), (8, 200), (12, 300)])
-def test_sora_costs_25_credits_a_second(seconds: int, price: int) -> None:
+def test_sora_costs_25_credits_per_second(seconds: int, price: int) -> None:
     service = Service()
 
     taken(create(service, 0, order(duration=seconds)))
@@ -130,7 +130,7 @@ def test_unknown_fields_and_an_image_are_accepted() -> None:
     assert service.truth.tasks[task_id].image_urls == ("https://example.com/photo.jpg",)
 
 
-def test_other_models_pass_with_any_input_and_images_have_their_own_endpoint() -> None:
+def test_other_models_accept_any_input_and_images_have_their_own_endpoint() -> None:
     service = Service()
 
     taken(create(service, 0, {"model": "veo-3", "input": {}}))
@@ -141,17 +141,17 @@ def test_other_models_pass_with_any_input_and_images_have_their_own_endpoint() -
     assert error(create(service, 0, image))[:2] == (404, "model_not_found")
 
 
-def test_the_same_seed_gives_the_same_service() -> None:
-    def story(seed: int) -> list[object]:
+def test_same_seed_gives_the_same_run() -> None:
+    def run(seed: int) -> list[object]:
         service = Service(Scenario(seed=seed, failure_rate=0.5))
         ids = [taken(create(service, n)) for n in range(20)]
         return [poll(service, task_id, 120) for task_id in ids]
 
-    assert story(3) == story(3)
-    assert story(3) != story(4)
+    assert run(3) == run(3)
+    assert run(3) != run(4)
 
 
-# -- the error table ----------------------------------------------------------------------------
+# -- error table --------------------------------------------------------------------------------
 
 BAD_BODIES: list[tuple[str, dict[str, Any]]] = [
     ("'model'", {"input": {}}),
@@ -179,7 +179,7 @@ BAD_BODIES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("field", "body"), BAD_BODIES)
-def test_a_broken_rule_is_a_400_that_names_the_field(field: str, body: dict[str, Any]) -> None:
+def test_invalid_field_gets_a_400_that_names_it(field: str, body: dict[str, Any]) -> None:
     service = Service()
 
     status, code, kind, message = error(create(service, 0, body))
@@ -189,17 +189,17 @@ def test_a_broken_rule_is_a_400_that_names_the_field(field: str, body: dict[str,
     assert service.truth.creates_taken == service.truth.charged == 0
 
 
-def test_a_missing_model_is_refused_in_the_providers_own_words() -> None:
+def test_missing_model_gets_the_documented_message() -> None:
     assert error(create(Service(), 0, {}))[3] == "'model' is required."
 
 
 @pytest.mark.parametrize("prompt", ["a", " ", "映" * 5000, "🙂" * 5000])
-def test_a_prompt_of_up_to_5000_characters_is_accepted(prompt: str) -> None:
+def test_prompt_of_up_to_5000_characters_is_accepted(prompt: str) -> None:
     taken(create(Service(), 0, order(prompt=prompt)))
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff{}"])
-def test_a_body_that_is_no_json_object_is_a_400(body: bytes) -> None:
+def test_body_that_is_not_a_json_object_gets_a_400(body: bytes) -> None:
     answer = Service().handle(SimRequest("POST", "/v1/videos/generations", HEADERS, body), 0)
 
     assert error(answer)[:3] == (400, "invalid_request", "invalid_request_error")
@@ -209,7 +209,7 @@ def test_a_body_that_is_no_json_object_is_a_400(body: bytes) -> None:
     "authorization",
     [None, "", "Bearer", "Bearer ", "Bearer key-1", "Basic sk-1", "sk-1", "Bearer sk-other"],
 )
-def test_a_key_that_is_missing_malformed_or_unknown_is_a_401(authorization: str | None) -> None:
+def test_missing_malformed_or_unknown_key_gets_a_401(authorization: str | None) -> None:
     service = Service(Scenario(keys={KEY: 1}))
     headers = {} if authorization is None else {"Authorization": authorization}
 
@@ -218,7 +218,7 @@ def test_a_key_that_is_missing_malformed_or_unknown_is_a_401(authorization: str 
     assert error(answer)[:3] == (401, "invalid_api_key", "authentication_error")
 
 
-def test_disabled_blocked_and_refused_keys_are_told_apart() -> None:
+def test_disabled_blocked_and_ip_restricted_keys_get_their_errors() -> None:
     service = Service(
         Scenario(disabled_keys=["sk-d"], blocked_keys=["sk-b"], refused_ip_keys=["sk-i"])
     )
@@ -230,7 +230,7 @@ def test_disabled_blocked_and_refused_keys_are_told_apart() -> None:
     assert service.truth.creates_taken == 1
 
 
-def test_too_little_money_is_a_402_and_takes_nothing() -> None:
+def test_low_balance_gets_a_402_and_nothing_is_charged() -> None:
     service = Service(Scenario(keys={KEY: 399}))
     taken(create(service, 0))
 
@@ -247,7 +247,7 @@ def test_too_little_money_is_a_402_and_takes_nothing() -> None:
     }
 
 
-def test_the_last_credit_can_be_spent() -> None:
+def test_last_credit_can_be_spent() -> None:
     service = Service(Scenario(keys={KEY: 200}))
 
     taken(create(service, 0))
@@ -255,7 +255,7 @@ def test_the_last_credit_can_be_spent() -> None:
     assert credit_balance(service, 0)["balance"] == 0
 
 
-def test_unknown_models_and_tasks_are_404s_of_their_own() -> None:
+def test_unknown_models_and_tasks_get_different_404s() -> None:
     service = Service(Scenario(models={}))
     kind = "invalid_request_error"
 
@@ -263,7 +263,7 @@ def test_unknown_models_and_tasks_are_404s_of_their_own() -> None:
     assert error(get(service, "/v1/tasks/none", 0))[:3] == (404, "task_not_found", kind)
 
 
-def test_a_task_is_not_found_by_another_key_nor_right_after_its_creation() -> None:
+def test_task_is_not_found_with_another_key_or_right_after_its_creation() -> None:
     service = Service(Scenario(not_found_for=3))
     path = f"/v1/tasks/{taken(create(service, 0))}"
 
@@ -272,7 +272,7 @@ def test_a_task_is_not_found_by_another_key_nor_right_after_its_creation() -> No
     assert get(service, path, 3.0, key="sk-another").status == 404
 
 
-def test_a_spend_limit_is_a_429_of_its_own_kind_and_opens_with_its_next_window() -> None:
+def test_spend_limit_gets_its_own_429_until_the_next_window() -> None:
     service = Service(Scenario(spend_limit=500, spend_window=3600, retry_after="seconds"))
     taken(create(service, 10))
     taken(create(service, 20))
@@ -286,7 +286,14 @@ def test_a_spend_limit_is_a_429_of_its_own_kind_and_opens_with_its_next_window()
     taken(create(service, 3600))
 
 
-def test_unknown_paths_are_answered_in_the_same_envelope() -> None:
+def test_a_spend_limit_is_lifted_by_another_scenario() -> None:
+    service = Service(Scenario(spend_limit=0))
+    assert error(create(service, 0))[:2] == (429, "spend_limit_exceeded")
+    service.scenario = attrs.evolve(service.scenario, spend_limit=None)
+    assert create(service, 1).status == 200
+
+
+def test_unknown_path_gets_a_404_in_the_error_format() -> None:
     assert error(get(Service(), "/v2/everything", 0))[0] == 404
 
 
@@ -307,7 +314,7 @@ def test_creates_polls_and_credits_share_one_limit_per_key() -> None:
     assert service.truth.rate_limited_creates == 1
 
 
-def test_retry_after_comes_as_told_by_the_scenario() -> None:
+def test_retry_after_has_the_format_of_the_scenario() -> None:
     def second_answer(style: Any) -> Any:
         service = Service(Scenario(rate_limit=FixedWindow(1, 10), retry_after=style, epoch=1e9))
         create(service, 0)
@@ -333,15 +340,15 @@ def test_retry_after_is_at_least_one_second() -> None:
         Scenario(jobs_in_flight=2, task_seconds=100, queue_seconds=10, retry_after="seconds"),
     ],
 )
-def test_a_jobs_cap_refuses_creates_until_a_task_ends_and_never_a_poll(scenario: Scenario) -> None:
+def test_jobs_cap_rejects_creates_until_a_task_ends_but_no_polls(scenario: Scenario) -> None:
     service = Service(scenario)
     task_id = taken(create(service, 0))
     taken(create(service, 50))
 
-    refused = create(service, 60)
+    rejected = create(service, 60)
 
-    assert error(refused)[1] == "rate_limit_exceeded"
-    assert "Retry-After" not in refused.headers
+    assert error(rejected)[1] == "rate_limit_exceeded"
+    assert "Retry-After" not in rejected.headers
     assert poll(service, task_id, 60)["status"] == "processing"
     assert create(service, 109.9).status == 429
     assert create(service, 110).status == 200
@@ -349,7 +356,7 @@ def test_a_jobs_cap_refuses_creates_until_a_task_ends_and_never_a_poll(scenario:
     assert service.truth.max_running == 2
 
 
-def test_a_limit_of_creates_own_lets_polls_pass() -> None:
+def test_create_rate_limit_does_not_apply_to_polls() -> None:
     service = Service(Scenario(create_rate_limit=FixedWindow(1, 10)))
     task_id = taken(create(service, 0))
 
@@ -361,7 +368,7 @@ def test_a_limit_of_creates_own_lets_polls_pass() -> None:
 
 
 @pytest.mark.parametrize(("lowers", "consumed"), [(True, 0), (False, 200)])
-def test_a_failed_task_is_refunded_when_it_ends(lowers: bool, consumed: int) -> None:
+def test_failed_task_is_refunded_when_it_ends(lowers: bool, consumed: int) -> None:
     service = Service(
         Scenario(
             keys={KEY: 1000},
@@ -387,7 +394,7 @@ def test_a_failed_task_is_refunded_when_it_ends(lowers: bool, consumed: int) -> 
     st.integers(0, 100),
     st.booleans(),
 )
-def test_no_credit_is_ever_made_or_lost(
+def test_charges_refunds_and_balance_always_add_up(
     steps: list[tuple[float, int]], seed: int, windowed: bool
 ) -> None:
     service = Service(
@@ -436,14 +443,14 @@ TAKEN = {
 }
 
 
-def happening(endpoint: Endpoint, fault: Fault, when: Any) -> Faults:
-    stated: dict[str, Any] = {f"{endpoint}_{fault}": when}
-    return Faults(**stated)
+def only_fault(endpoint: Endpoint, fault: Fault, when: Any) -> Faults:
+    fields: dict[str, Any] = {f"{endpoint}_{fault}": when}
+    return Faults(**fields)
 
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in Faults().of(Endpoint.CREATE)])
-def test_a_create_is_taken_or_not_as_its_fault_says(fault: Fault) -> None:
-    service = Service(Scenario(faults=happening(Endpoint.CREATE, fault, Nth(2))))
+def test_create_with_a_fault_is_taken_or_not_as_documented(fault: Fault) -> None:
+    service = Service(Scenario(faults=only_fault(Endpoint.CREATE, fault, Nth(2))))
     taken(create(service, 0))
 
     create(service, 1)
@@ -454,37 +461,45 @@ def test_a_create_is_taken_or_not_as_its_fault_says(fault: Fault) -> None:
     taken(create(service, 2))
 
 
-def faulty(fault: Fault) -> Any:
+def create_with_fault(fault: Fault) -> Any:
     service = Service(Scenario(faults=Faults(slow_seconds=5, hang_seconds=50)))
     service.hook = lambda occasion: fault
     return create(service, 0)
 
 
-def test_faults_are_told_as_values() -> None:
-    assert faulty(Fault.CUT_BEFORE).cut == "before"
-    assert faulty(Fault.RESET).cut == "reset"
-    assert faulty(Fault.CUT_AFTER).cut == "after"
-    assert faulty(Fault.SLOW).delay == 5
-    assert faulty(Fault.HANG).delay == 50
-    truncated = faulty(Fault.TRUNCATED)
+def test_each_fault_changes_the_answer_as_documented() -> None:
+    assert create_with_fault(Fault.CUT_BEFORE).cut == "before"
+    assert create_with_fault(Fault.RESET).cut == "reset"
+    assert create_with_fault(Fault.CUT_AFTER).cut == "after"
+    assert create_with_fault(Fault.SLOW).delay == 5
+    assert create_with_fault(Fault.HANG).delay == 50
+    truncated = create_with_fault(Fault.TRUNCATED)
     assert truncated.cut == "body"
     assert 0 < len(truncated.sent_body) < len(truncated.body)
     with pytest.raises(orjson.JSONDecodeError):
-        orjson.loads(faulty(Fault.MALFORMED).body)
-    assert faulty(Fault.HTML_502).status == 502
-    assert faulty(Fault.HTML_502).body.startswith(b"<html>")
-    assert orjson.loads(faulty(Fault.WRONG_ENVELOPE).body)["code"] == 402
-    assert "taskId" not in orjson.loads(faulty(Fault.MISSING_TASK_ID).body)["data"]
-    redirect = faulty(Fault.REDIRECT)
+        orjson.loads(create_with_fault(Fault.MALFORMED).body)
+    assert create_with_fault(Fault.HTML_502).status == 502
+    assert create_with_fault(Fault.HTML_502).body.startswith(b"<html>")
+    assert orjson.loads(create_with_fault(Fault.WRONG_ENVELOPE).body)["code"] == 402
+    assert "taskId" not in orjson.loads(create_with_fault(Fault.MISSING_TASK_ID).body)["data"]
+    redirect = create_with_fault(Fault.REDIRECT)
     assert redirect.status == 307
     assert redirect.headers["Location"] == "http://results.invalid/v1/videos/generations"
-    assert error(faulty(Fault.INTERNAL_ERROR))[:3] == (500, "internal_error", "api_error")
-    assert error(faulty(Fault.UPSTREAM_ERROR))[:3] == (503, "upstream_error", "upstream_error")
+    assert error(create_with_fault(Fault.INTERNAL_ERROR))[:3] == (
+        500,
+        "internal_error",
+        "api_error",
+    )
+    assert error(create_with_fault(Fault.UPSTREAM_ERROR))[:3] == (
+        503,
+        "upstream_error",
+        "upstream_error",
+    )
 
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in Faults().of(Endpoint.POLL)])
-def test_every_fault_of_a_poll_can_happen(fault: Fault) -> None:
-    service = Service(Scenario(faults=happening(Endpoint.POLL, fault, 1.0)))
+def test_each_poll_fault_can_happen(fault: Fault) -> None:
+    service = Service(Scenario(faults=only_fault(Endpoint.POLL, fault, 1.0)))
     task_id = taken(create(service, 0))
 
     get(service, f"/v1/tasks/{task_id}", 1)
@@ -492,7 +507,7 @@ def test_every_fault_of_a_poll_can_happen(fault: Fault) -> None:
     assert service.truth.faults == {(Endpoint.POLL, fault): 1}
 
 
-def test_a_probability_is_kept_and_does_not_depend_on_other_requests() -> None:
+def test_fault_probability_is_respected_and_independent_of_other_endpoints() -> None:
     faults = Faults(create_cut_after=0.25, poll_hang=0.5)
 
     def cut(polls: int) -> list[bool]:
@@ -508,31 +523,31 @@ def test_a_probability_is_kept_and_does_not_depend_on_other_requests() -> None:
     assert 0.2 < sum(cut(0)) / 2000 < 0.3
 
 
-def test_a_hook_comes_first_and_may_rule_faults_out() -> None:
+def test_hook_takes_precedence_and_may_prevent_a_fault() -> None:
     service = Service(Scenario(faults=Faults(create_cut_before=1.0)))
-    seen: list[tuple[Endpoint, int]] = []
+    calls: list[tuple[Endpoint, int]] = []
 
     def hook(occasion: Any) -> Fault | None:
-        seen.append((occasion.endpoint, occasion.nth))
+        calls.append((occasion.endpoint, occasion.nth))
         return Fault.NONE if occasion.nth == 2 else None
 
     service.hook = hook
 
     assert create(service, 0).cut == "before"
     assert create(service, 0).cut is None
-    assert seen == [(Endpoint.CREATE, 1), (Endpoint.CREATE, 2)]
+    assert calls == [(Endpoint.CREATE, 1), (Endpoint.CREATE, 2)]
 
 
 @pytest.mark.parametrize("faults", [{"poll_hang": 1.5}, {"poll_hang": 0.6, "poll_reset": 0.6}])
-def test_impossible_probabilities_are_refused(faults: dict[str, Any]) -> None:
+def test_invalid_probabilities_are_refused(faults: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="probability"):
         Faults(**faults)
 
 
-# -- the truth, and time ------------------------------------------------------------------------
+# -- truth and time -----------------------------------------------------------------------------
 
 
-def test_the_truth_is_told_without_a_key_and_never_shows_one() -> None:
+def test_truth_needs_no_api_key_and_never_contains_one() -> None:
     service = Service(Scenario(rate_limit=FixedWindow(1, 10)))
     task_id = taken(create(service, 0))
     create(service, 1)
@@ -540,19 +555,19 @@ def test_the_truth_is_told_without_a_key_and_never_shows_one() -> None:
     summary = service.handle(SimRequest("GET", "/_sim/truth"), 2)
     with_tasks = service.handle(SimRequest("GET", "/_sim/truth", query="tasks=1"), 2)
 
-    told = orjson.loads(summary.body)
-    assert told["creates_seen"] == 2
-    assert told["creates_taken"] == 1
-    assert told["rate_limited"] == 1
-    assert told["credits_charged"] == 200
-    assert told["statuses"] == {"create 200": 1, "create 429": 1}
-    assert "tasks" not in told
+    totals = orjson.loads(summary.body)
+    assert totals["creates_seen"] == 2
+    assert totals["creates_taken"] == 1
+    assert totals["rate_limited"] == 1
+    assert totals["credits_charged"] == 200
+    assert totals["statuses"] == {"create 200": 1, "create 429": 1}
+    assert "tasks" not in totals
     (task,) = orjson.loads(with_tasks.body)["tasks"]
     assert (task["id"], task["prompt"], task["status"]) == (task_id, PROMPT, "processing")
     assert KEY.encode() not in summary.body + with_tasks.body
 
 
-def test_next_event_says_when_something_happens_by_itself() -> None:
+def test_next_event_is_the_next_task_end_or_callback() -> None:
     service = Service(STEADY)
     assert service.next_event() is None
 
@@ -566,7 +581,7 @@ def test_next_event_says_when_something_happens_by_itself() -> None:
     assert service.next_event() is None
 
 
-def test_speed_shortens_tasks_and_nothing_else() -> None:
+def test_speed_affects_only_task_times() -> None:
     service = Service(attrs.evolve(STEADY, speed=100, rate_limit=FixedWindow(2, 10)))
     task_id = taken(create(service, 0))
 
@@ -574,7 +589,7 @@ def test_speed_shortens_tasks_and_nothing_else() -> None:
     assert create(service, 9.9).status == 429
 
 
-def test_latency_and_clock_skew_are_as_stated() -> None:
+def test_latency_and_clock_skew_match_the_scenario() -> None:
     service = Service(Scenario(latency=0.2, clock_skew=-30, epoch=1000))
 
     answer = create(service, 0)

@@ -1,4 +1,4 @@
-"""The fixtures, as a stranger's tests use them."""
+"""The pytest fixtures, used in the tests of another project."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ VIRTUAL = """
 """
 
 
-def passes(pytester: pytest.Pytester, source: str, **outcomes: int) -> pytest.RunResult:
+def run_tests(pytester: pytest.Pytester, source: str, **outcomes: int) -> pytest.RunResult:
     pytester.makepyfile(source)
     result = pytester.runpytest("-W", "error", "--strict-markers")
     result.assert_outcomes(**(outcomes or {"passed": 1}))
     return result
 
 
-def test_an_app_talks_to_the_simulator_without_being_told(pytester: pytest.Pytester) -> None:
-    passes(
+def test_application_uses_the_simulator_without_configuration(pytester: pytest.Pytester) -> None:
+    run_tests(
         pytester,
         VIRTUAL
         + """
@@ -45,11 +45,11 @@ def test_an_app_talks_to_the_simulator_without_being_told(pytester: pytest.Pytes
     )
 
 
-def test_the_environment_is_as_before_afterwards(
+def test_environment_is_restored_after_the_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIVIDEO_API_KEY", "sk-mine")
-    passes(
+    run_tests(
         pytester,
         VIRTUAL
         + """
@@ -66,10 +66,10 @@ def test_the_environment_is_as_before_afterwards(
     )
 
 
-def test_a_marker_says_what_the_service_is_like_and_the_closest_wins(
+def test_marker_configures_the_service_and_the_closest_takes_precedence(
     pytester: pytest.Pytester,
 ) -> None:
-    passes(
+    run_tests(
         pytester,
         VIRTUAL
         + """
@@ -93,8 +93,8 @@ def test_a_marker_says_what_the_service_is_like_and_the_closest_wins(
     )
 
 
-def test_a_fixture_of_ones_own_says_what_the_service_is_like(pytester: pytest.Pytester) -> None:
-    passes(
+def test_custom_scenario_fixture_configures_the_service(pytester: pytest.Pytester) -> None:
+    run_tests(
         pytester,
         VIRTUAL
         + """
@@ -113,8 +113,8 @@ def test_a_fixture_of_ones_own_says_what_the_service_is_like(pytester: pytest.Py
     )
 
 
-def test_plain_tests_have_the_live_simulator(pytester: pytest.Pytester) -> None:
-    passes(
+def test_synchronous_tests_can_use_live_simulator(pytester: pytest.Pytester) -> None:
+    run_tests(
         pytester,
         """
     import asyncio
@@ -136,8 +136,8 @@ def test_plain_tests_have_the_live_simulator(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_a_wrong_marker_is_told(pytester: pytest.Pytester) -> None:
-    result = passes(
+def test_invalid_marker_is_reported(pytester: pytest.Pytester) -> None:
+    result = run_tests(
         pytester,
         """
     import pytest
@@ -166,8 +166,8 @@ def test_a_wrong_marker_is_told(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_without_its_extra_the_fixture_says_what_to_install(pytester: pytest.Pytester) -> None:
-    result = passes(
+def test_missing_packages_are_reported_with_the_install_command(pytester: pytest.Pytester) -> None:
+    result = run_tests(
         pytester,
         """
     import aivideo.testing.pytest_plugin as plugin
@@ -189,10 +189,10 @@ def test_without_its_extra_the_fixture_says_what_to_install(pytester: pytest.Pyt
     result.stdout.fnmatch_lines(['*av, PIL*pip install "aivideo-sdk?testing?"*'])
 
 
-def test_a_service_that_cannot_start_fails_its_test_and_hangs_none(
+def test_startup_failure_fails_the_test_without_hanging(
     pytester: pytest.Pytester,
 ) -> None:
-    passes(
+    run_tests(
         pytester,
         """
     import aivideo.simulator
@@ -212,7 +212,7 @@ def test_a_service_that_cannot_start_fails_its_test_and_hangs_none(
     ).stdout.fnmatch_lines(["*no port is free*"])
 
 
-def test_pytest_of_those_who_do_not_use_it_stays_light(pytester: pytest.Pytester) -> None:
+def test_unused_plugin_imports_no_heavy_packages(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
     import sys

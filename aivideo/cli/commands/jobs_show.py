@@ -66,7 +66,8 @@ def _print_job(job: JobRecord, option: str, console: Console) -> None:
     if not job.attempts:
         say(console, "never sent")
     if job.doubts:
-        say(console, f"next     aivideo jobs settle {job.id}{option} --task-id TASK | --not-taken")
+        say(console, f"next     aivideo jobs settle {job.id}{option} --task-id TASK")
+        say(console, f"     or  aivideo jobs settle {job.id}{option} --not-taken")
 
 
 def _details(attempt: Attempt) -> list[str]:

@@ -71,7 +71,7 @@ class LedgerFile:
         self._unsummed: dict[str, dict[Holding, Decimal]] = {}
         opening.refuse_shared_disk(self.path)
         try:
-            self.connection = opening.connect(self.path, read_only=read_only)
+            self.connection: sqlite3.Connection = opening.connect(self.path, read_only=read_only)
         except (sqlite3.Error, OSError) as error:
             raise opening.trouble(self.path, error) from None
         try:

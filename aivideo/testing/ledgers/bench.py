@@ -36,7 +36,7 @@ class Clock:
     """Unix seconds that change only when a check moves them."""
 
     def __init__(self) -> None:
-        self.seconds = 1_800_000_000.0
+        self.seconds: float = 1_800_000_000.0
 
     def __call__(self) -> float:
         """Return the time."""

@@ -1,4 +1,4 @@
-"""Run seeds: `python -m tests.simulated.faults --seeds 10000`, or one: `--seed N --trace`."""
+"""Run many seeds: `python -m tests.simulated.faults --seeds 10000`; one: `--seed N --trace`."""
 
 from __future__ import annotations
 
@@ -15,77 +15,78 @@ CHUNK = 25
 
 
 def run(seed: int, *, tracing: bool = False) -> Result:
-    """Live one seed."""
-    return World(seed, tracing=tracing).live()
+    """Simulate one seed."""
+    return World(seed, tracing=tracing).run()
 
 
 def command(seed: int) -> str:
-    """The one command that replays a seed."""
+    """The command that repeats a seed."""
     return f"python -m tests.simulated.faults --seed {seed} --trace"
 
 
-def _run_some(seeds: list[int]) -> list[Result]:
+def _run_chunk(seeds: list[int]) -> list[Result]:
     return [run(seed) for seed in seeds]
 
 
 def results(seeds: Iterable[int], jobs: int) -> Iterator[Result]:
-    """Live many, a few at a time."""
+    """Simulate many seeds, in chunks if ``jobs`` is above 1."""
     if jobs == 1:
         for seed in seeds:
             yield run(seed)
         return
-    left = iter(seeds)
-    chunks = iter(lambda: list(islice(left, CHUNK)), [])
+    remaining = iter(seeds)
+    chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
     with ProcessPoolExecutor(jobs) as pool:
-        for some in pool.map(_run_some, chunks):
-            yield from some
+        for chunk in pool.map(_run_chunk, chunks):
+            yield from chunk
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for; 1 where a law was broken."""
+    """Run the requested seeds. Return 1 if a law was violated, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulated.faults", description=__doc__)
-    parser.add_argument("--seed", type=int, help="one seed")
-    parser.add_argument("--trace", action="store_true", help="tell what happened")
+    parser.add_argument("--seed", type=int, help="run only this seed")
+    parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--stop", action="store_true", help="stop at the first that fails")
-    parser.add_argument("--mutant", help="break a law first; see tests/simulated/mutants.py")
-    said = parser.parse_args(arguments)
-    if said.mutant is not None:
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel processes")
+    parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
+    parser.add_argument("--mutant", help="apply this mutant first; see tests/simulated/mutants.py")
+    options = parser.parse_args(arguments)
+    if options.mutant is not None:
         from tests.simulated.mutants import MUTANTS
 
-        MUTANTS[said.mutant].apply()
-    if said.seed is not None:
-        result = run(said.seed, tracing=said.trace)
-        print("\n".join(result.story))
+        MUTANTS[options.mutant].apply()
+    if options.seed is not None:
+        result = run(options.seed, tracing=options.trace)
+        print("\n".join(result.trace))
         _report(result)
-        return bool(result.broken)
+        return bool(result.violations)
     began = time.perf_counter()
     failed: list[int] = []
     number = deaths = tasks = unknowns = 0
-    for result in results(range(said.first, said.first + said.seeds), said.jobs):
+    for result in results(range(options.first, options.first + options.seeds), options.jobs):
         number += 1
         deaths += result.deaths
         tasks += result.tasks
         unknowns += result.unknowns
-        if result.broken:
+        if result.violations:
             failed.append(result.seed)
             _report(result)
-            if said.stop:
+            if options.stop:
                 break
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - began
     print(
-        f"{number} seeds in {took:.0f} s ({number / took:.0f}/s): {deaths} processes died, {tasks} "
-        f"tasks were bought, {unknowns} jobs ended in doubt, {len(failed)} seeds failed"
+        f"{number} seeds in {seconds:.0f} s ({number / seconds:.0f}/s): "
+        f"{deaths} processes crashed, {tasks} tasks created, "
+        f"{unknowns} jobs with an unknown outcome, {len(failed)} seeds failed"
     )
     return bool(failed)
 
 
 def _report(result: Result) -> None:
-    for line in result.broken[:5]:
+    for line in result.violations[:5]:
         print(f"seed {result.seed}: {line}")
-    if result.broken:
+    if result.violations:
         print(f"    {command(result.seed)}")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What one seed draws: a service and its weather, what is wanted of it, and how processes die."""
+"""The random plan of one seed: the service and its faults, the jobs, the process crashes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aivideo.simulator import (
 from aivideo.simulator import RateLimit as ServiceLimit
 
 KEY = "sk-live-5b1e7c0ffee94d2a"
-"""Must be found in no log line and no byte of a ledger."""
+"""The API key: it must appear in no log line and in no ledger file."""
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -30,14 +30,16 @@ CrashAt: TypeAlias = Literal["write", "event", "post", "verdict", "time"]
 
 @frozen(kw_only=True)
 class Crash:
-    """When a process dies, and what dies with it.
+    """When a process crashes, and whether the whole machine loses power.
 
     Attributes:
-        at: what is counted: transactions of its ledger; all it does to the world (a transaction, a
-            request that leaves, an answer that comes, a file); POSTs that are about to leave;
-            verdicts that are about to be written; or seconds.
-        number: which of them, from 1; or after how many seconds.
-        power: whether the machine dies with all its processes; else this process is killed.
+        at: the kind of crash point that is counted: "write" (ledger transactions), "event" (every
+            crash point: transactions, requests sent, responses received, files written), "post"
+            (POSTs about to be sent), "verdict" (verdicts about to be recorded) or "time".
+        number: the crash happens at this crash point, counted from 1; for "time", after this many
+            seconds.
+        power: True: the machine loses power and all its processes end. False: only this process
+            is killed.
     """
 
     at: CrashAt
@@ -47,18 +49,18 @@ class Crash:
 
 @frozen(kw_only=True)
 class ProcessPlan:
-    """One life of a process: what it does, how it is set, how it ends."""
+    """One run of a process: its work, its settings and how it ends."""
 
     starts: float = 0.0
     batch: bool = True
     keyed: bool = True
     resumes: bool = False
     leaves_after: int | None = None
-    """Outcomes after which it leaves ``generate_many``."""
+    """Number of outcomes after which it stops iterating over ``generate_many``."""
     closes_at: float | None = None
-    """Seconds after which it closes its session, whatever still runs."""
+    """Seconds after which it closes its session, even if jobs are still running."""
     cancels: float = 0.0
-    """Share of callers that are cancelled while they wait."""
+    """Fraction of callers that are cancelled while they wait."""
     resume_submits_every: float | None = None
     settings: dict[str, Any]
     callbacks: bool
@@ -68,113 +70,117 @@ class ProcessPlan:
 
 @frozen(kw_only=True)
 class BootPlan:
-    """One uptime of the machine: one or two processes on one ledger."""
+    """One boot of the machine: one or two processes that share a ledger."""
 
     processes: tuple[ProcessPlan, ...]
     down_before: float = 0.0
-    """Seconds for which the machine, or whoever starts the command again, was away before."""
-    persons: int = 0
-    """Acts of a person on the ledger before it starts."""
+    """Seconds between the end of the previous boot and the start of this one."""
+    manual_changes: int = 0
+    """Number of manual changes of the ledger (settle, retry) before the boot."""
     autocheckpoint: int | None = None
-    """Pages of the log after which it is copied into the file; None: SQLite's own 1000."""
+    """SQLite's ``wal_autocheckpoint`` in pages; None: the default of 1000."""
     outage: tuple[float, float] = (0.0, 0.0)
-    """When nothing of the service answers as it should: from, to, in seconds of this boot."""
+    """Interval in which requests to the service fail: (start, end), seconds since the boot."""
     disk_full: tuple[float, float] = (0.0, 0.0)
-    """When no transaction succeeds, likewise."""
+    """Interval in which ledger transactions fail: (start, end), seconds since the boot."""
 
 
 @frozen(kw_only=True)
 class Plan:
-    """All that a seed draws beforehand."""
+    """Everything that is drawn from a seed before the simulation starts."""
 
     seed: int
     scenario: Scenario
     stated: RateLimit | None
-    refused: float
-    """Share of requests that find no connection."""
-    way_there: tuple[float, float]
+    connection_failures: float
+    """Fraction of requests that cannot connect."""
+    network_delay: tuple[float, float]
     ledger_delay: float
-    """Seconds that a transaction takes at most."""
+    """Maximum duration of a ledger transaction, in seconds."""
     batch: tuple[Sora2, ...]
     batch_ceiling: int | None
     saves: bool
     keyed: tuple[Sora2, ...]
     first_file: Literal["none", "empty", "wal"]
-    """What an opening that was killed left of the ledger's file before the first boot."""
+    """Ledger file before the first boot, as left by a process killed while opening it."""
     boots: tuple[BootPlan, ...]
 
 
 def plan_of(seed: int) -> Plan:
-    """Draw everything."""
-    draw = random.Random(f"plan {seed}")
-    stated, limit = _limits(draw)
-    batch_size = draw.choice((0, 3, 6, 10, 16)) if draw.random() < 0.9 else 0
-    keyed_size = draw.choice((0, 0, 2, 4, 8)) if batch_size else draw.randint(1, 10)
+    """Draw the plan of a seed."""
+    rng = random.Random(f"plan {seed}")
+    stated, limit = _limits(rng)
+    batch_size = rng.choice((0, 3, 6, 10, 16)) if rng.random() < 0.9 else 0
+    keyed_size = rng.choice((0, 0, 2, 4, 8)) if batch_size else rng.randint(1, 10)
     choices: tuple[tuple[Sora2Duration, ...], ...] = ((4,), (4, 8, 12), (12,))
-    prices = draw.choice(choices)
-    batch = tuple(_request(draw, f"batch {n}", prices) for n in range(batch_size))
-    keyed = tuple(_request(draw, f"keyed {n}", prices) for n in range(keyed_size))
-    worth = sum(int(request.credits) for request in (*batch, *keyed))
-    faults = _weather(draw)
-    spend_limit = draw.randint(1, max(1, worth // 100)) * 100 if draw.random() < 0.2 else None
-    poor = draw.random() < 0.15
+    prices = rng.choice(choices)
+    batch = tuple(_request(rng, f"batch {n}", prices) for n in range(batch_size))
+    keyed = tuple(_request(rng, f"keyed {n}", prices) for n in range(keyed_size))
+    total_credits = sum(int(request.credits) for request in (*batch, *keyed))
+    faults = _draw_faults(rng)
+    spend_limit = rng.randint(1, max(1, total_credits // 100)) * 100 if rng.random() < 0.2 else None
+    low_balance = rng.random() < 0.15
     scenario = Scenario(
-        keys={KEY: draw.randint(0, max(1, worth // 100)) * 100 if poor else 10 * worth + 1000},
+        keys={
+            KEY: rng.randint(0, max(1, total_credits // 100)) * 100
+            if low_balance
+            else 10 * total_credits + 1000
+        },
         rate_limit=limit,
-        jobs_in_flight=draw.randint(2, 6) if draw.random() < 0.1 else None,
-        retry_after=draw.choice(("none", "seconds", "date")),
+        jobs_in_flight=rng.randint(2, 6) if rng.random() < 0.1 else None,
+        retry_after=rng.choice(("none", "seconds", "date")),
         spend_limit=spend_limit,
-        spend_window=draw.choice((None, 10 * MINUTE, HOUR)),
-        refund_lowers_consumed=draw.random() < 0.5,
-        task_seconds=draw.choice((5.0, 60.0, Lognormal(200.0, 0.8), (30.0, 900.0))),
-        queue_seconds=draw.choice((0.0, 2.0)),
-        not_found_for=draw.choice((0.0, 0.0, 3.0)),
-        failure_rate=draw.choice((0.0, 0.1, 0.4)),
+        spend_window=rng.choice((None, 10 * MINUTE, HOUR)),
+        refund_lowers_consumed=rng.random() < 0.5,
+        task_seconds=rng.choice((5.0, 60.0, Lognormal(200.0, 0.8), (30.0, 900.0))),
+        queue_seconds=rng.choice((0.0, 2.0)),
+        not_found_for=rng.choice((0.0, 0.0, 3.0)),
+        failure_rate=rng.choice((0.0, 0.1, 0.4)),
         callback_tries=(0.0, 180.0, 600.0),
-        result_ttl=draw.choice((24 * HOUR, 24 * HOUR, 2 * HOUR)),
-        clock_skew=draw.choice((0.0, 0.0, -20.0, 20.0)),
-        latency=draw.choice((0.0, 0.05, (0.05, 0.4), (0.2, 3.0))),
+        result_ttl=rng.choice((24 * HOUR, 24 * HOUR, 2 * HOUR)),
+        clock_skew=rng.choice((0.0, 0.0, -20.0, 20.0)),
+        latency=rng.choice((0.0, 0.05, (0.05, 0.4), (0.2, 3.0))),
         media="stub",
         seed=seed,
         faults=faults,
     )
-    ceiling = draw.randint(0, max(1, worth // 100)) * 100 if draw.random() < 0.25 else None
-    count = draw.choice((1, 2, 2, 3, 3, 4))
-    boots = [_boot(draw, n, stated, ceiling) for n in range(count)]
+    ceiling = rng.randint(0, max(1, total_credits // 100)) * 100 if rng.random() < 0.25 else None
+    count = rng.choice((1, 2, 2, 3, 3, 4))
+    boots = [_boot(rng, n, stated, ceiling) for n in range(count)]
     return Plan(
         seed=seed,
         scenario=scenario,
         stated=stated,
-        refused=draw.choice((0.0, 0.0, 0.02, 0.2)),
-        way_there=draw.choice(((0.0, 0.0), (0.01, 0.01), (0.01, 0.5))),
-        ledger_delay=draw.choice((0.0, 0.002, 0.05)),
+        connection_failures=rng.choice((0.0, 0.0, 0.02, 0.2)),
+        network_delay=rng.choice(((0.0, 0.0), (0.01, 0.01), (0.01, 0.5))),
+        ledger_delay=rng.choice((0.0, 0.002, 0.05)),
         batch=batch,
         batch_ceiling=ceiling,
-        saves=draw.random() < 0.8,
+        saves=rng.random() < 0.8,
         keyed=keyed,
-        first_file=draw.choice(("none", "none", "none", "empty", "wal")),
+        first_file=rng.choice(("none", "none", "none", "empty", "wal")),
         boots=tuple(boots),
     )
 
 
-def quiet_process() -> ProcessPlan:
-    """A last life in which nothing goes wrong."""
+def fault_free_process() -> ProcessPlan:
+    """Plan of the final process, which runs without faults."""
     return ProcessPlan(resumes=True, settings={}, callbacks=True, states_limit=True)
 
 
-def _request(draw: random.Random, name: str, durations: tuple[Sora2Duration, ...]) -> Sora2:
+def _request(rng: random.Random, name: str, durations: tuple[Sora2Duration, ...]) -> Sora2:
     ratios: tuple[Sora2AspectRatio, ...] = ("16:9", "9:16")
-    ratio = draw.choice(ratios)
-    return Sora2(f"A boat, {name}", duration=draw.choice(durations), aspect_ratio=ratio)
+    ratio = rng.choice(ratios)
+    return Sora2(f"A boat, {name}", duration=rng.choice(durations), aspect_ratio=ratio)
 
 
-def _limits(draw: random.Random) -> tuple[RateLimit | None, ServiceLimit | None]:
-    """Draw a limit of the service, and how a user who knows it states it."""
-    rate = draw.choice((0.5, 2.0, 10.0))
-    count, seconds = draw.choice(((5, 10.0), (20, 10.0), (10, 60.0)))
-    match draw.randrange(5):
+def _limits(rng: random.Random) -> tuple[RateLimit | None, ServiceLimit | None]:
+    """Draw the rate limit of the service, and the same limit as a user would configure it."""
+    rate = rng.choice((0.5, 2.0, 10.0))
+    count, seconds = rng.choice(((5, 10.0), (20, 10.0), (10, 60.0)))
+    match rng.randrange(5):
         case 0:
-            burst = draw.choice((1, 3, 10))
+            burst = rng.choice((1, 3, 10))
             return RateLimit.bucket(rate, burst=burst), TokenBucket(rate, burst)
         case 1:
             window = RateLimit.window(count, seconds=seconds)
@@ -182,12 +188,12 @@ def _limits(draw: random.Random) -> tuple[RateLimit | None, ServiceLimit | None]
         case 2:
             return RateLimit.window(count, seconds=seconds), FixedWindow(count, seconds)
         case 3:
-            return None, JobsCap(draw.randint(1, 5))
+            return None, JobsCap(rng.randint(1, 5))
         case _:
             return None, None
 
 
-_KINDS: dict[str, tuple[float, str]] = {
+_FAULTS: dict[str, tuple[float, str]] = {
     "create": (
         0.5,
         """cut_before cut_after reset hang slow truncated malformed html_502 html_502_taken
@@ -201,88 +207,90 @@ _KINDS: dict[str, tuple[float, str]] = {
     "download": (0.5, "cut reset ignore_range html_502"),
     "callback": (0.9, "lost doubled late disordered forged"),
 }
-"""Faults of each kind of request, and the largest share of requests that may have one."""
+"""By endpoint: the maximum fraction of requests with a fault, and the possible faults."""
 
 
-def _weather(draw: random.Random) -> Faults:
-    """Draw which faults there are, and how often; none at all, now and then."""
-    if draw.random() < 0.15:
+def _draw_faults(rng: random.Random) -> Faults:
+    """Draw the kinds of faults and their probabilities. 15 % of the seeds have no faults."""
+    if rng.random() < 0.15:
         return Faults()
-    said: dict[str, float] = {}
-    for endpoint, (most, kinds) in _KINDS.items():
-        names = [f"{endpoint}_{kind}" for kind in kinds.split() if draw.random() < 0.4]
-        total = draw.random() * most
-        shares = [draw.random() for _ in names]
+    probabilities: dict[str, float] = {}
+    for endpoint, (maximum, kinds) in _FAULTS.items():
+        names = [f"{endpoint}_{kind}" for kind in kinds.split() if rng.random() < 0.4]
+        total = rng.random() * maximum
+        shares = [rng.random() for _ in names]
         for name, share in zip(names, shares, strict=True):
-            said[name] = total * share / sum(shares)
-    return Faults(slow_seconds=draw.choice((5.0, 15.0)), late_seconds=900.0, **said)
+            probabilities[name] = total * share / sum(shares)
+    return Faults(slow_seconds=rng.choice((5.0, 15.0)), late_seconds=900.0, **probabilities)
 
 
-def _span(draw: random.Random, chance: float, until: float, longest: float) -> tuple[float, float]:
-    if draw.random() >= chance:
+def _interval(
+    rng: random.Random, probability: float, until: float, longest: float
+) -> tuple[float, float]:
+    if rng.random() >= probability:
         return (0.0, 0.0)
-    begins = draw.random() ** 3 * until
-    return (begins, begins + draw.random() * longest)
+    begins = rng.random() ** 3 * until
+    return (begins, begins + rng.random() * longest)
 
 
 def _boot(
-    draw: random.Random, number: int, stated: RateLimit | None, ceiling: int | None
+    rng: random.Random, number: int, stated: RateLimit | None, ceiling: int | None
 ) -> BootPlan:
-    twins = draw.random() < 0.25
-    processes = [_process(draw, number, stated, ceiling)]
-    if twins:
-        processes.append(_process(draw, number, stated, ceiling, starts=draw.random() ** 2 * 60.0))
+    two_processes = rng.random() < 0.25
+    processes = [_process(rng, number, stated, ceiling)]
+    if two_processes:
+        processes.append(_process(rng, number, stated, ceiling, starts=rng.random() ** 2 * 60.0))
     return BootPlan(
         processes=tuple(processes),
-        down_before=draw.choice((0.0, 1.0, 60.0, 20 * MINUTE, 5 * HOUR, 30 * HOUR)) * bool(number),
-        persons=draw.choice((0, 0, 0, 0, 1, 3)),
-        autocheckpoint=draw.choice((None, None, 1, 4, 16)),
-        outage=_span(draw, 0.2, 10 * MINUTE, 10 * MINUTE),
-        disk_full=_span(draw, 0.1, 5 * MINUTE, 2 * MINUTE),
+        down_before=rng.choice((0.0, 1.0, 60.0, 20 * MINUTE, 5 * HOUR, 30 * HOUR)) * bool(number),
+        manual_changes=rng.choice((0, 0, 0, 0, 1, 3)),
+        autocheckpoint=rng.choice((None, None, 1, 4, 16)),
+        outage=_interval(rng, 0.2, 10 * MINUTE, 10 * MINUTE),
+        disk_full=_interval(rng, 0.1, 5 * MINUTE, 2 * MINUTE),
     )
 
 
 def _process(
-    draw: random.Random,
+    rng: random.Random,
     number: int,
     stated: RateLimit | None,
     ceiling: int | None,
     *,
     starts: float = 0.0,
 ) -> ProcessPlan:
-    # Whoever resumes a batch by `session.resume()` states no ceiling of it.
-    resumes = draw.random() < (0.5 if number else 0.1) and ceiling is None
+    # `session.resume()` takes no ceiling, so only batches without a ceiling are resumed this way.
+    resumes = rng.random() < (0.5 if number else 0.1) and ceiling is None
     settings: dict[str, Any] = {
-        "max_requests_in_flight": draw.choice((1, 2, 4, 8, 64)),
-        "max_running_jobs": draw.choice((None, None, None, 3)),
-        "max_credits": draw.randint(1, 20) * 100 if draw.random() < 0.2 else None,
-        "resubmit_server_errors": draw.random() < 0.15,
-        "request_timeout": draw.choice((20.0, 60.0)),
+        "max_requests_in_flight": rng.choice((1, 2, 4, 8, 64)),
+        "max_running_jobs": rng.choice((None, None, None, 3)),
+        "max_credits": rng.randint(1, 20) * 100 if rng.random() < 0.2 else None,
+        "resubmit_server_errors": rng.random() < 0.15,
+        "request_timeout": rng.choice((20.0, 60.0)),
     }
     return ProcessPlan(
         starts=starts,
-        batch=draw.random() < 0.9,
-        keyed=draw.random() < 0.9,
+        batch=rng.random() < 0.9,
+        keyed=rng.random() < 0.9,
         resumes=resumes,
-        leaves_after=draw.randint(0, 5) if draw.random() < 0.1 else None,
-        closes_at=draw.random() ** 2 * 900.0 if draw.random() < 0.15 else None,
-        cancels=draw.choice((0.0, 0.0, 0.3)),
-        resume_submits_every=draw.choice((None, None, 15 * MINUTE)),
+        leaves_after=rng.randint(0, 5) if rng.random() < 0.1 else None,
+        closes_at=rng.random() ** 2 * 900.0 if rng.random() < 0.15 else None,
+        cancels=rng.choice((0.0, 0.0, 0.3)),
+        resume_submits_every=rng.choice((None, None, 15 * MINUTE)),
         settings=settings,
-        callbacks=draw.random() < 0.5,
-        states_limit=stated is not None and draw.random() < 0.6,
-        crash=_crash(draw) if draw.random() < 0.8 else None,
+        callbacks=rng.random() < 0.5,
+        states_limit=stated is not None and rng.random() < 0.6,
+        crash=_crash(rng) if rng.random() < 0.8 else None,
     )
 
 
-def _crash(draw: random.Random) -> Crash:
-    at: CrashAt = draw.choice(("write", "write", "event", "post", "verdict", "time"))
-    power = draw.random() < 0.7
+def _crash(rng: random.Random) -> Crash:
+    at: CrashAt = rng.choice(("write", "write", "event", "post", "verdict", "time"))
+    power = rng.random() < 0.7
     match at:
         case "post" | "verdict":
-            number: float = draw.randint(1, 8)
+            number: float = rng.randint(1, 8)
         case "time":
-            number = draw.random() ** 3 * HOUR
+            number = rng.random() ** 3 * HOUR
         case _:
-            number = 1 + int(draw.random() ** 2 * 80)
+            number = 1 + int(rng.random() ** 2 * 80)
     return Crash(at=at, number=number, power=power)

@@ -1,9 +1,9 @@
-"""A process that may die at any moment, and the loop, the wire and the ledger it lives with.
+"""A simulated process that may crash at any point, with its event loop, transport and ledger.
 
-Everything a process does to the world goes through a gate: a transaction of its ledger, a request
-that leaves, an answer that comes in, a file that is written. A crash between two gates changes
-nothing that anybody could ever see, so a process that may die at each gate, before and after it,
-may die at each of its awaits. From its death on every call into the world hangs for ever.
+All external effects of a process pass through crash points: a ledger transaction, a request that is
+sent, a response that is received, a file that is written. A crash between two crash points has no
+observable difference, so crashing before or after each of them covers crashes at every ``await``.
+After the crash, every external call of the process hangs forever.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from aivideo.ledger.records import JobRecord
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.simulator import SimAnswer, SimRequest
 from aivideo.testing import VirtualTimeLoop
-from tests.simulated.faults.disk import Picture, torn
+from tests.simulated.faults.disk import Snapshot, state_after_crash
 from tests.simulated.faults.plan import ProcessPlan
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 PROCESS: ContextVar[Process] = ContextVar("process")
 
-MOST_STEPS = 400_000
-"""Turns of the loop in one boot; a boot that takes more spins."""
+MAX_STEPS = 400_000
+"""Maximum event-loop iterations in one boot; a boot that needs more is in an endless loop."""
 
 
 class StuckError(Exception):
-    """A boot does not end."""
+    """A boot does not terminate."""
 
 
 class _SerialTask(asyncio.Task[Any]):
-    """A task whose place in a set does not depend on where it lies in memory."""
+    """A task whose hash is a serial number, so that the order of sets of tasks is deterministic."""
 
     _numbers = count()
 
@@ -62,10 +62,10 @@ class _SerialTask(asyncio.Task[Any]):
 
 
 class WorldLoop(VirtualTimeLoop):
-    """The machine's loop: what goes to a thread elsewhere is done here at once, or after a delay.
+    """The event loop of a boot. Work for executor threads runs in the loop, possibly delayed.
 
     Args:
-        start: what its clock says first, in seconds.
+        start: initial time of its clock, in seconds.
     """
 
     def __init__(self, start: float) -> None:
@@ -78,7 +78,7 @@ class WorldLoop(VirtualTimeLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """Have the process whose call it is do it: on its disk, or in its ledger."""
+        """Run file or ledger work of the calling process."""
         future: asyncio.Future[Any] = self.create_future()
         process = PROCESS.get()
         if executor is None:
@@ -89,14 +89,14 @@ class WorldLoop(VirtualTimeLoop):
 
     def _run_once(self) -> None:
         self.steps += 1
-        if self.steps > MOST_STEPS:
-            raise StuckError(f"{MOST_STEPS} turns of the loop")
+        if self.steps > MAX_STEPS:
+            raise StuckError(f"{MAX_STEPS} iterations of the event loop")
         super()._run_once()  # type: ignore[misc]
 
 
 @define
 class Claim:
-    """A claim that its process won: the right to POST once."""
+    """A successful claim: the permission to POST once."""
 
     job_id: str
     number: int
@@ -106,70 +106,70 @@ class Claim:
 
 @define(eq=False)
 class Post:
-    """One create that was sent, and what became of it."""
+    """One create request that was sent, and its result."""
 
     process: Process
     claim: Claim
     prompt: str
     verdict: str | None = None
-    """What its answer says (:func:`tests.simulated.faults.laws.judged`), once it has come."""
+    """The verdict on its response (:func:`tests.simulated.faults.laws.verdict_of`), if received."""
     task_id: str | None = None
-    known: bool = False
-    """Whether its process has tried to write its verdict down."""
+    write_attempted: bool = False
+    """Whether its process has tried to record the verdict."""
     written: bool = False
-    """Whether it could."""
+    """Whether the verdict was recorded."""
 
 
 @define(eq=False)
 class Process:
-    """One life; see the module."""
+    """One run of a process; see the module."""
 
     name: str
     plan: ProcessPlan
     boot: Boot
     alive: bool = True
     closed: bool = False
-    """Whether it ended in order."""
+    """Whether it closed its session and ledger normally."""
     session: Session | None = None
     ledger: WatchedLedger | None = None
     claims: dict[str, Claim] = field(factory=dict)
     """The latest claim of each prompt."""
     claiming: int = 0
-    left_under_way: int = 0
-    """POSTs under way when it died."""
+    posts_at_death: int = 0
+    """Value of ``pending_posts`` when it crashed."""
     posts: list[Post] = field(factory=list)
     sends: list[float] = field(factory=list)
-    """When requests to the API left."""
+    """Times at which API requests were sent."""
     gate_closed_at: float | None = None
     outage_since: float | None = None
     unknowns_in_a_row: int = 0
     pause: float = 5.0
-    """Seconds until the service may be asked whether an outage is over."""
+    """Minimum seconds between two probes for the end of an outage."""
     probes_from: float = 0.0
-    """From when on it may be asked."""
+    """Earliest time of the next probe."""
     died: asyncio.Event = field(factory=asyncio.Event)
     _hung: list[Any] = field(factory=list)
     _points: dict[str, int] = field(factory=dict)
 
     @property
     def world(self) -> World:
-        """Where it lives."""
+        """The simulation that it belongs to."""
         return self.boot.world
 
     @property
-    def under_way(self) -> int:
-        """POSTs that are claimed, or were, and whose verdict is not written yet."""
+    def pending_posts(self) -> int:
+        """Number of claimed or sent POSTs whose verdict is not recorded yet."""
         claimed = sum(not claim.posted for claim in self.claims.values())
         return self.claiming + claimed + sum(not post.written for post in self.posts)
 
-    def say(self, text: str) -> None:
-        """Add a line to the story."""
-        self.world.say(self.name, text)
+    def log(self, text: str) -> None:
+        """Add a line to the trace."""
+        self.world.log(self.name, text)
 
-    # --- dying ------------------------------------------------------------------------------
+    # --- crashes ----------------------------------------------------------------------------
 
-    def dies_at(self, kind: str) -> bool:
-        """Count a moment of a kind; True: this is the one at which the plan has it die."""
+    def crashes_at(self, kind: str) -> bool:
+        """Count a crash point of a kind. Return True if the plan has the process crash here."""
         crash = self.plan.crash
         if crash is None or not self.alive:
             return False
@@ -179,25 +179,25 @@ class Process:
             due = due or (each == crash.at and (kind == "time" or number == crash.number))
         return due
 
-    def die(self, remains: Picture | None = None, how: str = "") -> None:
-        """Lose all memory, now.
+    def die(self, files_left: Snapshot | None = None, how: str = "") -> None:
+        """Crash now: all memory is lost.
 
         Args:
-            remains: what is left of the ledger's files; None: what lies there.
-            how: for the story.
+            files_left: the ledger's files after the crash; None: as they are on disk now.
+            how: a description for the trace.
         """
         if not self.alive:
             return
         crash = self.plan.crash
         power = crash is not None and crash.power
-        self.say(f"*** {'POWER FAILS' if power else 'KILLED'} {how}".rstrip())
+        self.log(f"*** {'POWER FAILS' if power else 'KILLED'} {how}".rstrip())
         if power:
-            self.boot.lose_power(remains)
+            self.boot.lose_power(files_left)
         else:
-            self.boot.lose_process(self)
+            self.boot.kill_process(self)
 
-    def forget(self) -> None:
-        """Let go of all that hangs in it."""
+    def release(self) -> None:
+        """Drop all references, so that the dead process can be garbage-collected."""
         self._hung.clear()
         self.session = None
         self.died = asyncio.Event()
@@ -205,22 +205,22 @@ class Process:
             self.ledger._flushing = None
             self.ledger._waiting.clear()
 
-    def fall(self) -> None:
-        """Be dead from now on."""
+    def mark_dead(self) -> None:
+        """Mark the process as dead."""
         if self.alive:
-            self.left_under_way = self.under_way
+            self.posts_at_death = self.pending_posts
         self.alive = False
         self.died.set()
 
-    async def gate(self, kind: str, what: str) -> None:
-        """Pass from the process into the world, or back; dead processes do not."""
-        if self.alive and self.dies_at(kind):
+    async def crash_point(self, kind: str, what: str) -> None:
+        """Crash here if the plan says so. Calls of a dead process hang forever."""
+        if self.alive and self.crashes_at(kind):
             self.die(how=what)
         if not self.alive:
             await self.hang()
 
     async def hang(self) -> None:
-        """Never come back."""
+        """Wait forever."""
         future = asyncio.get_running_loop().create_future()
         self._hung.append(future)
         await future
@@ -228,21 +228,21 @@ class Process:
     # --- the disk -----------------------------------------------------------------------------
 
     def write_file(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
-        """Do what is to be done to a file, at once."""
+        """Run file work immediately."""
         self._hung.append(future)
-        if self.alive and self.dies_at("file"):
+        if self.alive and self.crashes_at("file"):
             self.die(how="before a file is written")
         if self.alive:
             _settle(future, work)
 
     def write_ledger(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
-        """Do a transaction, after the time it takes."""
+        """Run a ledger transaction after its simulated duration."""
         self._hung.append(future)
         world = self.world
         loop = asyncio.get_running_loop()
-        # One after the other: a process has one thread for its ledger.
-        takes = world.chance.random() * world.plan.ledger_delay
-        loop.call_later(takes, self._transact, future, work)
+        # A process has one thread for its ledger, so transactions run one after another.
+        duration = world.rng.random() * world.plan.ledger_delay
+        loop.call_later(duration, self._transact, future, work)
 
     def _transact(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
         if not self.alive:
@@ -251,33 +251,33 @@ class Process:
         assert self.ledger is not None
         closing = self.ledger._file is None
         if world.disk_is_full() and not closing:
-            self.say("a transaction fails: the disk is full")
+            self.log("a transaction fails: the disk is full")
             future.set_exception(LedgerError("the disk is full"))
             return
-        if not self.dies_at("write"):
+        if not self.crashes_at("write"):
             _settle(future, work)
-            world.laws.written(self)
+            world.laws.transaction_done(self)
             return
-        # It dies in this very transaction, and nobody hears of it.
+        # The process crashes in this transaction: its caller gets no result.
         assert self.plan.crash is not None
         if not self.plan.crash.power:
-            if world.chance.random() < 0.5:
+            if world.rng.random() < 0.5:
                 work()
-                self.die(how="after a transaction that nobody heard of")
+                self.die(how="after a transaction, before its result")
             else:
                 self.die(how="before a transaction")
             return
-        before = Picture.of(self.boot.ledger)
+        before = Snapshot.of(self.boot.ledger)
         work()
-        after = Picture.of(self.boot.ledger)
-        remains, left = torn(self.boot.base or before, after, world.chance)
-        self.die(remains, how=f"in a transaction: of its bytes stay {left}")
+        after = Snapshot.of(self.boot.ledger)
+        files_left, description = state_after_crash(self.boot.base or before, after, world.rng)
+        self.die(files_left, how=f"in a transaction; on disk: {description}")
 
 
 def _settle(future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
     try:
         result = work()
-    except Exception as error:  # whoever waits is told
+    except Exception as error:  # passed to the waiting coroutine
         if not future.done():
             future.set_exception(error)
     else:
@@ -286,7 +286,7 @@ def _settle(future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
 
 
 class WatchedLedger(SqliteLedger):
-    """The ledger as it is; what was asked of it and answered is told to those who judge."""
+    """The SQLite ledger; reports its calls and their results to the law checker."""
 
     def __init__(self, process: Process, path: Path) -> None:
         self._owner_process = process
@@ -323,13 +323,13 @@ class WatchedLedger(SqliteLedger):
             if process.alive:
                 process.world.laws.recorded(process, job_id, attempt, event, written=written)
         if process.world.tracing:
-            process.say(
+            process.log(
                 f"wrote {_shown(event)}: {record.request.input['prompt']!r} is {record.status}"
             )
         return record
 
     def abandon(self, *, close: bool) -> None:
-        """Drop what the kernel drops when a process dies."""
+        """Release what the kernel releases when a process dies."""
         owner = self.file.owner
         if owner._lock is not None:
             os.close(owner._lock)
@@ -348,8 +348,8 @@ def _shown(event: Event) -> str:
             return type(event).__name__
 
 
-class Part(download._Part):
-    """The temporary file of a download; a dead process removes none."""
+class DownloadPart(download._Part):
+    """The temporary file of a download; a dead process does not remove it."""
 
     def __init__(self, target: Path) -> None:
         super().__init__(target)
@@ -366,8 +366,8 @@ class Part(download._Part):
 
 
 @define
-class Wire:
-    """The network of one process: a :class:`aivideo.Transport`."""
+class ProcessTransport:
+    """The network of one process, as a :class:`aivideo.Transport`."""
 
     process: Process
 
@@ -379,47 +379,50 @@ class Wire:
         world = process.world
         path = urlsplit(url).path
         began = loop.time()
-        # A process may die before its POST has left, and after: "event" counts both.
-        await process.gate("post" if method == "POST" else "get", f"before a {method} leaves")
+        await process.crash_point(
+            "post" if method == "POST" else "get", f"before a {method} is sent"
+        )
         post = world.laws.sent(process, method, path, body)
         name = f"{method} {path[:22]}" + (f" {post.prompt!r}" if post else "")
-        if world.refuses():
-            await asyncio.sleep(world.chance.random())
-            await process.gate("answer", "while it connects")
+        if world.connection_fails():
+            await asyncio.sleep(world.rng.random())
+            await process.crash_point("answer", "while it connects")
             world.laws.unsent(process, post)
-            process.say(f"{name}: no connection")
+            process.log(f"{name}: no connection")
             raise APIConnectionError("no connection: refused", written=False)
-        way = world.chance.uniform(*world.plan.way_there)
-        if way:
-            await asyncio.sleep(way)
+        delay = world.rng.uniform(*world.plan.network_delay)
+        if delay:
+            await asyncio.sleep(delay)
         if process.boot.over:
-            await process.hang()  # the machine died with the request on its way out
-        made = world.service.truth.creates_taken
+            await process.hang()  # the machine crashed before the request was sent
+        creates_before = world.service.truth.creates_taken
         request = SimRequest(method, path, headers, body or b"")
         answer = world.service.handle(request, loop.time())
-        if world.service.truth.creates_taken > made:
+        if world.service.truth.creates_taken > creates_before:
             world.laws.taken(process, post)
-        left = timeout - way
-        await asyncio.sleep(min(answer.delay, left) if answer.delay > 0 else 0)
-        await process.gate("answer", f"before the answer to {name} is heard")
-        if post is not None and process.dies_at("verdict"):
-            process.die(how="with a verdict in hand")
+        remaining = timeout - delay
+        await asyncio.sleep(min(answer.delay, remaining) if answer.delay > 0 else 0)
+        await process.crash_point("answer", f"before the response to {name} is received")
+        if post is not None and process.crashes_at("verdict"):
+            process.die(how="before a verdict is recorded")
             await process.hang()
-        heard: Answer | APIConnectionError
-        if answer.delay >= left:
-            heard = APITimeoutError(f"no answer within {timeout:g} s", written=True)
+        response: Answer | APIConnectionError
+        if answer.delay >= remaining:
+            response = APITimeoutError(f"no answer within {timeout:g} s", written=True)
         elif answer.cut is not None:
-            heard = APIConnectionError("the connection was cut", written=True)
+            response = APIConnectionError("the connection was cut", written=True)
         else:
-            heard = Answer(answer.status, answer.body, _lowered(answer))
-        world.laws.heard(process, path, post, heard)
+            response = Answer(answer.status, answer.body, _lowered(answer))
+        world.laws.received(process, path, post, response)
         if world.tracing:
-            said = f"{heard.status}" if isinstance(heard, Answer) else str(heard)
-            taken = " (taken)" if world.service.truth.creates_taken > made and post else ""
-            process.say(f"{name}: {said} after {loop.time() - began:.2f} s{taken}")
-        if isinstance(heard, APIConnectionError):
-            raise heard
-        return heard
+            result = f"{response.status}" if isinstance(response, Answer) else str(response)
+            taken = (
+                " (taken)" if world.service.truth.creates_taken > creates_before and post else ""
+            )
+            process.log(f"{name}: {result} after {loop.time() - began:.2f} s{taken}")
+        if isinstance(response, APIConnectionError):
+            raise response
+        return response
 
     @asynccontextmanager
     async def stream(
@@ -429,13 +432,13 @@ class Wire:
         process, loop = self.process, asyncio.get_running_loop()
         world = process.world
         parts = urlsplit(url)
-        await process.gate("get", "before a download")
-        if world.refuses():
+        await process.crash_point("get", "before a download")
+        if world.connection_fails():
             raise APIConnectionError("the result's origin did not answer", written=False)
         request = SimRequest("GET", parts.path, headers, b"", parts.query)
         answer = world.service.handle_result(request, loop.time())
-        await asyncio.sleep(world.chance.random() * 0.5)
-        await process.gate("answer", "while a result comes")
+        await asyncio.sleep(world.rng.random() * 0.5)
+        await process.crash_point("answer", "while a result is received")
         if answer.cut == "reset":
             raise APIConnectionError("the connection was reset", written=True)
         yield _Incoming(process, answer.status, _lowered(answer), answer)
@@ -454,7 +457,7 @@ class _Incoming:
     async def chunks(self) -> AsyncIterator[bytes]:
         body = self._answer.sent_body
         for at in range(0, len(body), 600):
-            await self.process.gate("answer", "in the middle of a result")
+            await self.process.crash_point("answer", "in the middle of a result")
             yield body[at : at + 600]
         if self._answer.cut is not None:
             raise APIConnectionError("the connection was cut", written=True)
@@ -465,19 +468,19 @@ def _lowered(answer: SimAnswer) -> dict[str, str]:
 
 
 def prompt_of(body: bytes | None) -> str:
-    """Read the prompt of a create."""
+    """Read the prompt from the body of a create request."""
     return str(orjson.loads(body or b"{}")["input"]["prompt"])
 
 
-def in_process(process: Process) -> Any:
-    """Make the context in which a process's tasks run."""
+def process_context(process: Process) -> Any:
+    """Create the context in which the tasks of a process run."""
     context = copy_context()
     context.run(PROCESS.set, process)
     return context
 
 
-def fsynced(seen: set[int], plain: Callable[[int], None]) -> Callable[[int], None]:
-    """Make an ``os.fsync`` that remembers which files are on disk."""
+def recording_fsync(seen: set[int], plain: Callable[[int], None]) -> Callable[[int], None]:
+    """Wrap ``os.fsync`` so that the inodes of synced files are recorded."""
 
     def fsync(handle: Any) -> None:
         number = handle if isinstance(handle, int) else handle.fileno()
@@ -487,11 +490,11 @@ def fsynced(seen: set[int], plain: Callable[[int], None]) -> Callable[[int], Non
     return fsync
 
 
-def lose_unsynced(folder: Path, synced: set[int], draw: random.Random) -> None:
-    """Lose what was never synced of the files of a folder: a part of it, or all."""
+def lose_unsynced(folder: Path, synced: set[int], rng: random.Random) -> None:
+    """Truncate or zero the unsynced files of a folder at random."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.stat().st_ino in synced:
             continue
         data = path.read_bytes()
-        keep = draw.randrange(len(data) + 1)
-        path.write_bytes(data[:keep] + bytes(draw.choice((0, len(data) - keep))))
+        keep = rng.randrange(len(data) + 1)
+        path.write_bytes(data[:keep] + bytes(rng.choice((0, len(data) - keep))))

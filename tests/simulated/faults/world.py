@@ -1,4 +1,4 @@
-"""One seed, lived: the service and the disk outlive every process, until all has ended."""
+"""The simulation of one seed: a service and a disk that survive the crashes of all processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from aivideo.ledger import events
 from aivideo.ledger.records import AttemptStatus, JobStatus
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.simulator import Callback, Endpoint, Fault, Occasion, Service
-from tests.simulated.faults.disk import Picture, wal_of
+from tests.simulated.faults.disk import Snapshot, wal_of
 from tests.simulated.faults.laws import Laws
 from tests.simulated.faults.plan import (
     HOUR,
@@ -44,28 +44,29 @@ from tests.simulated.faults.plan import (
     BootPlan,
     Plan,
     ProcessPlan,
+    fault_free_process,
     plan_of,
-    quiet_process,
 )
 from tests.simulated.faults.process import (
-    Part,
+    DownloadPart,
     Process,
+    ProcessTransport,
     StuckError,
     WatchedLedger,
-    Wire,
     WorldLoop,
-    fsynced,
-    in_process,
     lose_unsynced,
+    process_context,
+    recording_fsync,
 )
 
 API = "http://127.0.0.1:1"
-HOOK = "http://127.0.0.1:2/hook"
+CALLBACK_URL = "http://127.0.0.1:2/hook"
 
-LONGEST_LIFE = 12 * HOUR
-"""After so long a process of a rough life closes in order, whatever still runs."""
+PROCESS_TIMEOUT = 12 * HOUR
+"""Seconds after which a process closes normally, even if jobs are still running."""
 
-LONGEST_QUIET = 100 * HOUR
+FINAL_TIMEOUT = 100 * HOUR
+"""The same for the final process, where it is a violation if jobs are still running."""
 
 _OUTAGE_FAULTS = {
     Endpoint.CREATE: (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.HTML_502, Fault.HTML_502_TAKEN),
@@ -77,20 +78,20 @@ _OUTAGE_FAULTS = {
 
 @frozen(kw_only=True)
 class Result:
-    """What became of a seed."""
+    """The result of one seed."""
 
     seed: int
-    broken: tuple[str, ...]
-    story: tuple[str, ...]
+    violations: tuple[str, ...]
+    trace: tuple[str, ...]
     deaths: int
     tasks: int
     unknowns: int
-    """Jobs that end in doubt."""
+    """Jobs whose final status is unknown or faulted."""
 
 
 @define(eq=False)
 class Boot:
-    """One uptime of the machine."""
+    """One boot of the machine."""
 
     world: World
     plan: BootPlan
@@ -98,63 +99,63 @@ class Boot:
     loop: WorldLoop
     processes: list[Process] = field(factory=list)
     over: bool = False
-    base: Picture | None = None
-    """Where the ledger does not sync its commits: how it looked when it was opened."""
-    remains: Picture | None = None
-    """What is left of the ledger's files after a crash; None: what lies there."""
+    base: Snapshot | None = None
+    """The ledger when it was opened, if it does not sync its commits."""
+    files_left: Snapshot | None = None
+    """The ledger's files after a crash; None: as they are on disk."""
     crashed: bool = False
     deliveries: set[asyncio.Task[None]] = field(factory=set)
     ended: asyncio.Event = field(factory=asyncio.Event)
 
-    def lose_power(self, remains: Picture | None) -> None:
-        """Every process dies, and what was not synced may be lost."""
+    def lose_power(self, files_left: Snapshot | None) -> None:
+        """Kill all processes; unsynced data may be lost."""
         self.over = self.crashed = True
-        self.remains = Picture.of(self.ledger) if remains is None else remains
-        if remains is None and self.base is not None:
-            from tests.simulated.faults.disk import torn
+        self.files_left = Snapshot.of(self.ledger) if files_left is None else files_left
+        if files_left is None and self.base is not None:
+            from tests.simulated.faults.disk import state_after_crash
 
-            self.remains, _ = torn(self.base, self.remains, self.world.chance)
+            self.files_left, _ = state_after_crash(self.base, self.files_left, self.world.rng)
         for process in self.processes:
-            process.fall()
+            process.mark_dead()
         folder = self.world.folder / "videos"
-        lose_unsynced(folder, self.world.synced, self.world.chance)
+        lose_unsynced(folder, self.world.synced, self.world.rng)
         self.ended.set()
 
-    def lose_process(self, process: Process) -> None:
-        """One process dies; the kernel goes on, and drops what it held."""
+    def kill_process(self, process: Process) -> None:
+        """Kill one process; the kernel keeps its writes and releases its locks."""
         self.crashed = True
-        process.fall()
+        process.mark_dead()
         others = any(each.alive and not each.closed for each in self.processes)
         if not others:
-            self.remains = Picture.of(self.ledger)
+            self.files_left = Snapshot.of(self.ledger)
         if process.ledger is not None:
-            # The last connection to close would tidy up, which no killed process does.
+            # Closing the last connection would checkpoint and delete the WAL; a kill does not.
             process.ledger.abandon(close=others)
         self.check_over()
 
     def check_over(self) -> None:
-        """Note the end of the last process."""
+        """End the boot if its last process has ended."""
         if not any(each.alive and not each.closed for each in self.processes):
             self.over = True
             self.ended.set()
 
 
 class World:
-    """What outlives the processes; see the module.
+    """All that survives the processes: the service, the disk and the checks.
 
     Args:
-        seed: draws everything.
-        tracing: whether to keep the story.
+        seed: seed of all random draws.
+        tracing: whether to keep a trace.
     """
 
     def __init__(self, seed: int, *, tracing: bool = False) -> None:
         self.seed = seed
         self.plan: Plan = plan_of(seed)
         self.tracing = tracing
-        self.story: list[str] = []
-        self.chance = random.Random(f"chance {seed}")
+        self.trace: list[str] = []
+        self.rng = random.Random(f"chance {seed}")
         self.time = 0.0
-        shared = Path("/dev/shm")  # a disk that costs nothing, where there is one
+        shared = Path("/dev/shm")  # a disk in memory, if available
         self.folder = Path(
             tempfile.mkdtemp(prefix="aivideo-faults-", dir=shared if shared.is_dir() else None)
         )
@@ -164,94 +165,95 @@ class World:
         self.laws = Laws(self)
         self.synced: set[int] = set()
         self.deaths = 0
-        self.quiet = False
-        self.told: set[str] = set()
-        """Tasks whose true end a callback told to a living process, which took it in."""
-        self.touched: set[str] = set()
-        """Prompts that a person has had a hand in."""
+        self.faults_off = False
+        self.delivered: set[str] = set()
+        """Tasks whose callback was accepted by a live process."""
+        self.changed_manually: set[str] = set()
+        """Prompts of jobs that were settled or retried manually."""
         self._loop: WorldLoop | None = None
         self._boot_plan = self.plan.boots[0]
         self._booted = 0.0
-        self._dead: list[tuple[str, str, int]] = []
-        """Who died in the last boot: its name, its owner's, and how many POSTs it had under way."""
+        self._crashed: list[tuple[str, str, int]] = []
+        """Processes that crashed in the previous boot: name, owner name and pending POSTs."""
 
-    # --- what the others ask ----------------------------------------------------------------------
+    # --- for processes and checks -----------------------------------------------------------------
 
-    def say(self, who: str, text: str) -> None:
-        """Add a line to the story."""
+    def log(self, who: str, text: str) -> None:
+        """Add a line to the trace."""
         if self.tracing:
-            text = text.replace(str(self.folder), "…")  # its name is the only thing not drawn
-            self.story.append(f"{self.now():10.2f} {who:<6} {text}")
+            text = text.replace(str(self.folder), "…")  # the only name that is not deterministic
+            self.trace.append(f"{self.now():10.2f} {who:<6} {text}")
 
     def now(self) -> float:
-        """Seconds since the service began."""
+        """Seconds since the start of the service."""
         return self.time if self._loop is None else self._loop.time()
 
     def unix(self) -> float:
-        """Unix seconds, by the callers' clock."""
+        """Unix time by the clock of the processes, in seconds."""
         return self.service.epoch + self.now()
 
-    def refuses(self) -> bool:
-        """Draw whether a request finds no connection."""
-        return not self.quiet and self.chance.random() < self.plan.refused
+    def connection_fails(self) -> bool:
+        """Draw whether a request fails to connect."""
+        return not self.faults_off and self.rng.random() < self.plan.connection_failures
 
     def disk_is_full(self) -> bool:
-        """Whether no transaction succeeds now."""
+        """Whether ledger transactions fail now."""
         return self._within(self._boot_plan.disk_full)
 
     def must_be_saved(self, prompt: str) -> bool:
-        """Whether a job of ``prompt`` must have ended, when all is over."""
+        """Whether the job of ``prompt`` must have a final status at the end."""
         if not self.plan.saves:
             return False
         results = [task for task in self.laws.by_prompt[prompt] if task.outcome == "completed"]
         if any(task.ends + self.plan.scenario.result_ttl <= self.time for task in results):
-            return False  # its file was gone before anybody came for it
+            return False  # a result URL expired before it was downloaded
         return self.plan.batch_ceiling is None or "keyed" in prompt
 
-    def leavings(self) -> Generator[tuple[str, bytes]]:
-        """Give the bytes of every file of every ledger there ever was."""
+    def ledger_files(self) -> Generator[tuple[str, bytes]]:
+        """Yield name and content of every file of the ledgers of all boots."""
         for path in sorted(self.folder.glob("boot-*/*")):
             yield path.name, path.read_bytes()
 
-    # --- the life of a seed -----------------------------------------------------------------------
+    # --- boots ------------------------------------------------------------------------------------
 
-    def live(self) -> Result:
-        """Live it, and judge."""
-        with _determined(self), _heard_logs(self), warnings.catch_warnings():
-            # What died before it had begun.
+    def run(self) -> Result:
+        """Run the simulation and check the laws."""
+        with _deterministic(self), _checked_logs(self), warnings.catch_warnings():
+            # Coroutines of crashed processes that were never started.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             try:
                 self._prepare()
                 for number, boot in enumerate(self.plan.boots):
                     self._boot(number, boot)
-                    if self.laws.broken:
+                    if self.laws.violations:
                         break
-                if not self.laws.broken:
-                    self._be_quiet()
+                if not self.laws.violations:
+                    self._disable_faults()
                     self._boot(
-                        len(self.plan.boots), BootPlan(processes=(self._last(),), down_before=60.0)
+                        len(self.plan.boots),
+                        BootPlan(processes=(self._final_process(),), down_before=60.0),
                     )
-                if not self.laws.broken:
-                    self.laws.close_books()
+                if not self.laws.violations:
+                    self.laws.check_ledger()
             except StuckError as error:
-                self.laws.fail("ends", f"it does not: {error}")
+                self.laws.fail("termination", f"a boot does not end: {error}")
             finally:
-                doubts = self._doubts()
+                unknowns = self._count_unknown()
                 shutil.rmtree(self.folder, ignore_errors=True)
         result = Result(
             seed=self.seed,
-            broken=tuple(self.laws.broken),
-            story=tuple(self.story),
+            violations=tuple(self.laws.violations),
+            trace=tuple(self.trace),
             deaths=self.deaths,
             tasks=len(self.service.truth.tasks),
-            unknowns=doubts,
+            unknowns=unknowns,
         )
-        self.__dict__.clear()  # the last that holds the dead
-        with _silence():
+        self.__dict__.clear()  # drop the last references to dead processes
+        with _ignore_unraisable():
             gc.collect()
         return result
 
-    def _doubts(self) -> int:
+    def _count_unknown(self) -> int:
         if not self.ledger.exists():
             return 0
         import sqlite3
@@ -278,12 +280,12 @@ class World:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.close()
 
-    def _last(self) -> ProcessPlan:
-        return evolve(quiet_process(), resumes=self.plan.batch_ceiling is None)
+    def _final_process(self) -> ProcessPlan:
+        return evolve(fault_free_process(), resumes=self.plan.batch_ceiling is None)
 
-    def _be_quiet(self) -> None:
-        """From now on nothing goes wrong any more: the service is well, and money is there."""
-        self.quiet = True
+    def _disable_faults(self) -> None:
+        """Disable all faults and give the account enough credits."""
+        self.faults_off = True
         service = self.service
         service.scenario = evolve(service.scenario, spend_limit=None)
         account = service.truth.accounts[KEY]
@@ -295,45 +297,45 @@ class World:
         return begin <= self.now() - self._booted < end
 
     def _fault(self, occasion: Occasion) -> Fault | None:
-        if self.quiet:
+        if self.faults_off:
             return Fault.NONE
         if self._within(self._boot_plan.outage):
             faults = _OUTAGE_FAULTS.get(occasion.endpoint)
-            return None if faults is None else self.chance.choice(faults)
+            return None if faults is None else self.rng.choice(faults)
         return None
 
     def _boot(self, number: int, plan: BootPlan) -> None:
         self.time += plan.down_before
         self._boot_plan, self._booted = plan, self.time
-        self._callbacks_nobody_hears()
-        for _ in range(plan.persons):
-            self._person()
-        self.say("----", f"boot {number}, {len(plan.processes)} processes")
+        self._drop_missed_callbacks()
+        for _ in range(plan.manual_changes):
+            self._change_manually()
+        self.log("----", f"boot {number}, {len(plan.processes)} processes")
         loop = self._loop = WorldLoop(self.time)
         asyncio.set_event_loop(loop)
         boot = Boot(self, plan, self.ledger, loop)
-        trouble: list[str] = []
-        loop.set_exception_handler(lambda _, context: trouble.append(_told(context)))
+        errors: list[str] = []
+        loop.set_exception_handler(lambda _, context: errors.append(_describe(context)))
         try:
-            loop.run_until_complete(self._uptime(boot, number))
-        except RuntimeError as error:  # a deadlock: nothing can happen any more
-            self.laws.fail("ends", f"nobody goes on: {str(error).splitlines()[0]}")
+            loop.run_until_complete(self._run_boot(boot, number))
+        except RuntimeError as error:  # raised by the virtual-time loop on a deadlock
+            self.laws.fail("termination", f"deadlock: {str(error).splitlines()[0]}")
             boot.over = True
         finally:
             self.time = loop.time()
-            self._dead = [
-                (process.name, process.ledger.file.owner.name, process.left_under_way)
+            self._crashed = [
+                (process.name, process.ledger.file.owner.name, process.posts_at_death)
                 for process in boot.processes
                 if process.ledger is not None and not (process.closed or process.alive)
             ]
-            self._bury(boot, loop)
+            self._discard_loop(boot, loop)
             self._loop = None
-        if trouble and not boot.crashed:
-            self.laws.fail("no defects", trouble[0])
-        self._carry_over(boot, number)
+        if errors and not boot.crashed:
+            self.laws.fail("no defects", errors[0])
+        self._copy_ledger(boot, number)
 
-    def _bury(self, boot: Boot, loop: WorldLoop) -> None:
-        """Take down a loop and all that hangs in it, without a word and without an effect."""
+    def _discard_loop(self, boot: Boot, loop: WorldLoop) -> None:
+        """Close a loop and drop its tasks, without log messages or side effects."""
         clean = not boot.crashed
         for process in boot.processes:
             if not process.closed:
@@ -345,28 +347,28 @@ class World:
         loop._scheduled.clear()  # type: ignore[attr-defined]
         logger = logging.getLogger("asyncio")
         logger.disabled = not clean
-        with _silence():
+        with _ignore_unraisable():
             loop.close()
             asyncio.set_event_loop(None)
             for process in boot.processes:
                 if not process.closed and process.ledger is not None:
                     process.ledger.abandon(close=False)
-                process.forget()
+                process.release()
             boot.deliveries.clear()
             self.service.on_callback_planned = None
             gc.collect()
         logger.disabled = False
 
-    def _carry_over(self, boot: Boot, number: int) -> None:
-        """Lay the remains of the ledger down where no dead connection can touch them."""
+    def _copy_ledger(self, boot: Boot, number: int) -> None:
+        """Copy the ledger's files to a new folder, out of reach of connections still open."""
         if not boot.crashed:
             return
-        remains = Picture.of(self.ledger) if boot.remains is None else boot.remains
+        files_left = Snapshot.of(self.ledger) if boot.files_left is None else boot.files_left
         old = self.ledger.parent
         new = self.folder / f"boot-{number + 1}"
         new.mkdir()
         self.ledger = new / "jobs.db"
-        remains.put(self.ledger)
+        files_left.write_to(self.ledger)
         for path in sorted(old.glob("jobs.db-owner-*")):
             shutil.copy(path, new)
         for process in boot.processes:
@@ -374,29 +376,29 @@ class World:
                 with suppress(Exception):
                     process.ledger.file.connection.close()
 
-    async def _uptime(self, boot: Boot, number: int) -> None:
-        courier = asyncio.create_task(self._courier(boot))
-        for place, plan in enumerate(boot.plan.processes):
-            name = f"{number}{'ab'[place]}"
+    async def _run_boot(self, boot: Boot, number: int) -> None:
+        sending = asyncio.create_task(self._send_callbacks(boot))
+        for index, plan in enumerate(boot.plan.processes):
+            name = f"{number}{'ab'[index]}"
             boot.processes.append(Process(name, plan, boot))
         for process in boot.processes:
-            boot.loop.create_task(self._life(process), context=in_process(process))
+            boot.loop.create_task(self._run_process(process), context=process_context(process))
         await boot.ended.wait()
-        courier.cancel()
+        sending.cancel()
         if not boot.crashed:
-            await asyncio.gather(courier, return_exceptions=True)
+            await asyncio.gather(sending, return_exceptions=True)
         self.deaths += sum(not process.closed for process in boot.processes)
 
     # --- a process --------------------------------------------------------------------------
 
-    async def _life(self, process: Process) -> None:
+    async def _run_process(self, process: Process) -> None:
         await asyncio.sleep(process.plan.starts)
         if not process.alive or not self._opened(process):
             return
         session = self._session(process)
         try:
-            if self.quiet:
-                await self._settled()
+            if self.faults_off:
+                await self._wait_for_service()
             await Work(self, process, session).run()
         except Exception as error:
             if process.alive:
@@ -406,19 +408,19 @@ class World:
             await self._close(process)
 
     def _opened(self, process: Process) -> bool:
-        """Have a process open its ledger; False: it did not live to do so."""
-        if process.dies_at("write"):
+        """Open the ledger of a process. Return False if the process crashed or opening failed."""
+        if process.crashes_at("write"):
             process.die(how="before it opens its ledger")
             return False
         try:
             process.ledger = WatchedLedger(process, self.ledger)
         except LedgerError as error:
-            self.laws.fail("the file", f"{process.name} cannot open it: {error}")
+            self.laws.fail("ledger file", f"{process.name} cannot open it: {error}")
             process.boot.over = True
             process.boot.ended.set()
             return False
         self._check_sync(process)
-        self._check_claims_of_the_dead(process)
+        self._check_abandoned_claims(process)
         crash = process.plan.crash
         if crash is not None and crash.at == "time":
             asyncio.get_running_loop().call_later(crash.number, process.die)
@@ -428,13 +430,17 @@ class World:
         plan = process.plan
         settings = dict(plan.settings)
         if plan.callbacks:
-            settings["callback_base_url"] = HOOK
+            settings["callback_base_url"] = CALLBACK_URL
         if plan.states_limit:
             settings["rate_limit"] = self.plan.stated
         if self.tracing:
-            process.say(f"starts: {plan}")
+            process.log(f"starts: {plan}")
         process.session = Session(
-            KEY, base_url=API, ledger=process.ledger, transport=Wire(process), **settings
+            KEY,
+            base_url=API,
+            ledger=process.ledger,
+            transport=ProcessTransport(process),
+            **settings,
         )
         return process.session
 
@@ -443,15 +449,15 @@ class World:
         try:
             await process.ledger.aclose()
         except LedgerError as error:
-            self.laws.fail("the file", f"{process.name} cannot close it: {error}")
-        # A dead process never gets here.
-        process.say("ends in order")
+            self.laws.fail("ledger file", f"{process.name} cannot close it: {error}")
+        # A dead process does not get here: its calls hang.
+        process.log("closed normally")
         self.laws.ended(process)
         process.closed = True
         process.boot.check_over()
 
-    async def _settled(self) -> None:
-        """Wait until every task is over and every callback was tried: what comes late, has come."""
+    async def _wait_for_service(self) -> None:
+        """Wait until every task has ended and no callback attempt is left."""
         loop = asyncio.get_running_loop()
         while (at := self.service.next_event()) is not None:
             await asyncio.sleep(max(0.0, at - loop.time()) + 60.0)
@@ -461,31 +467,31 @@ class World:
         assert process.ledger is not None
         (level,) = process.ledger.file.connection.execute("PRAGMA synchronous").fetchone()
         if level < 2 and process.boot.base is None:
-            process.boot.base = Picture.of(self.ledger)
+            process.boot.base = Snapshot.of(self.ledger)
 
-    def _check_claims_of_the_dead(self, process: Process) -> None:
-        """At most what was in flight is of unknown outcome after a crash."""
+    def _check_abandoned_claims(self, process: Process) -> None:
+        """Check that a crashed process left at most as many claims as it had pending POSTs."""
         assert process.ledger is not None
-        for name, owner, under_way in self._dead:
+        for name, owner, pending_posts in self._crashed:
             (left,) = process.ledger.file.connection.execute(
                 "SELECT count(*) FROM attempts WHERE status = 'submitting' AND owner = ?", (owner,)
             ).fetchone()
-            if left > under_way:
+            if left > pending_posts:
                 self.laws.fail(
-                    "law 1", f"{name} left {left} claims, and had {under_way} POSTs under way"
+                    "law 1", f"{name} left {left} claims, but had {pending_posts} pending POSTs"
                 )
-        self._dead.clear()
+        self._crashed.clear()
 
     # --- callbacks --------------------------------------------------------------------------------
 
-    def _callbacks_nobody_hears(self) -> None:
-        """Let callbacks that are due while everything is down find nobody."""
+    def _drop_missed_callbacks(self) -> None:
+        """Fail the callback attempts that were due while no process was running."""
         service = self.service
         while (at := service.next_callback()) is not None and at < self.time:
             for callback in service.due_callbacks(at):
                 service.callback_answered(callback, None, at)
 
-    async def _courier(self, boot: Boot) -> None:
+    async def _send_callbacks(self, boot: Boot) -> None:
         loop, service = boot.loop, self.service
         planned = asyncio.Event()
         service.on_callback_planned = planned.set
@@ -503,69 +509,72 @@ class World:
                 deliver.add_done_callback(boot.deliveries.discard)
 
     def _misdirected(self, due: list[Callback]) -> list[Callback]:
-        """Have somebody who knows a URL post to it what is true of another task."""
+        """Forge callbacks: true data of one task, sent to the callback URL of another."""
         tasks = self.service.truth.tasks.values()
         urls = [task.callback_url for task in tasks if task.callback_url is not None]
         return [
-            evolve(callback, url=self.chance.choice(urls), attempt=0)
+            evolve(callback, url=self.rng.choice(urls), attempt=0)
             for callback in due
-            # Of a failed task the service tells no prompt: nobody could see whose it is.
+            # A failed task has no prompt, so a wrong attribution could not be detected.
             if callback.headers["X-Event"] == "task.completed"
-            and not self.quiet
-            and self.chance.random() < 0.1
+            and not self.faults_off
+            and self.rng.random() < 0.1
         ]
 
     async def _deliver(self, boot: Boot, callback: Callback) -> None:
         loop, service = boot.loop, self.service
-        hearing = [p for p in boot.processes if p.alive and not p.closed and p.session is not None]
+        receivers = [
+            p for p in boot.processes if p.alive and not p.closed and p.session is not None
+        ]
         status: int | None = None
-        if hearing:
-            process = self.chance.choice(hearing)
+        if receivers:
+            process = self.rng.choice(receivers)
             assert process.session is not None
             token = callback.url.rpartition("/")[2]
             if self.tracing:
-                process.say(f"callback {callback.headers['X-Event']} of {callback.task_id[:8]}")
-            hears = loop.create_task(
-                process.session.receive_callback(token, callback.body), context=in_process(process)
+                process.log(f"callback {callback.headers['X-Event']} of {callback.task_id[:8]}")
+            receiving = loop.create_task(
+                process.session.receive_callback(token, callback.body),
+                context=process_context(process),
             )
             died = loop.create_task(process.died.wait())
-            await asyncio.wait([hears, died], return_when=asyncio.FIRST_COMPLETED)
-            if hears.done() and not hears.cancelled():
-                error = hears.exception()
+            await asyncio.wait([receiving, died], return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done() and not receiving.cancelled():
+                error = receiving.exception()
                 status = 200 if error is None else 503
                 task = service.truth.tasks[callback.task_id]
                 if not process.alive:
                     pass
                 elif error is None and callback.attempt:
-                    self.told.add(task.id)
+                    self.delivered.add(task.id)
                 elif error is not None and not self._may_fail(error):
                     self.laws.fail("no defects", f"a callback raised {error!r}")
             died.cancel()
         service.callback_answered(callback, status, loop.time())
 
     def _may_fail(self, error: BaseException) -> bool:
-        """Whether a callback may be answered by an error: it could not be confirmed, or written."""
+        """Whether the error is allowed: the callback could not be confirmed or recorded."""
         if isinstance(error, LedgerError):
             return "disk is full" in str(error) or "is closed" in str(error)
         return isinstance(error, AIVideoError)
 
-    # --- persons ----------------------------------------------------------------------------
+    # --- manual changes ---------------------------------------------------------------------
 
-    def _person(self) -> None:
-        """Somebody looks at the dashboard, and settles or retries a job by hand."""
+    def _change_manually(self) -> None:
+        """Settle or retry a job, as a user does after looking at the account."""
         if not self.ledger.exists():
             return
-        chance = self.chance
+        rng = self.rng
         file = LedgerFile(self.ledger, now=self.unix)
         try:
             file.group([LedgerFile.lapse])
             (jobs,) = file.group([lambda file: file.page(0, None, ())])
             assert isinstance(jobs, list)
             records = [job for _, job in jobs]
-            doubtful = [job for job in records if job.doubts]
+            unknown = [job for job in records if job.doubts]
             ended = [job for job in records if job.status in (JobStatus.FAILED, JobStatus.REFUSED)]
-            if doubtful and chance.random() < 0.7:
-                job = chance.choice(doubtful)
+            if unknown and rng.random() < 0.7:
+                job = rng.choice(unknown)
                 prompt = job.request.input["prompt"]
                 number = next(
                     a.number
@@ -575,38 +584,38 @@ class World:
                 known = {a.task_id for a in job.attempts}
                 hidden = [t for t in self.laws.by_prompt[prompt] if t.id not in known]
                 event: events.Event
-                if chance.random() < 0.1 and job.status is not JobStatus.PLANNED:
+                if rng.random() < 0.1 and job.status is not JobStatus.PLANNED:
                     event, number_ = events.Retried(pay_again=True), None
                     if job.status in (JobStatus.UNKNOWN, JobStatus.FAULTED):
-                        self.laws.permits[prompt] += 1
+                        self.laws.allowed_repeats[prompt] += 1
                     else:
                         return
-                elif hidden and chance.random() < 0.9:
+                elif hidden and rng.random() < 0.9:
                     event, number_ = events.Taken(hidden[0].id), number
                 else:
                     event, number_ = events.Released(), number
                     if hidden:
-                        self.laws.permits[prompt] += 1
-                        self.laws.lied = True
+                        self.laws.allowed_repeats[prompt] += 1
+                        self.laws.wrongly_settled = True
             elif ended:
-                job = chance.choice(ended)
+                job = rng.choice(ended)
                 prompt = job.request.input["prompt"]
                 event, number_ = events.Retried(), None
-                self.laws.permits[prompt] += 1
+                self.laws.allowed_repeats[prompt] += 1
             else:
                 return
-            self.say("PERSON", f"says {type(event).__name__} of {prompt!r}")
-            self.touched.add(prompt)
-            (said,) = file.group([lambda file: file.record(job.id, event, number_)])
-            if isinstance(said, Exception):
-                self.laws.fail("law 4", f"a person is refused: {said}")
+            self.log("MANUAL", f"{type(event).__name__} for {prompt!r}")
+            self.changed_manually.add(prompt)
+            (result,) = file.group([lambda file: file.record(job.id, event, number_)])
+            if isinstance(result, Exception):
+                self.laws.fail("law 4", f"a manual change was rejected: {result}")
         finally:
             file.close()
 
 
 @define
 class Work:
-    """What one process is for: a batch, jobs by key, and whatever the ledger still holds."""
+    """The work of one process: a batch, jobs with keys, and resumed jobs."""
 
     world: World
     process: Process
@@ -614,7 +623,7 @@ class Work:
     pending: list[str] = field(factory=list)
 
     async def run(self) -> None:
-        """Do it all, and close the session."""
+        """Do all the work and close the session."""
         process, plan, world = self.process, self.process.plan, self.world
         callers: list[asyncio.Task[None]] = []
         if plan.resumes:
@@ -627,23 +636,23 @@ class Work:
         ticker = None
         if plan.resume_submits_every is not None:
             ticker = asyncio.create_task(self._resume_submits(plan.resume_submits_every))
-        patience = LONGEST_QUIET if world.quiet else LONGEST_LIFE
+        timeout = FINAL_TIMEOUT if world.faults_off else PROCESS_TIMEOUT
         if plan.closes_at is not None:
-            patience = plan.closes_at
+            timeout = plan.closes_at
         running = callers
         if callers:
-            _, late = await asyncio.wait(callers, timeout=patience)
+            _, late = await asyncio.wait(callers, timeout=timeout)
             running = [*late]
-        if process.alive and running and world.quiet:
-            world.laws.fail("ends", f"after {patience:g} s there still run {self.pending}")
+        if process.alive and running and world.faults_off:
+            world.laws.fail("termination", f"after {timeout:g} s, still running: {self.pending}")
         if ticker is not None:
             ticker.cancel()
         await self.session.aclose()
         if running:
-            # Whoever still waits must be let go by the close.
+            # Closing the session must end all waiting calls.
             await asyncio.wait(running, timeout=1.0)
             if process.alive and self.pending:
-                world.laws.fail("resolved once", f"after the close there wait {self.pending}")
+                world.laws.fail("one outcome", f"still waiting after close: {self.pending}")
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.pending.append(name)
@@ -653,9 +662,9 @@ class Work:
                 await work
             except AIVideoError as error:
                 if self.process.alive:
-                    self.process.say(f"{name} ends: {type(error).__name__}: {error}"[:200])
+                    self.process.log(f"{name} ends: {type(error).__name__}: {error}"[:200])
             except asyncio.CancelledError:
-                self.process.say(f"{name} is cancelled")
+                self.process.log(f"{name} is cancelled")
             except Exception as error:
                 if self.process.alive:
                     self.world.laws.fail("no defects", f"{name} raised {error!r}")
@@ -664,18 +673,18 @@ class Work:
                 self.pending.remove(name)
 
         task = asyncio.create_task(watched())
-        chance = self.world.chance
-        if not self.world.quiet and chance.random() < self.process.plan.cancels:
-            asyncio.get_running_loop().call_later(chance.random() ** 2 * 60.0, task.cancel)
+        rng = self.world.rng
+        if not self.world.faults_off and rng.random() < self.process.plan.cancels:
+            asyncio.get_running_loop().call_later(rng.random() ** 2 * 60.0, task.cancel)
         return task
 
     async def _resume(self, callers: list[asyncio.Task[None]]) -> None:
         try:
             jobs = await self.session.resume()
         except LedgerError as error:
-            self.process.say(f"could not resume: {error}")
+            self.process.log(f"could not resume: {error}")
             return
-        callers.extend(self._spawn(f"resumed {job.id}", self._see_through(job)) for job in jobs)
+        callers.extend(self._spawn(f"resumed {job.id}", self._wait_for_job(job)) for job in jobs)
 
     async def _batch(self) -> None:
         plan, laws, process = self.world.plan, self.world.laws, self.process
@@ -699,33 +708,33 @@ class Work:
             if process.alive:
                 await outcomes.aclose()
         if process.alive and not left and len(seen) != len(plan.batch):
-            laws.fail("resolved once", f"{len(seen)} outcomes of {len(plan.batch)}")
+            laws.fail("one outcome", f"{len(seen)} outcomes of {len(plan.batch)}")
 
     async def _keyed(self, number: int, request: Sora2) -> None:
-        session, chance = self.session, self.world.chance
-        ask: Callable[..., Coroutine[Any, Any, Job]]
-        ask = session.enqueue if chance.random() < 0.5 else session.submit
-        job = await ask(request, key=f"k{number}")
-        if chance.random() < 0.2:
-            self._spawn(f"a second waiter of keyed {number}", self._see_through(job, save=False))
-        await self._see_through(job)
+        session, rng = self.session, self.world.rng
+        submit: Callable[..., Coroutine[Any, Any, Job]]
+        submit = session.enqueue if rng.random() < 0.5 else session.submit
+        job = await submit(request, key=f"k{number}")
+        if rng.random() < 0.2:
+            self._spawn(f"a second waiter of keyed {number}", self._wait_for_job(job, save=False))
+        await self._wait_for_job(job)
 
-    async def _see_through(self, job: Job, *, save: bool = True) -> None:
+    async def _wait_for_job(self, job: Job, *, save: bool = True) -> None:
         laws, process = self.world.laws, self.process
         assert job.request is not None
         prompt = str(job.request.input["prompt"])
         try:
             if self.world.plan.saves and save:
                 path = await job.save(self.world.folder / "videos" / f"{job.id}.mp4")
-                if process.alive and not laws.is_whole(str(job.task_id), path):
-                    laws.fail("whole files", f"{path} is not whole")
+                if process.alive and not laws.is_complete(str(job.task_id), path):
+                    laws.fail("complete files", f"{path} is incomplete")
             else:
                 await job
         except TaskFailedError as error:
-            made = {task.id: task for task in laws.by_prompt[prompt]}
-            told = made.get(error.task.id)
-            if process.alive and (told is None or told.outcome != "failed"):
-                laws.fail("truth", f"{prompt!r} is told to have failed, and did not")
+            tasks = {task.id: task for task in laws.by_prompt[prompt]}
+            task = tasks.get(error.task.id)
+            if process.alive and (task is None or task.outcome != "failed"):
+                laws.fail("true results", f"{prompt!r} is reported as failed, but did not fail")
         else:
             if process.alive:
                 laws.succeeded(prompt, job.task_id)
@@ -738,8 +747,8 @@ class Work:
 
 
 @contextmanager
-def _silence() -> Generator[None]:
-    """Let coroutines that are thrown away break without a word: no dead process has any."""
+def _ignore_unraisable() -> Generator[None]:
+    """Suppress errors of discarded coroutines of dead processes."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
@@ -747,7 +756,7 @@ def _silence() -> Generator[None]:
         sys.unraisablehook = hook
 
 
-# --- the world outside --------------------------------------------------------------------------
+# --- clocks, random numbers and logs ------------------------------------------------------------
 
 
 class _Now(datetime):
@@ -759,24 +768,24 @@ class _Now(datetime):
 
 
 @contextmanager
-def _determined(world: World) -> Generator[None]:
-    """Take chance and clocks from the seed while a world lives."""
+def _deterministic(world: World) -> Generator[None]:
+    """Replace random numbers and clocks by those of the seed during a simulation."""
     names = random.Random(f"names {world.seed}")
     _Now.world = world
     state = random.getstate()
     random.seed(f"jitter {world.seed}")
-    kept = [
+    replacements = [
         (secrets, "token_hex", lambda size=16: names.randbytes(size).hex()),
         (time, "time", world.unix),
-        (os, "fsync", fsynced(world.synced, os.fsync)),
+        (os, "fsync", recording_fsync(world.synced, os.fsync)),
         (download, "datetime", _Now),
-        (download, "_Part", Part),
+        (download, "_Part", DownloadPart),
     ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in kept]
+    before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     gc.disable()
-    gc.freeze()  # what was there before is no garbage of this world: each collection is quick
+    gc.freeze()  # makes collections fast: older objects are not garbage
     try:
-        for module, name, value in kept:
+        for module, name, value in replacements:
             setattr(module, name, value)
         yield
     finally:
@@ -787,7 +796,7 @@ def _determined(world: World) -> Generator[None]:
         gc.enable()
 
 
-class _Ears(logging.Handler):
+class _LogChecker(logging.Handler):
     def __init__(self, world: World) -> None:
         super().__init__(logging.DEBUG)
         self._world = world
@@ -797,29 +806,29 @@ class _Ears(logging.Handler):
         if KEY[3:] in text or "X-Signature" in text:
             self._world.laws.fail("secrets", f"in a log line: {text}")
         if record.levelno >= logging.INFO:
-            self._world.say("log", f"{record.levelname} {text}"[:300])
+            self._world.log("log", f"{record.levelname} {text}"[:300])
 
 
 @contextmanager
-def _heard_logs(world: World) -> Generator[None]:
-    """Hear every line that is logged, at any level."""
-    ears = _Ears(world)
+def _checked_logs(world: World) -> Generator[None]:
+    """Check every log record, at any level, for secrets."""
+    checker = _LogChecker(world)
     loggers = [logging.getLogger("aivideo"), logging.getLogger("asyncio")]
     before = [(logger, logger.level, logger.propagate) for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.DEBUG)
             logger.propagate = False
-            logger.addHandler(ears)
+            logger.addHandler(checker)
         yield
     finally:
         for logger, level, propagate in before:
-            logger.removeHandler(ears)
+            logger.removeHandler(checker)
             logger.setLevel(level)
             logger.propagate = propagate
 
 
-def _told(context: dict[str, Any]) -> str:
+def _describe(context: dict[str, Any]) -> str:
     return f"{context.get('message')}: {context.get('exception')!r}"
 
 
