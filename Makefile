@@ -1,7 +1,7 @@
-# `make demo` and `make test` need python3 (3.11 or newer) and nothing else: they make their own
-# .venv here, and make it again when pyproject.toml has changed or PYTHON is another version.
-# Programs are started as modules (`python -m ruff`): a script in .venv/bin names its interpreter in
-# its first line, which breaks where the path of this folder has a space.
+# Every target needs only make and Python 3.11 or newer. The first one creates .venv; it is created
+# again for another PYTHON or after this folder was moved, and updated when pyproject.toml changes.
+# Programs run as modules (`python -m ruff`): the first line of a script in .venv/bin names its
+# interpreter, which fails where the path of this folder contains a space.
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -14,18 +14,18 @@ JOBS ?= 2
 .PHONY: help demo test slow check coverage soak kills simulate-faults mutations format clean venv
 
 help:
-	@echo "make demo    twelve videos from the stand-in service, no key needed"
-	@echo "make test    make check, then all tests but the slow ones: about four minutes"
-	@echo "make slow    tests that wait long in real time: processes that are killed"
-	@echo "make check   ruff (lint and format), mypy and pyright"
-	@echo "make coverage   what the mirrored tests cover of each module"
-	@echo "make soak    20,000 jobs over six virtual hours, about a minute"
-	@echo "make kills   a batch, killed 30 times: what it paid, and how the unknowns were settled"
-	@echo "make simulate-faults SEEDS=10000   faults, crashes and torn disks, drawn from seeds"
-	@echo "make mutations   break each law of money: the seeds must see it"
-	@echo "make format  let ruff write the code as make check wants it"
-	@echo "make clean   remove .venv and all caches"
-	@echo "Each takes PYTHON=/path/to/python3.12, say."
+	@echo "make demo             twelve videos from the stand-in service, no API key needed"
+	@echo "make test             make check, then all tests except the slow ones"
+	@echo "make slow             tests that wait on the real clock: processes that are killed"
+	@echo "make check            ruff (lint and format), mypy and pyright"
+	@echo "make coverage         coverage of each module by its own test file"
+	@echo "make soak             20,000 jobs over six virtual hours, about a minute"
+	@echo "make kills            a batch killed 30 times: what it paid, how unknown jobs were settled"
+	@echo "make simulate-faults  faults, crashes and torn disks drawn from seeds; SEEDS=10000 JOBS=2"
+	@echo "make mutations        break each law of money: the simulation must notice"
+	@echo "make format           format the code and apply ruff's fixes"
+	@echo "make clean            remove .venv and all caches"
+	@echo "Each target takes PYTHON=/path/to/another/python3 (3.11 or newer)."
 
 demo: venv
 	"$(PY)" -m aivideo demo
@@ -49,7 +49,7 @@ mutations: venv
 	"$(PY)" -m tests.simulated.mutations --jobs $(JOBS)
 
 coverage: venv
-	"$(PY)" -m tests.mirrored_coverage
+	"$(PY)" -m tests.mirrored_coverage --jobs $(JOBS)
 
 check: venv
 	"$(PY)" -m ruff check .
@@ -62,17 +62,19 @@ format: venv
 	"$(PY)" -m ruff check --fix .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find aivideo tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The stamp holds the version that .venv was made with, and is written last: an installation that
-# broke off, or one of another Python, is made again.
+# The stamp names the interpreter and the folder that .venv was created for. It is written last, so
+# that an interrupted installation is repeated. (The folder: an editable installation points to it.)
 venv:
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "aivideo needs Python 3.11 or newer, and PYTHON is %d.%d: run make PYTHON=/path/to/a/newer/python3" % v[:2])'
-	@version="$$("$(PYTHON)" -c 'import sys; print(sys.version)')"; \
-	if [ ! -x "$(PY)" ] || [ "$$(cat $(STAMP) 2>/dev/null)" != "$$version" ] || [ pyproject.toml -nt $(STAMP) ]; then \
-		rm -f $(STAMP); \
-		"$(PYTHON)" -m venv --clear .venv && \
-		"$(PY)" -m pip install --disable-pip-version-check --quiet --editable '.[all,dev]' && \
-		echo "$$version" > $(STAMP); \
-	fi
+	@made_for="$$("$(PYTHON)" -c 'import os, sys; print(ascii((sys.version, sys.base_prefix, os.getcwd())))')"; \
+	if [ ! -x "$(PY)" ] || [ "$$(cat $(STAMP) 2>/dev/null)" != "$$made_for" ]; then \
+		"$(PYTHON)" -m venv --clear .venv || exit; \
+	elif [ ! pyproject.toml -nt $(STAMP) ]; then \
+		exit 0; \
+	fi; \
+	rm -f $(STAMP); \
+	"$(PY)" -m pip install --disable-pip-version-check --quiet --editable '.[dev]' && \
+	printf '%s\n' "$$made_for" > $(STAMP)

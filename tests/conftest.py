@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,17 @@ def _no_api_key_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove a real API key from the environment: tests must not buy real videos with it."""
     monkeypatch.delenv("AIVIDEO_API_KEY", raising=False)
     monkeypatch.delenv("AIVIDEO_BASE_URL", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt, here and in processes that tests start.
+
+    A shell starts background jobs (`make test &`, many CI runners) with SIGINT ignored, and their
+    children inherit that: the tests of Ctrl-C would wait for an interrupt that never comes.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

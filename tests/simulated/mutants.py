@@ -1,8 +1,8 @@
-"""The mutants: each breaks one law of money, by replacing something of the package by its name.
+"""Mutants: each breaks one law of money by replacing an attribute of the package by its name.
 
-A mutant is a function that replaces functions, methods, constants or rows of tables in the process
-that runs the seeds (``python -m tests.simulated.faults --mutant NAME``). A name that no longer
-exists is an error, so a mutant cannot silently break nothing.
+A mutant is a function that replaces functions, methods, constants or table rows in the process that
+runs the seeds (``python -m tests.simulated.faults --mutant NAME``). A name that no longer exists is
+an error, so no mutant can become a no-op unnoticed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from aivideo.ledger.totals import CreditTotals
 
 @frozen
 class Mutant:
-    """A law, a way to break it, and the function that does."""
+    """A law, a way to break it, and the function that breaks it."""
 
     law: str
     name: str
@@ -65,7 +65,7 @@ def mutant(law: str, what: str) -> Callable[[Callable[[], None]], Callable[[], N
 
 
 def replace(owner: Any, name: str, value: Any) -> Any:
-    """Replace an attribute that must exist; returns what it was."""
+    """Replace an attribute, which must exist, and return its former value."""
     before = owner.__dict__[name]
     setattr(owner, name, value)
     return before
@@ -130,7 +130,7 @@ def written_after() -> None:
 # --- law 2: who may POST, and once ----------------------------------------------------------------
 
 
-@mutant("2", "whoever claims a job gets it, planned or not")
+@mutant("2", "a claim succeeds whether the job is planned or not")
 def no_compare_and_set() -> None:
     def claim(job: JobRecord, **settings: Any) -> JobRecord | None:
         return before(evolve(job, status=JobStatus.PLANNED), **settings)  # type: ignore[no-any-return]
@@ -160,7 +160,7 @@ def cancelled_with_caller() -> None:
     replace(Submission, "ended", ended)
 
 
-@mutant("2", "closing does not wait for POSTs under way")
+@mutant("2", "closing does not wait for POSTs in flight")
 def close_cuts() -> None:
     async def shut_down(parts: Any) -> None:
         for submission in parts.supervisor.submissions:
@@ -170,7 +170,7 @@ def close_cuts() -> None:
     before = replace(session, "shut_down", shut_down)
 
 
-@mutant("2", "leaving a batch takes back a POST that is under way")
+@mutant("2", "leaving a batch cancels a POST in flight")
 def withdrawn_under_way() -> None:
     def interrupt(self: Submission) -> None:
         if self._task is not None:
@@ -212,7 +212,7 @@ def written_bytes_ignored() -> None:
     before = replace(verdict, "of_create", of_create)
 
 
-@mutant("3", "that a POST was taken is kept in memory alone")
+@mutant("3", "that a POST was taken is kept in memory only")
 def taken_is_not_written() -> None:
     async def write(self: Recorder, job_id: str, event: Any, number: int) -> JobRecord | None:
         if isinstance(event, events.Taken):
@@ -223,7 +223,7 @@ def taken_is_not_written() -> None:
     before = replace(Recorder, "_write_or_find", write)
 
 
-# --- law 4: claims that nobody ends ---------------------------------------------------------------
+# --- law 4: claims that lapse ---------------------------------------------------------------------
 
 
 @mutant("4", "a claim whose owner died is planned again")
@@ -231,7 +231,7 @@ def lapse_plans() -> None:
     replace(events, "ABANDONED", events.Released())
 
 
-@mutant("4", "a claim whose owner died stays claimed for ever")
+@mutant("4", "a claim whose owner died stays claimed forever")
 def never_lapses() -> None:
     replace(rules, "lapse", lambda job, **_: job)
 
@@ -244,7 +244,7 @@ def late_success_dropped() -> None:
     replace(transitions, "TRANSITIONS", table)
 
 
-@mutant("4", "what a callback says is taken for true, unasked")
+@mutant("4", "a callback is believed without a poll")
 def callback_believed() -> None:
     said: ContextVar[Any] = ContextVar("said", default=None)
 
@@ -303,7 +303,7 @@ def spend_cap_is_a_pace() -> None:
     before = replace(verdict, "of_create", of_create)
 
 
-@mutant("6", "no money, and the next create goes out all the same")
+@mutant("6", "creates go on although the credits are spent")
 def gate_stays_open() -> None:
     def close(self: Gate, error: Any) -> None:
         if isinstance(error, LedgerError):
@@ -315,7 +315,7 @@ def gate_stays_open() -> None:
 # --- law 7: outages -------------------------------------------------------------------------------
 
 
-@mutant("7", "five unknowns in a row close nothing")
+@mutant("7", "five unknowns in a row do not hold creates")
 def outage_unseen() -> None:
     replace(gate, "UNKNOWNS_IN_A_ROW", 500)
 
@@ -362,7 +362,7 @@ def file_not_synced() -> None:
 # --- the pace, and secrets ------------------------------------------------------------------------
 
 
-@mutant("pace", "a stated window lets one more through")
+@mutant("pace", "a stated window permits one request more")
 def window_off_by_one() -> None:
     def init(self: Limiter, **settings: Any) -> None:
         limit: RateLimit | None = settings.get("rate_limit")
@@ -373,7 +373,7 @@ def window_off_by_one() -> None:
     before = replace(Limiter, "__init__", init)
 
 
-@mutant("secrets", "the URL of a result is logged as it is")
+@mutant("secrets", "the signed URL of a result is logged")
 def signed_url_logged() -> None:
     async def fetch(self: Downloads, task: Any, path: Any) -> Any:
         logging.getLogger("aivideo.session").debug("fetching %s", task.urls[:1])

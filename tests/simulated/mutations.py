@@ -1,9 +1,9 @@
-"""Proof that the simulation of faults can fail: each law of money is broken, and must be caught.
+"""Check that the simulation of faults can fail: break each law of money; a seed must notice.
 
     python -m tests.simulated.mutations [NAME ...] [--seeds 2000] [--jobs 2]
 
-Each mutant (:mod:`tests.simulated.mutants`) is tried in a process of its own, seed after seed,
-until a seed fails. One that is not caught, or that cannot be applied any more, fails the run.
+Each mutant (:mod:`tests.simulated.mutants`) is applied in its own process, which runs seeds until
+one fails. Exit code 1: a mutant was not caught, or can no longer be applied.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @frozen
 class Caught:
-    """What became of a mutant; ``seed`` is None where nothing caught it."""
+    """Result of one mutant; ``seed`` is None if no seed caught it."""
 
     mutant: Mutant
     seed: int | None
-    said: str
+    message: str
     seconds: float
 
 
-def tried(mutant: Mutant, seeds: int) -> Caught:
-    """Apply a mutant in a process of its own, and run seeds until one fails."""
+def try_mutant(mutant: Mutant, seeds: int) -> Caught:
+    """Apply a mutant in its own process, and run seeds until one fails."""
     began = time.perf_counter()
     run = subprocess.run(
         [
@@ -48,38 +48,38 @@ def tried(mutant: Mutant, seeds: int) -> Caught:
         check=False,
     )
     found = re.search(r"^seed (\d+): (.*)$", run.stdout, re.MULTILINE)
-    said = found[2] if found else (run.stderr.strip().splitlines() or ["no law was broken"])[-1]
+    message = found[2] if found else (run.stderr.strip().splitlines() or ["no law was broken"])[-1]
     seed = int(found[1]) if found else None
-    return Caught(mutant, seed, said, time.perf_counter() - began)
+    return Caught(mutant, seed, message, time.perf_counter() - began)
 
 
-def all_tried(mutants: list[Mutant], seeds: int, jobs: int) -> Iterator[Caught]:
-    """Try many, some at a time."""
+def try_all(mutants: list[Mutant], seeds: int, jobs: int) -> Iterator[Caught]:
+    """Run many mutants, a few at a time."""
     with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(lambda mutant: tried(mutant, seeds), mutants)
+        yield from pool.map(lambda mutant: try_mutant(mutant, seeds), mutants)
 
 
 def main() -> int:
-    """Try what was asked for; 1 where a mutant was not caught."""
+    """Run the requested mutants. Return 1 if one was not caught, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulated.mutations", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants; by default all")
-    parser.add_argument("--seeds", type=int, default=2000, help="seeds at most for each")
-    parser.add_argument("--jobs", type=int, default=2, help="mutants at once")
-    said = parser.parse_args()
-    unknown = [name for name in said.names if name not in MUTANTS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants; default: all")
+    parser.add_argument("--seeds", type=int, default=2000, help="maximum number of seeds for each")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel processes")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in MUTANTS]
     if unknown:
         parser.error(f"no such mutant: {', '.join(unknown)}; there are {', '.join(MUTANTS)}")
-    chosen = [each for each in MUTANTS.values() if not said.names or each.name in said.names]
+    chosen = [each for each in MUTANTS.values() if not options.names or each.name in options.names]
     missed = 0
     print(f"{'law':8} {'mutant':24} {'seed':>5}  caught by")
-    for caught in all_tried(chosen, said.seeds, said.jobs):
+    for caught in try_all(chosen, options.seeds, options.jobs):
         missed += caught.seed is None
         seed = "NONE" if caught.seed is None else str(caught.seed)
-        print(f"{caught.mutant.law:8} {caught.mutant.name:24} {seed:>5}  {caught.said[:110]}")
+        print(f"{caught.mutant.law:8} {caught.mutant.name:24} {seed:>5}  {caught.message[:110]}")
         sys.stdout.flush()
-    print(f"{len(chosen) - missed} of {len(chosen)} were caught within {said.seeds} seeds")
+    print(f"{len(chosen) - missed} of {len(chosen)} were caught within {options.seeds} seeds")
     return bool(missed)
 
 
