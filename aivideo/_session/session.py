@@ -622,8 +622,10 @@ def _opened(ledger: Ledger | str | os.PathLike[str] | None) -> tuple[Ledger, boo
 
 
 def _ceiling(max_credits: int | str | Decimal | None) -> Decimal | Literal["none"] | None:
-    if max_credits is None or max_credits == "none":
-        return max_credits  # type: ignore[return-value]
+    if max_credits is None:
+        return None
+    if max_credits == "none":
+        return "none"
     try:
         amount = _amounts.exact(max_credits)
     except ValueError as error:
