@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from enum import Enum
+from enum import StrEnum
 from itertools import zip_longest
 
 from attrs import field, frozen
@@ -15,7 +15,7 @@ from aivideo.ledger.records import AttemptStatus, JobRecord
 NOTHING = Decimal(0)
 
 
-class Holding(Enum):
+class Holding(StrEnum):
     """What became of an attempt's credits: the column of :class:`CreditTotals` they count in."""
 
     NONE = "none"
