@@ -45,7 +45,7 @@ def blocks_of(text: str, language: str) -> list[Block]:
 
 
 def commands_of(text: str, program: str) -> list[str]:
-    """What is typed: after a `$` in a console block, or in the prose between backticks."""
+    """Return the commands: after `$` in console blocks, and between backticks in the prose."""
     typed = [
         line.removeprefix("$ ")
         for block in blocks_of(text, "console")
@@ -96,7 +96,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_there_is_something_to_try() -> None:
+def test_the_readme_has_programs_and_commands() -> None:
     assert PROGRAMS
     assert COMMANDS
     assert {"make demo", "make test"} <= {line.split("#")[0].strip() for line in TARGETS}
@@ -107,7 +107,7 @@ def test_there_is_something_to_try() -> None:
 async def test_every_program_runs(block: Block, simulator: Simulator, elsewhere: Path) -> None:
     await run_block(block)
     if re.search(r"^async with Session\((?!.*base_url)", block.text, re.MULTILINE):
-        assert simulator.truth.creates_taken > 0, "it did not do what it is there to show"
+        assert simulator.truth.creates_taken > 0, "it created no task"
     assert simulator.truth.keys_at_results == 0
 
 
@@ -123,7 +123,7 @@ async def test_the_handler_answers(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_is_understood(line: str, elsewhere: Path) -> None:
+def test_every_command_parses(line: str, elsewhere: Path) -> None:
     (elsewhere / "prompts.txt").write_text("A paper boat\n", "utf-8")
     parse(line)
 
@@ -135,12 +135,12 @@ def test_every_make_target_exists(line: str) -> None:
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)", TEXT))
-def test_every_link_leads_somewhere(path: str) -> None:
+def test_every_link_has_a_target(path: str) -> None:
     assert (README.parent / path).exists()
 
 
 def names_of_files(text: str) -> list[str]:
-    """What stands between backticks and looks like a file or a folder of the project."""
+    """Return what is between backticks and looks like a file or a folder of the project."""
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return sorted(set(re.findall(r"`([\w./]+(?:\.py|\.md|/))`", prose)))
 
@@ -170,7 +170,7 @@ def test_every_make_target_that_a_document_names_exists(document: str) -> None:
 
 
 def private_imports(source: str) -> list[str]:
-    """What a program imports from aivideo that begins with an underscore."""
+    """Return the names with an underscore that a program imports from aivideo."""
     found = [
         name
         for node in ast.walk(ast.parse(source))
@@ -191,7 +191,7 @@ def test_examples_use_public_names_only(path: Path) -> None:
     assert private_imports(path.read_text("utf-8")) == []
 
 
-# ---- and all this can fail ----------------------------------------------------------------------
+# ---- the checks above can fail ------------------------------------------------------------------
 
 
 def test_a_private_import_is_found() -> None:
@@ -227,14 +227,14 @@ async def test_a_wrong_program_fails(text: str, error: type[Exception]) -> None:
         "aivideo batch prompts.txt --output out --duration soon",
     ],
 )
-def test_a_wrong_command_is_not_understood(line: str) -> None:
+def test_a_wrong_command_does_not_parse(line: str) -> None:
     from cyclopts import CycloptsError
 
     with pytest.raises(CycloptsError):
         parse(line)
 
 
-def test_blocks_and_commands_are_found_where_they_stand() -> None:
+def test_blocks_and_commands_are_found() -> None:
     text = "x\n\n```console\n$ aivideo demo  # so\nout\n$ make x\n```\nUse `aivideo task ID` now.\n"
     assert commands_of(text, "aivideo") == ["aivideo demo  # so", "aivideo task ID"]
     assert commands_of(text, "make") == ["make x"]

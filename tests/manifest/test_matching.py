@@ -107,11 +107,11 @@ def test_lines_that_moved_are_matched_by_content() -> None:
 
 
 def test_a_new_line_never_gets_the_key_of_another_job() -> None:
-    # Line 2 was "b" once; now it is a second "a", which would be called as line 1 of today was.
+    # Line 2 was "b"; now it is a second "a", whose key would be that of line 1.
     records = [saved("0001-b", "b"), saved("0002-a", "a")]
     plan = match([line(1, "a"), line(2, "a")], records)
     assert as_pairs(plan) == [("0002-a", "0002-a"), ("0002-a+", None)]
-    # Nor the name of a job whose line is gone: its file lies there.
+    # Nor the key of a job whose line is gone: its file exists.
     plan = match([line(1, "x", id="Boat")], [saved("boat", "y")])
     assert as_pairs(plan) == [("Boat+", None)]
 
@@ -124,7 +124,7 @@ def test_adding_or_removing_an_id_changes_nothing() -> None:
 
 
 def test_an_id_is_matched_before_content() -> None:
-    # Two takes of one prompt: each keeps its own, wherever its line stands now.
+    # Two lines with one prompt: each keeps its job when the lines are moved.
     records = [saved("first", "a"), running("second", "a")]
     plan = match([line(1, "a", id="second"), line(2, "a", id="first")], records)
     assert as_pairs(plan) == [("second", "second"), ("first", "first")]
@@ -227,7 +227,7 @@ def test_other_models_are_matched_by_their_input() -> None:
 def test_a_key_is_read_back_unchanged(tmp_path: object) -> None:
     from pathlib import Path
 
-    # unfinished.jsonl names lines as their jobs are called, a "+" and all.
+    # unfinished.jsonl uses the keys of the jobs as ids, with their "+".
     path = Path(str(tmp_path)) / "unfinished.jsonl"
     row = {"id": "0002-a+", "prompt": "a", "duration": 4, "aspect_ratio": "16:9"}
     path.write_bytes(orjson.dumps(row))
@@ -238,20 +238,20 @@ def test_a_key_is_read_back_unchanged(tmp_path: object) -> None:
 
 
 def test_a_key_of_another_program_stays_inside_the_folder() -> None:
-    # generate_many(batch=…, key=…) may have called it anything.
+    # generate_many(batch=…, key=…) accepts any key.
     plan = match([line(1, "a")], [planned("../../a", "a")])
     assert "/" not in plan.matches[0].line.file_name
 
 
-def test_a_line_that_states_its_task_is_not_sent_whatever_the_ledger_says() -> None:
+def test_a_line_that_states_its_task_is_not_sent_whatever_the_ledger_contains() -> None:
     # A ledger whose disk was full knows the POST and not its task; unfinished.jsonl knows both.
-    told = evolve(line(1, "a"), task_id="t")
+    stated = evolve(line(1, "a"), task_id="t")
     for job in (planned("x", "a"), unknown("x", "a")):
-        each = Match(told, job)
+        each = Match(stated, job)
         assert each.stated_task == "t"
         assert not each.would_be_sent(retry_failed=True)
-    # What the ledger knows better stands: that task has failed, and is to be sent again.
+    # The ledger is right where it knows more: that task failed, and is to be sent again.
     failed = apply(running("x", "a"), Failed(WHY))
-    again = Match(evolve(told, task_id="task-of-x"), apply(failed, Retried()))
+    again = Match(evolve(stated, task_id="task-of-x"), apply(failed, Retried()))
     assert again.stated_task is None
     assert again.would_be_sent()

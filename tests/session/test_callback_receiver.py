@@ -1,4 +1,4 @@
-"""Callbacks over HTTP: told at once, believed only where the service confirms it."""
+"""Callbacks over HTTP: handled at once, believed only if the service confirms them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 TRAIN = Sora2("A paper train", duration=4, aspect_ratio="16:9")
-SECRET = "what the tokens are made with"
+SECRET = "a secret for callback tokens"
 
 
 @define(eq=False)
@@ -48,17 +48,17 @@ class Web:
     sim: Simulator
     session: Session
     ledger: Ledger
-    said: list[Job | None] = field(factory=list)
+    handled: list[Job | None] = field(factory=list)
     bodies: list[tuple[str, bytes]] = field(factory=list)
-    deaf: bool = False
-    """Answers 503, as an app that is down would."""
+    is_down: bool = False
+    """Answer 503, as an app that is down would."""
 
     async def post(self, request: web.Request) -> web.Response:
         token, body = request.match_info["token"], await request.read()
         self.bodies.append((token, body))
-        if self.deaf:
+        if self.is_down:
             return web.Response(status=503)
-        self.said.append(await self.session.receive_callback(token, body))
+        self.handled.append(await self.session.receive_callback(token, body))
         return web.Response(status=204)
 
     async def record(self, job: Job | JobHandle) -> JobRecord:
@@ -97,7 +97,7 @@ async def app(
             "sk-test",
             base_url=sim.url,
             ledger=kept,
-            # Nobody looks by itself within the hour: what is heard, a callback told.
+            # No poll is due within the hour: what the session learns, it learns by callback.
             poll_interval=3600.0,
             callback_base_url=f"http://127.0.0.1:{port}/hooks/",
             callback_secret=SECRET,
@@ -112,7 +112,7 @@ def now() -> float:
 
 
 def body_of(sim: Simulator, task_id: str, **changes: object) -> bytes:
-    """What the service would POST of a task now, changed."""
+    """Return what the service would POST for a task, with some fields changed."""
     return orjson.dumps(
         {
             "id": task_id,
@@ -132,21 +132,21 @@ async def test_a_callback_ends_the_wait_at_once() -> None:
         began = now()
         task = await job
         assert now() - began < 610
-        assert here.said == [job]
+        assert here.handled == [job]
         assert here.sim.truth.polls == 1, "asked once, to confirm"
         assert urlsplit(task.urls[0]).hostname == "127.0.0.1"
         token = here.bodies[0][0]
         assert callbacks.read_token(SECRET.encode(), token) == callbacks.Attribution(job.id, 1)
-        await asyncio.sleep(1)  # it is written down meanwhile
+        await asyncio.sleep(1)  # until it is recorded
         assert (await here.record(job)).status is JobStatus.COMPLETED
 
 
-async def test_a_failed_task_is_told_by_its_callback_and_is_free_again() -> None:
+async def test_a_failed_task_is_reported_by_its_callback_and_refunded() -> None:
     async with app(failure_rate=1.0) as here:
         job = await here.session.submit(BOAT)
         with pytest.raises(TaskFailedError):
             await job
-        await asyncio.sleep(1)  # it is written down meanwhile
+        await asyncio.sleep(1)  # until it is recorded
         assert here.statistics.credits == CreditTotals(refunded=100)
         assert (await here.record(job)).status is JobStatus.FAILED
 
@@ -156,7 +156,7 @@ async def test_a_forged_end_is_not_believed() -> None:
         job = await here.session.submit(BOAT)
         began = now()
         task = await job
-        assert now() - began > 590, "the forged one came earlier"
+        assert now() - began > 590, "the forged callback came earlier"
         assert len(here.bodies) == 2
         assert "forged" not in task.urls[0]
 
@@ -175,10 +175,10 @@ async def test_a_doubled_callback_changes_nothing_the_second_time() -> None:
 
 async def test_a_callback_that_was_refused_once_is_taken_when_it_is_tried_again() -> None:
     async with app() as here:
-        here.deaf = True
+        here.is_down = True
         job = await here.session.submit(BOAT)
         await asyncio.sleep(650)
-        here.deaf = False
+        here.is_down = False
         began = now()
         await job
         assert now() - began < 200
@@ -186,7 +186,7 @@ async def test_a_callback_that_was_refused_once_is_taken_when_it_is_tried_again(
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "truncated", "html_502_taken", "missing_task_id"])
-async def test_a_callback_settles_a_post_of_unknown_fate(fault: str) -> None:
+async def test_a_callback_settles_a_post_of_unknown_outcome(fault: str) -> None:
     faults = Faults(**{f"create_{fault}": Nth(1)})  # type: ignore[arg-type]
     async with app(faults=faults) as here:
         with pytest.raises(SubmitUnknownError) as caught:
@@ -195,7 +195,7 @@ async def test_a_callback_settles_a_post_of_unknown_fate(fault: str) -> None:
         assert here.statistics.credits == CreditTotals(unknown=100)
         await asyncio.sleep(650)
         (task_id,) = here.sim.truth.tasks
-        assert here.said == [job], "the same handle, in the same session"
+        assert here.handled == [job], "the same handle, in the same session"
         assert (job.task_id, job.error) == (task_id, None)
         assert (await job).id == task_id
         assert here.statistics.credits == CreditTotals(charged=100)
@@ -229,7 +229,7 @@ async def test_a_callback_settles_a_server_error_that_was_taken_all_the_same() -
 
 
 async def test_an_early_callback_settles_nothing_until_the_task_has_ended() -> None:
-    """A running task tells no prompt: whose it is, nobody can see before its end."""
+    """The answer for a running task has no prompt: only its end shows whose it is."""
     async with app(faults=Faults(create_cut_after=Nth(1))) as here:
         with pytest.raises(SubmitUnknownError) as caught:
             await here.session.submit(BOAT)
@@ -249,7 +249,7 @@ async def test_an_early_callback_settles_nothing_until_the_task_has_ended() -> N
         assert here.statistics.limiter.running_jobs == 0
 
 
-async def test_the_session_of_another_process_settles_what_a_dead_one_left() -> None:
+async def test_a_session_of_another_process_settles_what_a_dead_process_left() -> None:
     ledger = MemoryLedger()
     async with app(ledger=ledger, faults=Faults(create_cut_after=Nth(1))) as here:
         with pytest.raises(SubmitUnknownError) as caught:
@@ -266,7 +266,7 @@ async def test_the_session_of_another_process_settles_what_a_dead_one_left() -> 
             assert again.task_id == record.task_id
 
 
-# --- what is not believed -----------------------------------------------------------------------
+# --- callbacks that are ignored ------------------------------------------------------------------
 
 
 async def test_the_task_of_another_job_settles_nothing() -> None:
@@ -309,7 +309,7 @@ async def test_a_running_job_is_ended_by_no_task_but_its_own() -> None:
         polls = here.sim.truth.polls
         said = body_of(here.sim, other.task_id)
         assert await here.session.receive_callback(here.token(job), said) is None
-        assert here.sim.truth.polls == polls, "not even asked for"
+        assert here.sim.truth.polls == polls, "it was not polled"
         assert (await here.record(job)).status is JobStatus.RUNNING
 
 
@@ -317,7 +317,7 @@ async def test_a_running_job_is_ended_by_no_task_but_its_own() -> None:
     "token",
     ["", "x", "../../etc/passwd", "a.1.AAAAAAAAAAAAAAAAAAAAAA", "%00", "ä" * 50, "." * 10_000],
 )
-async def test_a_forged_token_costs_no_request_and_no_look(token: str) -> None:
+async def test_a_forged_token_costs_no_request(token: str) -> None:
     async with app() as here:
         job = await here.session.submit(BOAT)
         assert job.task_id is not None
@@ -371,32 +371,32 @@ async def test_a_task_the_service_does_not_know_settles_nothing() -> None:
             await here.session.submit(BOAT)
         job = caught.value.job
         with pytest.raises(TaskNotFoundError):  # to be answered 5xx, and tried again
-            await here.session.receive_callback(here.token(job), body_of(here.sim, "nobodys"))
+            await here.session.receive_callback(here.token(job), body_of(here.sim, "of-nobody"))
         assert (await here.record(job)).status is JobStatus.UNKNOWN
 
 
-# --- faster than the answer ---------------------------------------------------------------------
+# --- callbacks that arrive before the response ---------------------------------------------------
 
 
-async def test_a_callback_that_overtakes_the_posts_own_answer_is_not_lost() -> None:
-    """The task ends while its POST still hangs: it waits until nobody knows, and settles that."""
+async def test_a_callback_that_arrives_before_the_posts_response_is_not_lost() -> None:
+    """The task ends while its POST still hangs: the callback waits, and settles the unknown."""
     faults = Faults(create_hang=Nth(1))
     async with app(faults=faults, task_seconds=20.0, timeout=60.0) as here:
         with pytest.raises(SubmitUnknownError) as caught:
             await here.session.submit(BOAT)
         job = caught.value.job
-        assert here.bodies, "it has called while the POST was under way"
+        assert here.bodies, "it called while the POST was under way"
         await asyncio.sleep(1)
         assert (job.error, job.status) == (None, JobStatus.COMPLETED)
         assert (await job).id == job.task_id
         assert here.statistics.credits == CreditTotals(charged=100)
         assert await here.ledger.totals() == CreditTotals(charged=100)
         assert (await here.record(job)).status is JobStatus.COMPLETED
-        await here.session.submit(TRAIN)  # no gate was closed by it
+        await here.session.submit(TRAIN)  # the gate is open
         assert here.sim.truth.creates_taken == 2
 
 
-async def test_a_ledger_that_cannot_be_read_has_the_callback_tried_again() -> None:
+async def test_a_callback_fails_if_the_ledger_cannot_be_read() -> None:
     class Broken(MemoryLedger):
         broken = False
 
@@ -431,9 +431,9 @@ async def test_the_ledger_holds_no_token_no_key_and_no_url_of_a_result(tmp_path:
         jobs = [await session.submit(BOAT) for _ in range(6)]
         ends = await asyncio.gather(*jobs, return_exceptions=True)
         assert {type(end).__name__ for end in ends} == {"CompletedTask", "TaskFailedError"}
-        held = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-        assert jobs[0].id.encode() in held
+        stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        assert jobs[0].id.encode() in stored
         for secret in ("very-secret", "Signature", "signature=", SECRET, "/hooks"):
-            assert secret.encode() not in held, secret
+            assert secret.encode() not in stored, secret
         tokens = [callbacks.token(SECRET.encode(), job.id, 1) for job in jobs]
-        assert not [token for token in tokens if token.encode() in held]
+        assert not [token for token in tokens if token.encode() in stored]

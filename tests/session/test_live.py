@@ -71,7 +71,7 @@ def test_a_job_that_failed_is_no_longer_live_but_one_in_doubt_is() -> None:
     jobs.fail(unknown, error)
     assert jobs.get("a") is None
     assert jobs.get("b") is unknown
-    assert jobs.unfinished() == [], "nobody waits for either"
+    assert jobs.unfinished() == [], "neither is waited for"
 
 
 def test_what_is_freed_is_what_was_reserved() -> None:
@@ -104,7 +104,7 @@ def test_instrumentation_is_told_of_each_change_and_may_fail(
 
     def tell(event: SessionEvent) -> None:
         told.append(event)
-        raise RuntimeError("the user's own")
+        raise RuntimeError("an error of the user's code")
 
     jobs = LiveJobs(tell)
     live = added(jobs, planned())
@@ -118,16 +118,16 @@ def test_instrumentation_is_told_of_each_change_and_may_fail(
 
 
 @pytest.mark.anyio
-async def test_whoever_waits_for_a_submission_is_released_by_its_end_and_may_leave_alone() -> None:
+async def test_waiters_of_a_submission_are_released_by_its_end_and_cancelled_one_by_one() -> None:
     submission = Submission(IfUnsent.KEEP, enqueued=True)
-    leaver = asyncio.create_task(submission.ended())
-    stayer = asyncio.create_task(submission.ended())
+    cancelled = asyncio.create_task(submission.ended())
+    other = asyncio.create_task(submission.ended())
     await asyncio.sleep(1)
-    leaver.cancel()
+    cancelled.cancel()
     await asyncio.sleep(1)
-    assert not stayer.done()
+    assert not other.done()
     submission.end()
-    await stayer
+    await other
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""What was said to be unsent stays unsent: submit, generate, enqueue, cancel, close, resume."""
+"""Jobs reported as unsent are never sent: submit, generate, enqueue, cancel, close, resume."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from aivideo.testing import DirectTransport
 pytestmark = pytest.mark.anyio
 
 SLOW = RateLimit.window(1, seconds=100)
-"""The second create waits for 100 seconds."""
+"""With this limit, the second create waits for 100 seconds."""
 
 
 def boat(n: int = 0) -> Sora2:
@@ -50,15 +50,15 @@ def session_on(path: Path, sold: Service, **settings: Any) -> Session:
 
 
 @asynccontextmanager
-async def a_full_queue(path: Path, sold: Service, **settings: Any) -> AsyncGenerator[Session]:
-    """A session whose next create waits for a hundred seconds."""
+async def full_queue(path: Path, sold: Service, **settings: Any) -> AsyncGenerator[Session]:
+    """A session whose next create waits for 100 seconds."""
     async with session_on(path, sold, rate_limit=SLOW, **settings) as session:
         await session.submit(boat(99))
         yield session
 
 
 async def resumed(path: Path, sold: Service) -> list[Job]:
-    """What a later process takes up and sends."""
+    """Resume in a later process; return the jobs it took on."""
     async with session_on(path, sold) as session:
         jobs = await session.resume()
         await asyncio.sleep(3600)
@@ -85,7 +85,7 @@ async def test_a_submit_refused_by_its_ceiling_is_not_sent_by_resume(path: Path)
 
 async def test_a_submit_cancelled_in_the_queue_is_not_sent_later(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
+    async with full_queue(path, sold) as session:
         for n in range(12):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(3):
@@ -111,12 +111,12 @@ async def test_a_submit_cancelled_while_its_post_is_under_way_is_kept(path: Path
 
 async def test_a_submit_with_a_key_stays_planned_for_that_key_alone(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
+    async with full_queue(path, sold) as session:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(3):
                 await session.submit(boat(), key="boat")
         await asyncio.sleep(3600)
-        assert sold.truth.creates_taken == 1, "nobody waits for it any more"
+        assert sold.truth.creates_taken == 1, "nobody waits for it"
     assert await resumed(path, sold) == []
     assert sold.truth.creates_taken == 1
     async with session_on(path, sold) as session:
@@ -124,23 +124,23 @@ async def test_a_submit_with_a_key_stays_planned_for_that_key_alone(path: Path) 
     assert sold.truth.creates_taken == 2
 
 
-async def test_one_of_two_that_submit_a_key_may_leave_alone(path: Path) -> None:
+async def test_cancelling_one_of_two_submits_of_a_key_keeps_the_other(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
-        leaver = asyncio.create_task(session.submit(boat(), key="boat"))
-        stayer = asyncio.create_task(session.submit(boat(), key="boat"))
+    async with full_queue(path, sold) as session:
+        cancelled = asyncio.create_task(session.submit(boat(), key="boat"))
+        other_waiter = asyncio.create_task(session.submit(boat(), key="boat"))
         await asyncio.sleep(1)
-        leaver.cancel()
-        job = await stayer
+        cancelled.cancel()
+        job = await other_waiter
         assert job.task_id is not None
 
 
 async def test_a_key_submitted_again_right_after_it_was_cancelled_is_sent(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
-        leaver = asyncio.create_task(session.submit(boat(), key="boat"))
+    async with full_queue(path, sold) as session:
+        cancelled = asyncio.create_task(session.submit(boat(), key="boat"))
         await asyncio.sleep(1)
-        leaver.cancel()
+        cancelled.cancel()
         job = await session.submit(boat(), key="boat")
         assert job.task_id is not None
         assert sold.truth.creates_taken == 2
@@ -150,7 +150,7 @@ async def test_wait_timeout_counts_the_queue_and_its_error_carries_the_queued_jo
     path: Path,
 ) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
+    async with full_queue(path, sold) as session:
         began = asyncio.get_running_loop().time()
         with pytest.raises(WaitTimeoutError) as caught:
             await session.generate(boat(), wait_timeout=1)
@@ -158,13 +158,13 @@ async def test_wait_timeout_counts_the_queue_and_its_error_carries_the_queued_jo
         job = caught.value.job
         assert job is not None
         assert job.status is JobStatus.PLANNED
-        assert (await job).id == job.task_id, "it stayed in the queue"
+        assert (await job).id == job.task_id, "it stayed queued"
     assert sold.truth.creates_taken == 2
 
 
 async def test_an_enqueued_job_stays_planned_at_the_close_and_resume_sends_it(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
+    async with full_queue(path, sold) as session:
         job = await session.enqueue(boat())
     with pytest.raises(SessionClosedError, match=r"not sent yet: session\.resume"):
         await job
@@ -175,7 +175,7 @@ async def test_an_enqueued_job_stays_planned_at_the_close_and_resume_sends_it(pa
 
 async def test_a_submit_that_a_close_ends_is_withdrawn(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
+    async with full_queue(path, sold) as session:
         waiting = asyncio.create_task(session.submit(boat()))
         await asyncio.sleep(1)
     with pytest.raises(SessionClosedError, match="it was not sent"):
@@ -227,7 +227,7 @@ async def test_leaving_a_named_batch_leaves_the_rest_to_the_batch(path: Path) ->
 
 async def test_cancel_withdraws_a_queued_job_and_its_key_may_be_used_again(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
+    async with full_queue(path, sold) as session:
         job = await session.enqueue(boat(), key="boat")
         assert await job.cancel() is True
         assert job.status is JobStatus.WITHDRAWN
@@ -258,7 +258,7 @@ async def test_a_job_that_another_process_waits_to_send_can_be_cancelled_by_this
     path: Path,
 ) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as one, session_on(path, sold) as other:
+    async with full_queue(path, sold) as one, session_on(path, sold) as other:
         mine = await one.enqueue(boat(), key="boat")
         found = await other.find(key="boat")
         assert found is not None
@@ -269,9 +269,9 @@ async def test_a_job_that_another_process_waits_to_send_can_be_cancelled_by_this
     assert sold.truth.creates_taken == 1
 
 
-async def test_find_gives_a_job_or_none_and_sends_nothing(path: Path) -> None:
+async def test_find_returns_a_job_or_none_and_sends_nothing(path: Path) -> None:
     sold = service()
-    async with a_full_queue(path, sold) as session:
+    async with full_queue(path, sold) as session:
         job = await session.enqueue(boat(), key="boat")
         assert await session.find(key="boat") is job
         assert await session.find(id=job.id) is job
@@ -304,7 +304,7 @@ async def test_a_batchs_ceiling_binds_what_is_taken_up_from_the_ledger(path: Pat
         assert sold.truth.creates_taken == 5
 
 
-async def test_a_ledger_that_fails_in_its_own_way_at_the_claim_is_a_ledger_error(
+async def test_any_exception_of_a_ledger_at_the_claim_becomes_a_ledger_error(
     path: Path,
 ) -> None:
     class Broken(MemoryLedger):
@@ -381,7 +381,7 @@ async def test_a_job_that_could_not_be_withdrawn_is_withdrawn_when_the_ledger_re
         assert await session.resume() == [] or sold.truth.creates_taken == 1
 
 
-async def test_resume_submits_opens_no_gate_of_a_session_that_closes(path: Path) -> None:
+async def test_resume_submits_does_not_reopen_a_closing_session(path: Path) -> None:
     sold = service(latency=5.0, rate_limit=TokenBucket(0.001, 1))
     async with session_on(path, sold) as session:
         await session.submit(boat(99))

@@ -1,4 +1,4 @@
-"""A session on a file: it dies at any moment, another goes on, and nothing is sent twice."""
+"""A session with a ledger file dies at any moment; another resumes, and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def scenario(**settings: object) -> Scenario:
 
 
 class Dying(Session):
-    """A session whose process can die: whatever it has not written is gone."""
+    """A session whose process can die: what it has not written is lost."""
 
     def begin(self) -> Self:
         self._older = asyncio.all_tasks()
@@ -55,10 +55,10 @@ class Dying(Session):
     async def die(self) -> None:
         ledger = self.ledger
         assert isinstance(ledger, SqliteLedger)
-        file, ledger._file = ledger._file, None  # nothing reaches the disk from here on
+        file, ledger._file = ledger._file, None  # from here on nothing is written
         assert file is not None
         file.connection.close()
-        file.owner.leave()  # as the kernel does
+        file.owner.leave()  # the kernel releases the locks of a dead process
         mine = [
             task
             for task in asyncio.all_tasks() - self._older
@@ -81,7 +81,7 @@ def kinds(outcomes: list[Outcome]) -> list[str]:
     return [type(o.error if isinstance(o, Failed) else o).__name__ for o in outcomes]
 
 
-async def test_a_death_at_any_moment_loses_no_task_and_sends_none_twice(tmp_path: Path) -> None:
+async def test_a_crash_at_any_moment_loses_no_task_and_sends_none_twice(tmp_path: Path) -> None:
     """Ten jobs, created two a second, each of whose POSTs takes three seconds."""
     for moment in (0, 1, 2, 3, 4, 5, 8):
         path = tmp_path / f"{moment}.db"
@@ -95,7 +95,7 @@ async def test_a_death_at_any_moment_loses_no_task_and_sends_none_twice(tmp_path
             async with session_of(sim, path) as second:
                 jobs = await second.resume()
                 unknown = [job for job in jobs if job.status is JobStatus.UNKNOWN]
-                assert len(unknown) <= under_way, "no more than were on their way"
+                assert len(unknown) <= under_way, "at most those whose POST was under way"
                 for job in jobs:
                     if job in unknown:
                         with pytest.raises(SubmitUnknownError):
@@ -127,7 +127,7 @@ async def test_the_same_key_is_the_same_job_in_the_next_process(tmp_path: Path) 
         async with session_of(sim, tmp_path / "jobs.db") as third:
             done = await third.submit(BOAT, key="boat")
             assert done.status is JobStatus.COMPLETED
-            assert (await done).urls, "its URL is asked for anew: it is not kept"
+            assert (await done).urls, "the URL is fetched again: it is not stored"
         assert sim.truth.creates_seen == 1
 
 
@@ -144,7 +144,7 @@ async def test_two_sessions_with_one_key_send_once(tmp_path: Path) -> None:
         assert sim.truth.creates_seen == 1
 
 
-async def test_whoever_waits_for_a_dead_ones_post_is_told_that_nobody_knows(tmp_path: Path) -> None:
+async def test_a_waiter_for_the_post_of_a_dead_process_gets_unknown(tmp_path: Path) -> None:
     async with serve(scenario(latency=60.0)) as sim:
         first = session_of(sim, tmp_path / "jobs.db")
         await first.enqueue(BOAT, key="boat")
@@ -189,7 +189,7 @@ async def test_a_batch_goes_on_in_the_next_process(tmp_path: Path) -> None:
         async with session_of(sim, path) as third:
             again = await collect(third, boats(40), save_to=clips)
         assert kinds(again).count("Succeeded") == 40 - unknown
-        assert sim.truth.downloads == downloads, "what is there is not fetched again"
+        assert sim.truth.downloads == downloads, "saved files are not downloaded again"
         assert seen == sim.truth.creates_seen == 40
         prompts = [task.prompt for task in sim.truth.tasks.values()]
         assert len(set(prompts)) == len(prompts)
@@ -204,7 +204,7 @@ async def test_the_same_request_twice_in_a_batch_is_two_jobs_in_every_run(tmp_pa
         assert sim.truth.creates_seen == 3
 
 
-async def test_what_is_no_request_fails_alone_in_a_batch_too(tmp_path: Path) -> None:
+async def test_an_invalid_request_fails_alone_in_a_batch(tmp_path: Path) -> None:
     async with serve(scenario()) as sim, session_of(sim, tmp_path / "jobs.db") as session:
         mixed: list[Request] = ["a prompt", BOAT]  # type: ignore[list-item]
         assert sorted(kinds(await collect(session, mixed))) == ["InvalidRequestError", "Succeeded"]
@@ -254,7 +254,7 @@ async def test_without_a_batch_each_call_is_new_work(tmp_path: Path) -> None:
         assert sim.truth.creates_seen == 2
 
 
-async def test_what_failed_is_sent_again_only_when_asked_and_told_of_its_new_task(
+async def test_a_failed_job_is_sent_again_only_on_request_and_reports_its_new_task(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "jobs.db"
@@ -275,9 +275,9 @@ async def test_what_failed_is_sent_again_only_when_asked_and_told_of_its_new_tas
             assert await session.ledger.totals(batch="boats") == CreditTotals(refunded=200)
 
 
-async def test_two_that_retry_the_same_failed_job_at_once_send_it_once(tmp_path: Path) -> None:
+async def test_two_sessions_that_retry_a_failed_job_at_once_send_it_once(tmp_path: Path) -> None:
     class Late(SqliteLedger):
-        """Between what it read and what it tells of it, another was faster."""
+        """Records a retry late, after another process has done so."""
 
         async def record(
             self, job_id: str, event: events.Event, *, attempt: int | None = None
@@ -300,7 +300,7 @@ async def test_two_that_retry_the_same_failed_job_at_once_send_it_once(tmp_path:
             )
         await late.aclose()
         assert [kinds(each) for each in outcomes] == [["TaskFailedError"]] * 2
-        assert sim.truth.creates_taken == 2, "once, and once again"
+        assert sim.truth.creates_taken == 2, "the first create and one retry"
 
 
 async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ async def test_a_batchs_ceiling_counts_all_its_runs(tmp_path: Path) -> None:
                 await session.submit(BOAT)
 
 
-async def test_a_batchs_ceiling_binds_jobs_that_were_taken_up_before_it_was_said(
+async def test_a_batchs_ceiling_binds_jobs_that_were_taken_up_before_it_was_set(
     tmp_path: Path,
 ) -> None:
     async with serve(scenario()) as sim:
@@ -332,7 +332,7 @@ async def test_a_batchs_ceiling_binds_jobs_that_were_taken_up_before_it_was_said
         assert sim.truth.creates_taken == 3
 
 
-async def test_a_price_stated_later_lets_the_same_job_go(tmp_path: Path) -> None:
+async def test_a_price_stated_later_lets_the_same_job_be_sent(tmp_path: Path) -> None:
     async with serve(scenario()) as sim, session_of(sim, tmp_path / "jobs.db") as session:
         unpriced = Generation("veo-3", {"prompt": "boat"})
         assert kinds(await collect(session, [unpriced], max_credits=500)) == ["BudgetExceededError"]
@@ -343,7 +343,7 @@ async def test_a_price_stated_later_lets_the_same_job_go(tmp_path: Path) -> None
         assert kinds(await collect(session, [other], max_credits=500)) == ["BudgetExceededError"]
 
 
-async def test_a_persons_word_that_it_was_not_taken_sends_it_again(tmp_path: Path) -> None:
+async def test_a_job_settled_as_not_taken_is_sent_again(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     async with serve(scenario(faults=Faults(create_cut_before=Nth(1)))) as sim:
         async with session_of(sim, path) as session:
@@ -370,7 +370,7 @@ async def test_a_session_on_a_file_that_cannot_be_used_is_refused_before_anythin
         Session("sk-test", ledger=tmp_path / "notes.txt")
 
 
-async def test_an_end_heard_by_its_task_alone_is_written_when_its_job_is_taken_up(
+async def test_an_end_seen_by_task_id_is_recorded_when_its_job_is_taken_up(
     tmp_path: Path,
 ) -> None:
     async with serve(scenario()) as sim:
@@ -401,7 +401,7 @@ async def test_a_session_closes_the_ledger_it_opened_and_no_other(tmp_path: Path
         await own.aclose()
 
 
-async def test_jobs_taken_up_again_are_the_handles_that_were_given_out(tmp_path: Path) -> None:
+async def test_resume_returns_the_same_handles(tmp_path: Path) -> None:
     async with (
         serve(scenario(faults=Faults(create_cut_after=Nth(2)))) as sim,
         session_of(sim, tmp_path / "jobs.db") as session,
@@ -413,7 +413,7 @@ async def test_jobs_taken_up_again_are_the_handles_that_were_given_out(tmp_path:
         assert {id(job) for job in jobs} == {id(running), id(caught.value.job)}
 
 
-async def test_what_a_batch_has_not_sent_is_left_to_the_batch_which_knows_its_ceiling(
+async def test_resume_leaves_unsent_jobs_of_a_batch_to_the_batch(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "jobs.db"
