@@ -9,8 +9,6 @@ import pytest
 
 from aivideo import _file_locks
 
-pytestmark = pytest.mark.skipif(not _file_locks.are_known(), reason="needs fcntl")
-
 
 def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "alive"
