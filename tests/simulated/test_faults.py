@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from aivideo.ledger import events
-from tests.simulated.faults.__main__ import command, main, run
+from tests.simulated.faults.__main__ import command, main
 from tests.simulated.faults.disk import SECTOR, Snapshot, state_after_crash
+from tests.simulated.faults.runner import run
 
 SEEDS = 240
 SEEDS_PER_TEST = 20

@@ -5,40 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 
-from tests.simulated.faults.world import Result, World
-
-CHUNK = 25
-
-
-def run(seed: int, *, tracing: bool = False) -> Result:
-    """Simulate one seed."""
-    return World(seed, tracing=tracing).run()
+from tests.simulated.faults.runner import apply, results, run
+from tests.simulated.faults.world import Result
 
 
 def command(seed: int) -> str:
     """The command that repeats a seed."""
     return f"python -m tests.simulated.faults --seed {seed} --trace"
-
-
-def _run_chunk(seeds: list[int]) -> list[Result]:
-    return [run(seed) for seed in seeds]
-
-
-def results(seeds: Iterable[int], jobs: int) -> Iterator[Result]:
-    """Simulate many seeds, in chunks if ``jobs`` is above 1."""
-    if jobs == 1:
-        for seed in seeds:
-            yield run(seed)
-        return
-    remaining = iter(seeds)
-    chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
-    with ProcessPoolExecutor(jobs) as pool:
-        for chunk in pool.map(_run_chunk, chunks):
-            yield from chunk
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,10 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     parser.add_argument("--mutant", help="apply this mutant first; see tests/simulated/mutants.py")
     options = parser.parse_args(arguments)
-    if options.mutant is not None:
-        from tests.simulated.mutants import MUTANTS
-
-        MUTANTS[options.mutant].apply()
+    apply(options.mutant)
     if options.seed is not None:
         result = run(options.seed, tracing=options.trace)
         print("\n".join(result.trace))
@@ -64,11 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.perf_counter()
     failed: list[int] = []
     number = deaths = tasks = unknowns = 0
-    for result in results(range(options.first, options.first + options.seeds), options.jobs):
+    seeds = range(options.first, options.first + options.seeds)
+    for result in results(seeds, options.jobs, options.mutant):
         number += 1
         deaths += result.deaths
         tasks += result.tasks
         unknowns += result.unknowns
+        if number % 1000 == 0 and number < options.seeds:
+            print(f"{number} seeds, {time.perf_counter() - began:.0f} s", flush=True)
         if result.violations:
             failed.append(result.seed)
             _report(result)
