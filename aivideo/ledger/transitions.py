@@ -167,7 +167,9 @@ def _applied_to_attempt(job: JobRecord, event: AttemptEvent, number: int) -> Job
         waiting = False  # it was taken after all: there is nothing left to send
     elif isinstance(event, Released):
         waiting = waiting or (
-            after.number == job.latest and not any(each.task_id for each in attempts)
+            event.again
+            and after.number == job.latest
+            and not any(each.status.is_open for each in attempts)
         )
     return _evolved(job, attempts=attempts, waiting=waiting)
 
@@ -214,7 +216,9 @@ def _with_facts(attempt: Attempt, event: AttemptEvent, status: AttemptStatus) ->
 
 
 def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
-    if job.status is not JobStatus.PLANNED:
+    if not (
+        job.status is JobStatus.PLANNED or (event.retry_faulted and job.status is JobStatus.FAULTED)
+    ):
         raise ContradictionError(f"job {job.id} is {job.status}, which a claim cannot follow")
     attempt = Attempt(
         number=job.latest + 1,
