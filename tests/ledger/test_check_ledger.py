@@ -75,6 +75,20 @@ class ClaimsUnknownJobs(MemoryLedger):
         return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
 
 
+class RepeatsFaultedJobs(MemoryLedger):
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
+        return await super().claim(job_id, lease=lease, retry_faulted=True)
+
+
+class NeverRepeatsFaultedJobs(MemoryLedger):
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
+        return await super().claim(job_id, lease=lease)
+
+
 class ClaimsWithdrawnJobs(MemoryLedger):
     async def claim(
         self, job_id: str, *, lease: float, retry_faulted: bool = False
@@ -344,6 +358,8 @@ class ClosesOnce(MemoryLedger):
     [
         (ClaimsWithoutCompareAndSet, "were won 160 times"),
         (ClaimsUnknownJobs, "after Doubted nobody may claim it"),
+        (RepeatsFaultedJobs, "after Faulted nobody may claim it"),
+        (NeverRepeatsFaultedJobs, "is claimed only with retry_faulted=True"),
         (ClaimsWithdrawnJobs, "after Released Withdrawn nobody may claim it"),
         (CountsOnlyChargedCredits, "a doubt frees no ceiling"),
         (CountsAllBatchesTogether, "a ceiling"),
