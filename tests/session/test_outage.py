@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import pytest
 
 from aivideo import (
     APIConnectionError,
-    Failed,
     JobRecord,
     JobStatus,
     MemoryLedger,
     Session,
     Sora2,
     SubmitUnknownError,
-    Succeeded,
 )
-from aivideo._api.wire import Answer
 from aivideo._session.outage import (
     FAILURES_IN_A_ROW,
     FIRST_PAUSE,
@@ -27,7 +23,7 @@ from aivideo._session.outage import (
     Outage,
 )
 from aivideo.simulator import Scenario, Service
-from aivideo.testing import DirectTransport
+from tests.simulated.outage_hour import KINDS, Failing, hour_of_outage
 
 
 def held() -> Outage:
@@ -100,47 +96,6 @@ def test_creates_without_a_connection_hold_the_others_once_the_service_was_reach
 
 # --- an hour of outage --------------------------------------------------------------------------
 
-KINDS = ("500", "502 page", "hanging", "refused")
-
-
-class Failing(DirectTransport):
-    """Creates fail for an hour, in one way; everything else works, except without connections."""
-
-    def __init__(self, service: Service, kind: str, *, begins: float = 30.0) -> None:
-        super().__init__(service)
-        self.kind = kind
-        self.began = asyncio.get_running_loop().time() + begins
-        self.failed = 0
-        self.in_flight = 0
-        self.in_flight_at_the_fifth = 0
-        self.most_in_flight_later = 0
-
-    async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
-    ) -> Answer:
-        since = asyncio.get_running_loop().time() - self.began
-        if not 0 <= since < 3600 or (method == "GET" and self.kind != "refused"):
-            return await super().send(method, url, headers, body, timeout)
-        if self.kind == "refused":
-            raise APIConnectionError("connection refused", written=False)
-        self.in_flight += 1
-        if self.failed >= 5 + self.in_flight_at_the_fifth:
-            self.most_in_flight_later = max(self.most_in_flight_later, self.in_flight)
-        try:
-            if self.kind == "hanging":
-                await asyncio.sleep(timeout)
-                raise APIConnectionError("timed out", written=True)
-            await asyncio.sleep(0.2)
-            if self.kind == "500":
-                error = b'{"code":"internal_error","message":"oops","type":"api_error"}'
-                return Answer(500, b'{"error":' + error + b"}", {})
-            return Answer(502, b"<html>Bad Gateway</html>", {})
-        finally:
-            self.failed += 1
-            self.in_flight -= 1
-            if self.failed == 5:
-                self.in_flight_at_the_fifth = self.in_flight
-
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,26 +103,10 @@ class Failing(DirectTransport):
 async def test_an_hour_of_outage_puts_a_handful_in_doubt_and_the_rest_goes_on(
     kind: str, in_flight: int
 ) -> None:
-    service = Service(Scenario(task_seconds=60.0, media="stub", latency=0.2))
-    transport = Failing(service, kind)
-    requests = [Sora2(f"Boat {n}", duration=4, aspect_ratio="16:9") for n in range(500)]
-    async with Session(
-        "sk-test",
-        transport=transport,
-        max_requests_in_flight=in_flight,
-        max_requests_per_minute=600,
-    ) as session:
-        outcomes = [outcome async for outcome in session.generate_many(requests)]
-    in_doubt = [each for each in outcomes if isinstance(each, Failed)]
-    assert len(outcomes) == 500
-    assert len(outcomes) - len(in_doubt) == service.truth.creates_taken
-    assert len([each for each in outcomes if isinstance(each, Succeeded)]) > 500 - 64 - 18
-    if kind == "refused":
-        assert in_doubt == []
-    else:
-        assert len(in_doubt) <= transport.in_flight_at_the_fifth + 5 + 12
-        assert len(in_doubt) <= 15 or in_flight > 1
-        assert transport.most_in_flight_later <= 1, "one probe at a time"
+    hour = await hour_of_outage(kind, jobs=500, in_flight=in_flight, begins=5.0)
+    assert hour.in_doubt <= hour.bound
+    assert hour.most_in_flight_later <= 1, "one probe at a time"
+    assert hour.succeeded == 500 - hour.in_doubt
 
 
 @pytest.mark.anyio
