@@ -10,8 +10,9 @@ all others: an outage must not turn every job that waits into one that may have 
      └──────────────────── as many were answered as may be in flight at once ──────────────┘
 
 Each question while creates are held is asked after a pause. Pauses double from 5 s to 15 min, over
-all holds: only a create that is accepted makes them short again. So an endpoint that is down for an
-hour while the balance is answered costs about ten creates.
+all holds, and once more with each probe that fails although the question was answered. Only an
+accepted create makes them short again. So an endpoint that is down for an hour while the balance is
+answered costs seven creates, besides those that were in flight.
 
 A create that found no connection is proved unsent. Five of those in a row hold the creates too,
 once the service has been reached: jobs then wait for the connection and do not fail. Before that
@@ -72,6 +73,8 @@ class Outage:
         self._in_a_row += 1
         if self.allowed is None and self._in_a_row < FAILURES_IN_A_ROW:
             return False
+        if self.allowed is not None:
+            self.next_pause()  # the answer to the question said nothing about creates
         self.allowed = 0
         return True
 
@@ -99,7 +102,7 @@ class Outage:
         return True
 
     def next_pause(self) -> float:
-        """Return the seconds until the next question; each pause is twice the one before."""
+        """Return the seconds until the next question; the pause after it is twice as long."""
         pause, self._pause = self._pause, min(LONGEST_PAUSE, 2 * self._pause)
         return pause
 

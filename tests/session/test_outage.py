@@ -76,8 +76,8 @@ def test_pauses_double_over_all_holds_and_only_an_accepted_create_makes_them_sho
     outage.begin_probing()
     outage.answered(accepted=False)
     outage.failed()
-    pauses += [outage.next_pause() for _ in range(7)]
-    assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, LONGEST_PAUSE, LONGEST_PAUSE]
+    pauses += [outage.next_pause() for _ in range(6)]
+    assert pauses == [5, 10, 20, 80, 160, 320, 640, LONGEST_PAUSE, LONGEST_PAUSE]
     outage.begin_probing()
     outage.answered(accepted=True)
     assert outage.next_pause() == FIRST_PAUSE

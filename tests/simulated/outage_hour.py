@@ -48,7 +48,7 @@ class Failing(DirectTransport):
         if self.kind == "refused":
             raise APIConnectionError("connection refused", written=False)
         self.in_flight += 1
-        if self.failed >= 5 + self.in_flight_at_the_fifth:
+        if self.failed >= 4 + self.in_flight_at_the_fifth >= 5:
             self.most_in_flight_later = max(self.most_in_flight_later, self.in_flight)
         try:
             if self.kind == "hanging":
@@ -61,9 +61,9 @@ class Failing(DirectTransport):
             return Answer(502, b"<html>Bad Gateway</html>", {})
         finally:
             self.failed += 1
-            self.in_flight -= 1
             if self.failed == 5:
                 self.in_flight_at_the_fifth = self.in_flight
+            self.in_flight -= 1
 
 
 @frozen(kw_only=True)
@@ -96,7 +96,7 @@ async def hour_of_outage(kind: str, *, jobs: int, in_flight: int, begins: float)
             failed += isinstance(outcome, Failed)
             succeeded += isinstance(outcome, Succeeded)
     assert succeeded == service.truth.creates_taken
-    heard = transport.in_flight_at_the_fifth + 5 if transport.failed else 0
+    heard = transport.in_flight_at_the_fifth
     bound = 15 if in_flight == 1 else heard + PROBES
     return Hour(
         in_doubt=failed,
