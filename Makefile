@@ -11,7 +11,7 @@ SEEDS ?= 2000
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check coverage soak kills simulate-faults mutations format clean venv
+.PHONY: help demo test slow check coverage soak outage kills simulate-faults mutations format clean venv
 
 help:
 	@echo "make demo             twelve videos from the stand-in service, no API key needed"
@@ -19,6 +19,7 @@ help:
 	@echo "make slow             tests that wait on the real clock: processes that are killed"
 	@echo "make check            ruff (lint and format), mypy and pyright"
 	@echo "make coverage         coverage of each module by its own test file"
+	@echo "make outage           an hour of outage in four kinds, 10,000 jobs: how many end in doubt"
 	@echo "make soak             20,000 jobs over six virtual hours, about a minute"
 	@echo "make kills            a batch killed 30 times: what it paid, how unknown jobs were settled"
 	@echo "make simulate-faults  faults, crashes and torn disks drawn from seeds; SEEDS=10000 JOBS=2"
@@ -35,6 +36,9 @@ test: check
 
 slow: venv
 	"$(PY)" -W error -m pytest -m slow
+
+outage: venv
+	"$(PY)" -m tests.simulated.outage_hour
 
 soak: venv
 	"$(PY)" -m tests.simulated.soak

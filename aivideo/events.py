@@ -57,12 +57,13 @@ class GateChanged:
     """Creates are sent again, are stopped, or are held until the service answers.
 
     Attributes:
-        state: "open", "closed" (no create is sent until somebody opens the gate) or "held" (an
-            outage: creates go on when the service answers).
+        state: "open", "closed" (no create is sent until somebody opens the gate), "held" (an
+            outage: creates wait until the service answers) or "probing" (it answers: a few creates
+            are sent, to see whether it takes them).
         error: why it is closed, or None.
     """
 
-    state: Literal["open", "closed", "held"]
+    state: Literal["open", "closed", "held", "probing"]
     error: AIVideoError | None = None
 
 

@@ -216,6 +216,16 @@ async def test_settling_as_not_taken_changes_all_jobs_or_none(jobs: Jobs, desk: 
     assert (await jobs.ledger.totals()).held == 100
 
 
+async def test_a_job_is_planned_only_when_none_of_its_creates_is_in_doubt_any_more() -> None:
+    jobs = Jobs()
+    desk = Desk(jobs.ledger)
+    job = await jobs.add("a", CLAIM, ERROR_500, Retried(pay_again=True), CLAIM, NO_ANSWER)
+    (after,) = await desk.settle([job.id], not_taken=True)
+    assert (after.status, after.doubts) == (JobStatus.FAULTED, 1), "the first may be charged"
+    (after,) = await desk.settle([job.id], not_taken=True)
+    assert (after.status, after.doubts) == (JobStatus.PLANNED, 0)
+
+
 async def test_a_job_that_is_being_submitted_cannot_be_settled(jobs: Jobs, desk: Desk) -> None:
     job = await jobs.add("a", CLAIM)
     error = await refused(desk.settle([job.id], not_taken=True), Refusal.NOTHING_TO_SETTLE)

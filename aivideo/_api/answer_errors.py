@@ -83,9 +83,12 @@ def error_as(
 ) -> APIStatusError:
     """Create the exception for a row of the error table.
 
-    A code of the table decides the class. An unknown code is classed by its HTTP status, and by
-    an unknown status it is a plain :class:`~aivideo.APIStatusError`.
+    A code of the table decides the class, then a ``billing_error`` under 429, which is a spend cap
+    whatever its code. Any other code is classed by its HTTP status, and by an unknown status it is
+    a plain :class:`~aivideo.APIStatusError`.
     """
+    if status == 429 and type == "billing_error" and code != "insufficient_credits":
+        return SpendLimitError(message, status=status, code=code, type=type, request_id=request_id)
     cls = _BY_CODE.get(code or "") or _BY_STATUS.get(status) or APIStatusError
     return cls(message, status=status, code=code, type=type, request_id=request_id)
 

@@ -114,7 +114,7 @@ class Limiter:
         self._accepted = 0
         self._rejected = 0
         self._closed_by: AIVideoError | None = None
-        self._creates_held = False
+        self._creates_bound: int | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -176,14 +176,16 @@ class Limiter:
         """Undo :meth:`close_creates`."""
         self._closed_by = None
 
-    def hold_creates(self) -> None:
-        """Make creates wait until :meth:`release_creates` or :meth:`close_creates`."""
-        self._creates_held = True
+    def limit_creates(self, in_flight: int | None) -> None:
+        """Bound the creates in flight, besides all other limits.
 
-    def release_creates(self) -> None:
-        """Undo :meth:`hold_creates`."""
-        self._creates_held = False
-        self._pump()
+        Args:
+            in_flight: how many at once; 0: creates wait, until another call of this method or
+                :meth:`close_creates`; None: no bound.
+        """
+        self._creates_bound = in_flight
+        if in_flight != 0:
+            self._pump()
 
     @property
     def creates_closed_by(self) -> AIVideoError | None:
@@ -280,7 +282,8 @@ class Limiter:
 
     def _create_ready_at(self, now: float) -> float:
         """Return when a create may be sent, apart from the pace; ``inf``: not by time alone."""
-        if self._creates_held:
+        bound = self._creates_bound
+        if bound is not None and self._creates_in_flight >= bound:
             return float("inf")
         limit, cap = self._create_limit, self._max_running_jobs
         if cap is None and limit.kind is CreateLimitKind.NONE:

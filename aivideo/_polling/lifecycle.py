@@ -35,6 +35,11 @@ URLS_GRACE = 600.0
 """Seconds after which a completed task without URLs counts as completed without a result."""
 
 
+UNREADABLE_GRACE = 600.0
+"""Seconds of nothing but answers that show no known status, after which a task no longer takes a
+place under ``max_running_jobs``: whether it still runs cannot be seen."""
+
+
 @frozen
 class Merge:
     """What is known about a task after an answer.
@@ -94,10 +99,19 @@ class GracePeriods:
 
     _not_found_since: dict[TaskId, float] = field(factory=dict)
     _urls_missing_since: dict[TaskId, float] = field(factory=dict)
+    _unreadable_since: dict[TaskId, float] = field(factory=dict)
 
     def is_gone(self, task_id: TaskId, now: float) -> bool:
         """Record a 404; return whether the task counts as gone."""
         return now - self._not_found_since.setdefault(task_id, now) >= NOT_FOUND_GRACE
+
+    def is_unreadable(self, task_id: TaskId, now: float) -> bool:
+        """Record an answer without a known status; return whether it has been so for too long."""
+        return now - self._unreadable_since.setdefault(task_id, now) >= UNREADABLE_GRACE
+
+    def read(self, task_id: TaskId) -> None:
+        """Record an answer with a known status."""
+        self._unreadable_since.pop(task_id, None)
 
     def found(self, task_id: TaskId) -> None:
         """Record an answer that describes the task: a later 404 begins a new grace period."""
@@ -115,3 +129,4 @@ class GracePeriods:
         """Drop what is stored about a task that is not watched any more."""
         self._not_found_since.pop(task_id, None)
         self._urls_missing_since.pop(task_id, None)
+        self._unreadable_since.pop(task_id, None)

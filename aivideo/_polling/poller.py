@@ -45,10 +45,11 @@ from aivideo.errors import (
     AuthenticationError,
     NotFoundError,
     PermissionDeniedError,
+    ResponseError,
     SessionClosedError,
     TaskNotFoundError,
 )
-from aivideo.models import CompletedTask, ProcessingTask, Task, TaskId
+from aivideo.models import CompletedTask, ProcessingTask, Task, TaskId, UnrecognizedTask
 
 log = logging.getLogger("aivideo._polling.poller")
 
@@ -67,7 +68,10 @@ class TaskFacts(Protocol):
         ...
 
     def task_lost(self, task_id: TaskId) -> None:
-        """Take note of a task that the service does not know any more."""
+        """Take note of a task whose end will perhaps never be seen; may be called repeatedly.
+
+        The service does not know it, its answers cannot be read, or polling has stopped.
+        """
         ...
 
 
@@ -324,7 +328,7 @@ class Poller:
             self._failed_polls += 1
             if not watched.ended:  # otherwise another poll has brought the same error before
                 log.warning("polling stops: %s", error)
-                await self._stop_all(error)
+                await self._stop_all(error, lost=True)
         except NotFoundError as error:
             self._failed_polls += 1
             self._not_found(watched, error)
@@ -333,11 +337,17 @@ class Poller:
             # An error that is not ours is a defect, perhaps of a transport: log it, end no job.
             level = logging.DEBUG if isinstance(error, AIVideoError) else logging.ERROR
             log.log(level, "poll of task %s failed, will retry: %r", watched.task_id, error)
+            if isinstance(error, ResponseError) and error.status < 500:
+                self._not_read(watched)
             self._retry(watched)
         else:
             self._grace.found(watched.task_id)
             self._hear(watched.task_id, task)
             if not watched.ended:
+                if isinstance(task, UnrecognizedTask):
+                    self._not_read(watched)
+                else:
+                    self._grace.read(watched.task_id)
                 known = watched.known
                 self._agenda.still_running(
                     watched,
@@ -355,6 +365,12 @@ class Poller:
     def _retry(self, watched: Watched) -> None:
         self._agenda.poll_failed(watched, self._now())
         self._wake_for(watched)
+
+    def _not_read(self, watched: Watched) -> None:
+        """Count an answer without a known status: the task cannot take a place for ever."""
+        lost = not watched.ended and self._grace.is_unreadable(watched.task_id, self._now())
+        if lost and self._facts is not None:
+            self._facts.task_lost(watched.task_id)
 
     def _not_found(self, watched: Watched, error: NotFoundError) -> None:
         if watched.ended:
@@ -414,14 +430,22 @@ class Poller:
         self._listeners.drop(task_id)
         self._grace.forget(task_id)
 
-    async def _stop_all(self, error: AIVideoError) -> None:
-        """Stop watching all tasks, some per loop iteration: 100,000 at once would block it."""
+    async def _stop_all(self, error: AIVideoError, *, lost: bool = False) -> None:
+        """Stop watching all tasks, some per loop iteration: 100,000 at once would block it.
+
+        Args:
+            error: for those that wait.
+            lost: whether the tasks are reported as lost.
+        """
         everyone = deque(self._watched.values())
         for watched in everyone:
             self._agenda.drop(watched)  # no further poll is sent
         while everyone:
             some = [everyone.popleft() for _ in range(min(CLOSE_CHUNK, len(everyone)))]
             self._stop(error, some)
+            if lost and self._facts is not None:
+                for watched in some:
+                    self._facts.task_lost(watched.task_id)
             await asyncio.sleep(0)
 
     def _stop(self, error: AIVideoError, tasks: list[Watched]) -> None:

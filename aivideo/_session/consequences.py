@@ -11,14 +11,16 @@ Throttled        Released      rejected          –                   sent agai
 Exhausted        Released      accepted          closed              the job's error
 Refused          Refused       accepted          answered            the job's error
 Refused 401/403  Released      accepted          answered, closed    the job's error
-Unsent           Released      lost              –                   sent again, a few times
-Faulted          Faulted       accepted          –                   the job's error; sent again
+Unsent           Released      lost              unconnected         sent again, a few times
+Faulted          Faulted       accepted          doubted             the job's error; sent again
                                                                      if the user allowed it
 Unknown          Doubted       lost              doubted             the job is unknown
+Unknown, a 4xx   Doubted       accepted          –; a 402: closed    the job is unknown
 ===============  ============  ================  ==================  =========================
 
 ``Released`` means proved not taken: the job is planned again and its credits are free. A 401 or a
-403 is about the key, not about the job, so the job stays planned too.
+403 is about the key, not about the job, so the job stays planned too. A create is doubted if a task
+may have been made, and if other creates would end in the same way: five in a row are an outage.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from __future__ import annotations
 from enum import Enum
 from typing import assert_never
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from aivideo._api import verdict
 from aivideo.errors import (
     AIVideoError,
     APIStatusError,
     AuthenticationError,
+    InsufficientCreditsError,
     PermissionDeniedError,
+    ResponseError,
 )
 from aivideo.ledger import events
 from aivideo.ledger.events import AttemptEvent
@@ -56,7 +60,8 @@ class GateEffect(Enum):
     ANSWERED = "a create was answered"
     CLOSED = "no further create may be sent"
     ANSWERED_AND_CLOSED = "a create was answered, and no further one may be sent"
-    DOUBTED = "a create has an unknown outcome"
+    UNCONNECTED = "a create found no connection"
+    DOUBTED = "a create may have been taken, as it happens in an outage"
 
 
 class Then(Enum):
@@ -80,6 +85,7 @@ class Consequence:
         gate: what the gate is told.
         then: what happens to the job.
         error: why it was not taken, or may not have been; None if it was.
+        gate_error: why the gate closes, where that is not ``error``; or None.
         retry_after: seconds that a 429 asked to wait, or None.
     """
 
@@ -88,11 +94,38 @@ class Consequence:
     gate: GateEffect = GateEffect.NONE
     then: Then
     error: AIVideoError | None = None
+    gate_error: AIVideoError | None = None
     retry_after: float | None = None
 
 
-def of(heard: verdict.Verdict) -> Consequence:
-    """Return the row of a verdict."""
+def of(heard: verdict.Verdict, *, retry: bool = False) -> Consequence:
+    """Return the row of a verdict.
+
+    Args:
+        heard: the verdict.
+        retry: whether the POST repeated one that was answered by 500 or 503. If it was not taken,
+            the job is not planned again: it is what the earlier POST made it.
+    """
+    row = _row(heard)
+    if retry and isinstance(row.event, events.Released):
+        return evolve(row, event=events.Released(again=False))
+    return row
+
+
+def held_back(*, again: bool) -> Consequence:
+    """Return what follows for a create that was claimed and not sent, as an outage had begun."""
+    return Consequence(
+        event=events.Released(again=again), permit=PermitEnd.LOST, then=Then.SEND_WHEN_ALLOWED
+    )
+
+
+def contradicted(text: str) -> Consequence:
+    """Return what follows for a create whose response names the task of another job."""
+    error = verdict.Unknown(ResponseError(text, status=200))
+    return evolve(_row(error), permit=PermitEnd.ACCEPTED)
+
+
+def _row(heard: verdict.Verdict) -> Consequence:
     match heard:
         case verdict.Accepted(task_id):
             return Consequence(
@@ -130,6 +163,7 @@ def of(heard: verdict.Verdict) -> Consequence:
             return Consequence(
                 event=events.Released(),
                 permit=PermitEnd.LOST,
+                gate=GateEffect.UNCONNECTED,
                 then=Then.SEND_IF_NOT_CONNECTED,
                 error=error,
             )
@@ -137,10 +171,11 @@ def of(heard: verdict.Verdict) -> Consequence:
             return Consequence(
                 event=events.Faulted(reason_of(error)),
                 permit=PermitEnd.ACCEPTED,
+                gate=GateEffect.DOUBTED,
                 then=Then.SEND_IF_USER_ALLOWED,
                 error=error,
             )
-        case verdict.Unknown(error):
+        case verdict.Unknown(error) if heard.is_outage:
             return Consequence(
                 event=events.Doubted(reason_of(error)),
                 permit=PermitEnd.LOST,
@@ -148,8 +183,22 @@ def of(heard: verdict.Verdict) -> Consequence:
                 then=Then.UNKNOWN,
                 error=error,
             )
+        case verdict.Unknown(error, status):
+            return Consequence(
+                event=events.Doubted(reason_of(error)),
+                permit=PermitEnd.ACCEPTED,
+                gate=GateEffect.CLOSED if status == 402 else GateEffect.NONE,
+                then=Then.UNKNOWN,
+                error=error,
+                gate_error=_payment_required() if status == 402 else None,
+            )
         case _:
             assert_never(heard)
+
+
+def _payment_required() -> InsufficientCreditsError:
+    text = "payment required, in an answer that is not in this API's own words"
+    return InsufficientCreditsError(text, status=402)
 
 
 def reason_of(error: AIVideoError) -> Reason:

@@ -3,9 +3,8 @@
 * *Closed*: a spend cap, an empty balance, a bad key, a ledger that cannot be written, or the user
   (:meth:`Session.stop_submits`). Creates that wait get the error at once. Whoever closed it decides
   who may open it again: a ledger that can be written again opens only what the ledger has closed.
-* *Held*: five unknown outcomes in a row mean that the service, or the way to it, is out. Creates
-  then wait until ``GET /v1/credits`` is answered (:class:`OutageProbe`); pauses between two such
-  questions double from 5 s to 10 min, and only an answered create makes them short again.
+* *Held*: the service, or the way to it, is out. Creates then wait until ``GET /v1/credits`` is
+  answered (:class:`OutageProbe`), and go on few at a time; :mod:`aivideo._session.outage` decides.
 
 Polls and downloads never pass this gate: what runs is watched and saved, whatever happens here.
 """
@@ -15,56 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from aivideo._api.messages import Answer, json_object
 from aivideo._pacing.limiter import Limiter
 from aivideo._session.live import LiveJobs
+from aivideo._session.outage import Outage
 from aivideo._session.paced import Account
-from aivideo.errors import AIVideoError, LedgerError
+from aivideo.errors import AIVideoError, APIStatusError, LedgerError, ResponseError
 from aivideo.events import GateChanged
 
 log = logging.getLogger("aivideo.session")
-
-UNKNOWNS_IN_A_ROW = 5
-"""Unknown outcomes in a row that hold the creates: an outage must not turn every job that waits
-into an unknown."""
-
-FIRST_PAUSE = 5.0
-"""Seconds until the first question whether an outage is over."""
-
-LONGEST_PAUSE = 600.0
-"""Seconds between two such questions, at most."""
-
-
-class Outage:
-    """Counts unknown outcomes in a row, and the pause between two questions. Pure."""
-
-    def __init__(self) -> None:
-        self.is_on = False
-        self.pause = FIRST_PAUSE
-        self._in_a_row = 0
-
-    def unknown(self) -> bool:
-        """Count an unknown outcome; returns whether an outage begins with it."""
-        self._in_a_row += 1
-        if self.is_on or self._in_a_row < UNKNOWNS_IN_A_ROW:
-            return False
-        self.is_on = True
-        return True
-
-    def answered(self) -> None:
-        """Note a create that was answered: the row is broken, and the next pause is short."""
-        self._in_a_row = 0
-        self.pause = FIRST_PAUSE
-
-    def unanswered(self) -> None:
-        """Note a question that was not answered: the next pause is twice as long."""
-        self.pause = min(LONGEST_PAUSE, self.pause * 2)
-
-    def over(self) -> None:
-        """Note that the service answers again."""
-        self.is_on = False
-        # The row goes on: one more unknown outcome begins the next outage, with a longer pause.
-        self._in_a_row = UNKNOWNS_IN_A_ROW - 1
-        self.unanswered()
 
 
 class Gate:
@@ -113,28 +71,35 @@ class Gate:
         if isinstance(self._limiter.creates_closed_by, LedgerError):
             self.open()
 
-    def answered(self) -> None:
-        """Note that a create was answered in the service's own words."""
-        self.outage.answered()
+    def answered(self, *, accepted: bool) -> None:
+        """Note a create that was answered in the service's own words; ``accepted``: and taken."""
+        if self.outage.answered(accepted=accepted):
+            self._limiter.limit_creates(self.outage.allowed)
+            if self.outage.allowed is None:
+                log.warning("the service answers creates again: the outage is over")
+                self._live.emit(GateChanged(state="open"))
 
     def doubted(self) -> bool:
-        """Note a create of unknown outcome; returns whether creates are held from now on."""
-        if not self.outage.unknown():
-            return False
-        log.warning(
-            "%d creates in a row have an unknown outcome: creates wait until the service answers",
-            UNKNOWNS_IN_A_ROW,
-        )
-        # Held, not closed: whoever closes the gate releases those that wait here.
-        self._limiter.hold_creates()
-        self._live.emit(GateChanged(state="held"))
-        return True
+        """Note a create that may have been taken; return whether creates are held from now on."""
+        return self._held_if(self.outage.failed(), "have an unknown outcome or a server error")
 
-    def outage_over(self) -> None:
-        """Send creates again after an outage."""
-        self.outage.over()
-        self._limiter.release_creates()
-        self._live.emit(GateChanged(state="open"))
+    def unconnected(self) -> bool:
+        """Note a create that found no connection; return whether creates are held from now on."""
+        return self._held_if(self.outage.unconnected(), "found no connection")
+
+    def _held_if(self, begins: bool, what: str) -> bool:
+        if begins:
+            log.warning("creates %s: all others wait until the service answers", what)
+            # Held, not closed: whoever closes the gate releases those that wait here.
+            self._limiter.limit_creates(0)
+            self._live.emit(GateChanged(state="held"))
+        return begins
+
+    def begin_probing(self) -> None:
+        """Send creates again after a hold: first one, then 2, 4 and so on."""
+        self.outage.begin_probing()
+        self._limiter.limit_creates(self.outage.allowed)
+        self._live.emit(GateChanged(state="probing"))
 
 
 class OutageProbe:
@@ -150,14 +115,31 @@ class OutageProbe:
         self._account = account
 
     async def run(self) -> None:
-        """Ask, with pauses that double, until the service answers."""
+        """Ask, with pauses that double, until the service answers in its own words."""
         outage = self._gate.outage
-        while outage.is_on:
-            await asyncio.sleep(outage.pause)
+        while outage.is_held:
+            pause = outage.next_pause()
+            log.info("creates are held; the service is asked in %.0f s", pause)
+            await asyncio.sleep(pause)
             try:
                 await self._account.credits()
             except Exception as error:  # a transport of the user's own may fail in its own way
-                log.info("the service does not answer yet: %s", error)
-                outage.unanswered()
-            else:
-                self._gate.outage_over()
+                if not is_answer(error):
+                    log.info("the service does not answer yet: %s", error)
+                    continue
+            self._gate.begin_probing()
+
+
+def is_answer(error: Exception) -> bool:
+    """Return whether the failure of a GET is an answer of the service itself, below 500.
+
+    A 4xx in the documented shape is one, and a balance that cannot be read; a page of a server in
+    between is not.
+    """
+    if isinstance(error, APIStatusError):
+        return error.status < 500
+    return (
+        isinstance(error, ResponseError)
+        and error.status < 500
+        and json_object(Answer(error.status, error.body, {})) is not None
+    )

@@ -49,13 +49,14 @@ class Submission:
         posting: whether the POST is under way; then nobody may cancel the task.
         ending: whether there is an error, and the job is withdrawn if it must be; likewise.
         interrupted: whether it was told to stop: before its next POST, at the latest.
+        fault: the answer 500 or 503 after which the user allowed to send it again, or None.
         begun: whether its task has taken its first step; one that has not cannot be cancelled, for
             it would end without a word.
     """
 
     __slots__ = (
         *("_task", "_verdict", "_waiters", "begun", "callers", "ending", "enqueued", "if_unsent"),
-        *("interrupted", "posting"),
+        *("fault", "interrupted", "posting"),
     )
 
     def __init__(self, if_unsent: IfUnsent, *, enqueued: bool) -> None:
@@ -66,6 +67,7 @@ class Submission:
         self.ending = False
         self.interrupted = False
         self.begun = False
+        self.fault: AIVideoError | None = None
         self._task: asyncio.Task[None] | None = None
         self._verdict: asyncio.Event | None = None
         self._waiters: list[asyncio.Future[None]] = []

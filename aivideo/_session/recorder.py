@@ -68,12 +68,15 @@ class Recorder:
 
     # --- a POST -------------------------------------------------------------------------------
 
-    async def claim(self, live: LiveJob, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, live: LiveJob, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         """Win the right to POST a job once, its credits reserved; see :meth:`Ledger.claim`.
 
         Args:
             live: the job. The session's own ceiling is checked here, its batch's by the ledger.
             lease: seconds until the claim counts as abandoned.
+            retry_faulted: whether a job answered by 500 or 503 is claimed too.
 
         Returns:
             The job, ``submitting``; None: it was not planned any more.
@@ -91,7 +94,10 @@ class Recorder:
         claimed: JobRecord | None = None
         try:
             with _failures_as_ledger_errors():
-                claimed = await self.ledger.claim(record.id, lease=lease)
+                if retry_faulted:
+                    claimed = await self.ledger.claim(record.id, lease=lease, retry_faulted=True)
+                else:
+                    claimed = await self.ledger.claim(record.id, lease=lease)
         except LedgerError as error:
             self._ledger_failed(error)
             raise

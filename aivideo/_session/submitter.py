@@ -40,6 +40,7 @@ from aivideo._session.supervisor import Supervisor
 from aivideo._session.watching import Watching
 from aivideo.errors import (
     AIVideoError,
+    APIConnectionError,
     APIStatusError,
     ContradictionError,
     InvalidRequestError,
@@ -65,6 +66,10 @@ FAULTED_ATTEMPTS = 4
 LEASE_MARGIN = 30.0
 """Seconds by which a claim outlives the request timeout, for its verdict to be recorded."""
 
+UNREACHABLE_PATIENCE = 15.0
+"""Seconds that ``submit`` and ``generate`` wait for a service that cannot be reached. Jobs of
+``generate_many``, and enqueued ones, wait until it can."""
+
 FOLLOW_INTERVAL = 2.0
 """Seconds between two reads of a record whose POST another process has under way."""
 
@@ -89,6 +94,11 @@ class _Counts:
 
     unsent: int = 0
     faulted: int = 0
+
+    @property
+    def repeats_fault(self) -> bool:
+        """Whether the next POST repeats one that was answered by 500 or 503."""
+        return self.faulted > 0
 
 
 class Submitter:
@@ -197,6 +207,8 @@ class Submitter:
             return None  # a callback has reported what the response did not
         if isinstance(error, SubmitUnknownError):
             return error
+        if submission.fault is not None and live.record.status is JobStatus.FAULTED:
+            return _still_faulted(submission.fault, error)
         if live.may_be_bought and not isinstance(error, APIStatusError):
             return await self._in_doubt(live, error)
         if live.job.status is JobStatus.WITHDRAWN:
@@ -210,8 +222,6 @@ class Submitter:
 
     async def _in_doubt(self, live: LiveJob, error: Exception | None) -> AIVideoError:
         """Return the error of a job of which a POST may have been taken."""
-        if live.record.status is JobStatus.PLANNED:
-            return await self._retry_unsent(live)
         if error is None:
             text = "it was interrupted by the end of its event loop"
             return SubmitUnknownError(text, job=live.job)
@@ -222,20 +232,6 @@ class Submitter:
         text = f"its POST was sent, and no verdict was recorded: {error}"
         log.error("job %s: %s", live.id, text)
         return SubmitUnknownError(text, job=live.job)
-
-    async def _retry_unsent(self, live: LiveJob) -> AIVideoError:
-        """Return the error of a job answered by 500 or 503 whose retry was not sent.
-
-        The retry is withdrawn, so that nobody sends it later: the job is faulted again.
-        """
-        try:
-            record = await self._recorder.withdraw(live.id)
-        except LedgerError as error:
-            self._recorder.withdraw_later(live.id)
-            return self._not_recorded(live, error)
-        self._live.apply(live, record)
-        error_then = why_untaken(live.job, record)
-        return error_then or SubmitUnknownError("its outcome is unknown", job=live.job)
 
     async def _unsent(
         self, live: LiveJob, submission: Submission, error: AIVideoError
@@ -275,7 +271,7 @@ class Submitter:
             _check_interrupted(submission)
             if not ours and await self._follow(live):
                 return
-            permit = await self._permit(asked)
+            permit = await self._permit(live, submission, asked)
             if submission.interrupted:
                 permit.unused()
                 raise _InterruptedError
@@ -283,7 +279,7 @@ class Submitter:
             # From here to the verdict nobody may cancel this task.
             submission.begin_post()
             try:
-                what = await self._post(live, permit)
+                what = await self._post(live, permit, retry=counts.repeats_fault)
             finally:
                 submission.end_post()
             ours = what is not None
@@ -291,13 +287,6 @@ class Submitter:
                 continue  # another process has the job
             match what.then:
                 case Then.RUNS:
-                    if live.job.task_id is None:
-                        assert isinstance(what.event, events.Taken)
-                        raise SubmitUnknownError(
-                            f"the response names task {what.event.task_id}, which is the task of "
-                            "another job",
-                            job=live.job,
-                        )
                     return
                 case Then.UNKNOWN:
                     if live.job.task_id is not None:
@@ -314,21 +303,27 @@ class Submitter:
                 ):
                     _check_interrupted(submission)
                     counts.faulted += 1
+                    # The attempt stays faulted, its credits held: it may have been charged. Nothing
+                    # is recorded before the next claim, so that no later run repeats it.
+                    submission.fault = what.error
                     await asyncio.sleep(2.0**counts.faulted * random.uniform(0.5, 1.0))
-                    # The attempt stays faulted, its credits held: it may have been charged.
-                    again = events.Retried(pay_again=True)
-                    self._watching.follow(live, await self._recorder.ledger.record(live.id, again))
                 case _:
                     assert what.error is not None
                     raise what.error
 
-    async def _post(self, live: LiveJob, permit: Permit) -> Consequence | None:
-        """Claim, POST once, and record the verdict; None: somebody else has the job."""
+    async def _post(self, live: LiveJob, permit: Permit, *, retry: bool) -> Consequence | None:
+        """Claim, POST once, and record the verdict; None: somebody else has the job.
+
+        Args:
+            live: the job.
+            permit: to send one create.
+            retry: whether this repeats a POST that was answered by 500 or 503.
+        """
         planned = live.record
         claimed: JobRecord | None = None
         try:
             lease = self._client.request_timeout + LEASE_MARGIN
-            claimed = await self._recorder.claim(live, lease=lease)
+            claimed = await self._recorder.claim(live, lease=lease, retry_faulted=retry)
         finally:
             if claimed is None:
                 permit.unused()
@@ -338,8 +333,13 @@ class Submitter:
             _check_unchanged(planned, claimed)
         except InvalidRequestError:
             permit.unused()
-            await self._record(live, claimed, events.Released())
+            await self._record(live, claimed, events.Released(again=not retry))
             raise
+        if self._gate.outage.is_held:  # an outage began while the claim was written
+            permit.unused()
+            held = consequences.held_back(again=not retry)
+            await self._record(live, claimed, held.event)
+            return held
         url = self._urls.of(claimed, claimed.latest)
         try:
             heard = await self._client.submit(claimed.request, callback_url=url)
@@ -353,21 +353,33 @@ class Submitter:
             reason = Reason(message=f"interrupted by {type(error).__name__}")
             await self._record(live, claimed, events.Doubted(reason))
             raise
-        what = consequences.of(heard)
+        what = consequences.of(heard, retry=retry)
+        record: JobRecord | None = None
         try:
-            await self._record(live, claimed, what.event)
+            record = await self._written(live, claimed, what.event)
+            if record is not None:
+                what = _checked(what, record, claimed.latest)
         finally:
-            self._tell_limiter(permit, what)
+            self._tell_limiter(permit, what)  # before a task that has ended already is noticed
             self._tell_gate(what)
+        if record is not None:
+            self._watching.follow(live, record)
         return what
 
     async def _record(self, live: LiveJob, claimed: JobRecord, event: AttemptEvent) -> None:
-        record = await self._recorder.record(live, event, claimed.latest)
+        record = await self._written(live, claimed, event)
         if record is not None:
             self._watching.follow(live, record)
-        elif isinstance(event, events.Taken):
+
+    async def _written(
+        self, live: LiveJob, claimed: JobRecord, event: AttemptEvent
+    ) -> JobRecord | None:
+        """Record an event of this POST; return what the job is now, None where it is not known."""
+        record = await self._recorder.record(live, event, claimed.latest)
+        if record is None and isinstance(event, events.Taken):
             # Not on disk, and bought all the same: this process goes on with it.
-            self._watching.follow(live, apply(claimed, event))
+            return apply(claimed, event)
+        return record
 
     def _tell_limiter(self, permit: Permit, what: Consequence) -> None:
         match what.permit:
@@ -382,11 +394,15 @@ class Submitter:
 
     def _tell_gate(self, what: Consequence) -> None:
         if what.gate in (GateEffect.ANSWERED, GateEffect.ANSWERED_AND_CLOSED):
-            self._gate.answered()
+            self._gate.answered(accepted=what.then is Then.RUNS)
         if what.gate in (GateEffect.CLOSED, GateEffect.ANSWERED_AND_CLOSED):
-            assert what.error is not None
-            self._gate.close(what.error)
-        if what.gate is GateEffect.DOUBTED and self._gate.doubted():
+            error = what.gate_error or what.error
+            assert error is not None
+            self._gate.close(error)
+        holds = (what.gate is GateEffect.DOUBTED and self._gate.doubted()) or (
+            what.gate is GateEffect.UNCONNECTED and self._gate.unconnected()
+        )
+        if holds:
             self._supervisor.start_cancellable(self._probe.run)
 
     async def _follow(self, live: LiveJob) -> bool:
@@ -420,14 +436,30 @@ class Submitter:
                         f"job {live.id} is {record.status}"
                     )
 
-    async def _permit(self, retry_after: float | None) -> Permit:
+    async def _permit(
+        self, live: LiveJob, submission: Submission, retry_after: float | None
+    ) -> Permit:
+        """Wait until this create may be sent.
+
+        Raises:
+            AIVideoError: the gate is closed, or nobody may wait any longer for the service.
+        """
+        outage = self._gate.outage
+        is_patient = submission.enqueued or live.job.index is not None
         while True:
+            limit = UNREACHABLE_PATIENCE if outage.is_unreachable and not is_patient else None
             try:
-                permit = await self._limiter.acquire(RequestKind.CREATE, retry_after=retry_after)
+                async with asyncio.timeout(limit):
+                    permit = await self._limiter.acquire(
+                        RequestKind.CREATE, retry_after=retry_after
+                    )
             except GateClosed as closed:
                 # A copy for each: one error raised a thousand times would grow its traceback.
                 raise copy.copy(closed.error) from None
-            if not self._gate.outage.is_on:
+            except TimeoutError:
+                text = f"no connection to the service for the last {UNREACHABLE_PATIENCE:g} s"
+                raise APIConnectionError(text, written=False) from None
+            if not outage.is_held:
                 return permit
             permit.unused()  # granted just before the outage was noticed
 
@@ -439,6 +471,26 @@ class _InterruptedError(Exception):
 def _check_interrupted(submission: Submission) -> None:
     if submission.interrupted:
         raise _InterruptedError
+
+
+def _checked(what: Consequence, record: JobRecord, number: int) -> Consequence:
+    """Return the consequence of a POST, given what the ledger recorded of it.
+
+    A response may name the task of another job: then the ledger has recorded a doubt, and no task
+    of this job runs.
+    """
+    event = what.event
+    if not isinstance(event, events.Taken) or record.attempt(number).task_id == event.task_id:
+        return what
+    text = f"the response names task {event.task_id}, which is the task of another job"
+    return consequences.contradicted(text)
+
+
+def _still_faulted(fault: AIVideoError, later: Exception | None) -> AIVideoError:
+    """Return the error of a job answered by 500 or 503, given how sending it again ended."""
+    if later is None or later is fault:
+        return fault
+    return _with_note(fault, f"sent again as allowed, and then: {later}")
 
 
 def why_untaken(job: Job, record: JobRecord) -> AIVideoError | None:

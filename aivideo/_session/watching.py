@@ -49,7 +49,7 @@ class TaskEnds:
         self._supervisor.start_must_finish(lambda: self._record(live, task))
 
     def task_lost(self, task_id: TaskId) -> None:
-        """Free the place of a task that the service does not know: it may never end."""
+        """Free the place of a task whose end will perhaps never be seen."""
         if self._live.task_lost(task_id):
             self._limiter.job_ended()
 

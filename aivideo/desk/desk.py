@@ -166,13 +166,13 @@ class Desk:
         await self._ledger.lapse()
         found = [await self._find(name) for name in names]
         numbers = [_number_in_doubt(job) for job in found]
-        event: Event = Released()
+        event: Event | None = None
         if task_id is not None:
             await self._check_task(task_id, found[0], numbers[0], ask=check)
             event = Taken(task_id)
         return tuple(
             [
-                await self._ledger.record(job.id, event, attempt=number)
+                await self._ledger.record(job.id, event or _not_taken(job, number), attempt=number)
                 for job, number in zip(found, numbers, strict=True)
             ]
         )
@@ -357,6 +357,15 @@ def _number_in_doubt(job: JobRecord) -> int:
         if job.status is JobStatus.SUBMITTING
         else "only creates whose outcome is unknown can be settled",
     )
+
+
+def _not_taken(job: JobRecord, number: int) -> Released:
+    """Return the event of an attempt that was not taken.
+
+    The job waits to be sent again only if no other create of it is in doubt.
+    """
+    others = (each for each in job.attempts if each.number != number)
+    return Released(again=not any(each.status.is_in_doubt for each in others))
 
 
 def _check_retryable(job: JobRecord, event: Retried) -> None:

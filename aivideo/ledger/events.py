@@ -21,11 +21,13 @@ class Claimed:
         owner: the ledger handle (one per process) that claimed it.
         lease_until: Unix seconds after which the claim counts as abandoned.
         at: Unix seconds of the claim.
+        retry_faulted: whether it may also repeat a POST that was answered by 500 or 503.
     """
 
     owner: str = ""
     lease_until: float = 0.0
     at: float = 0.0
+    retry_faulted: bool = False
 
 
 @frozen
@@ -37,7 +39,14 @@ class Taken:
 
 @frozen
 class Released:
-    """The POST was proved not taken, or a person said so: the job may be POSTed again."""
+    """The POST was proved not taken, or a person said so.
+
+    Attributes:
+        again: whether the job waits to be POSTed again. False where the POST repeated one that was
+            answered by 500 or 503: the job is faulted, as before.
+    """
+
+    again: bool = True
 
 
 @frozen

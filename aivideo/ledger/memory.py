@@ -70,7 +70,9 @@ class MemoryLedger:
         self._jobs[planned.id] = planned
         return planned
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         """Win the right to POST a job once; see :class:`~aivideo.ledger.Ledger`."""
         job = self._job(job_id)
         claimed = rules.claim(
@@ -80,6 +82,7 @@ class MemoryLedger:
             now=self._now(),
             totals=self._totals.get(job.batch, _NO_CREDITS),
             ceiling=self._ceilings.get(job.batch),
+            retry_faulted=retry_faulted,
         )
         return None if claimed is None else self._write(job, claimed)
 

@@ -40,7 +40,9 @@ class Ledger(Protocol):
         """
         ...
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         """Move a job from ``planned`` to ``submitting``: compare and set.
 
         The one caller that gets the record back may POST it, once: the record's last attempt is
@@ -50,6 +52,8 @@ class Ledger(Protocol):
         Args:
             job_id: the job.
             lease: seconds after which the claim counts as abandoned.
+            retry_faulted: claim a ``faulted`` job too: its user allowed to send a create again
+                that was answered by 500 or 503. Only passed where it is true.
 
         Returns:
             The job, now ``submitting``; or None if it is not ``planned``.

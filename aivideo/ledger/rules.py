@@ -99,6 +99,7 @@ def claim(
     now: float,
     totals: CreditTotals,
     ceiling: Decimal | None,
+    retry_faulted: bool = False,
 ) -> JobRecord | None:
     """Return the job with a new attempt, its price reserved; None if it is not ``planned``.
 
@@ -109,15 +110,18 @@ def claim(
         now: Unix seconds.
         totals: the credits of its batch so far.
         ceiling: the stored ceiling of its batch, in credits; None: there is none.
+        retry_faulted: whether a ``faulted`` job is claimed too. The retry is recorded by this claim
+            and by nothing before it, so that nobody else repeats a POST that may have been charged.
 
     Raises:
         BudgetExceededError: its price would pass the ceiling, or is not known under one.
     """
-    if job.status is not JobStatus.PLANNED:
+    if not (job.status is JobStatus.PLANNED or (retry_faulted and job.status is JobStatus.FAULTED)):
         return None
     if ceiling is not None:
         budget.admit(job.request.model, job.credits, held=totals.held, ceiling=ceiling)
-    return apply(job, Claimed(owner=owner, lease_until=now + lease, at=now))
+    claimed = Claimed(owner=owner, lease_until=now + lease, at=now, retry_faulted=retry_faulted)
+    return apply(job, claimed)
 
 
 def record(

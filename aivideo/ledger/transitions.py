@@ -166,10 +166,16 @@ def _applied_to_attempt(job: JobRecord, event: AttemptEvent, number: int) -> Job
     if isinstance(event, Taken):
         waiting = False  # it was taken after all: there is nothing left to send
     elif isinstance(event, Released):
-        waiting = waiting or (
-            after.number == job.latest and not any(each.task_id for each in attempts)
-        )
+        waiting = waiting or (event.again and not _is_overtaken(attempts, number))
     return _evolved(job, attempts=attempts, waiting=waiting)
+
+
+def _is_overtaken(attempts: tuple[Attempt, ...], number: int) -> bool:
+    """Return whether a POST is under way or has a task, or a later one than ``number`` ended."""
+    return any(
+        each.status.is_open or (each.number > number and each.status is not AttemptStatus.RELEASED)
+        for each in attempts
+    )
 
 
 def apply_to_attempt(attempt: Attempt, event: AttemptEvent, *, job_id: str) -> Attempt:
@@ -214,7 +220,9 @@ def _with_facts(attempt: Attempt, event: AttemptEvent, status: AttemptStatus) ->
 
 
 def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
-    if job.status is not JobStatus.PLANNED:
+    if not (
+        job.status is JobStatus.PLANNED or (event.retry_faulted and job.status is JobStatus.FAULTED)
+    ):
         raise ContradictionError(f"job {job.id} is {job.status}, which a claim cannot follow")
     attempt = Attempt(
         number=job.latest + 1,

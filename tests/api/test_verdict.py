@@ -27,8 +27,36 @@ def judge(status: int, body: object = None, **headers: str) -> Verdict:
     return verdict.of_create(Answer(status, raw, headers), wall_now=0.0)
 
 
-def error_body(code: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": "as reported", "type": "t"}}
+TYPES = {
+    "invalid_request": "invalid_request_error",
+    "invalid_api_key": "authentication_error",
+    "insufficient_credits": "billing_error",
+    "ip_not_allowed": "permission_error",
+    "model_not_found": "invalid_request_error",
+    "rate_limit_exceeded": "rate_limit_error",
+    "spend_limit_exceeded": "billing_error",
+    "internal_error": "api_error",
+    "upstream_error": "upstream_error",
+}
+"""The types of the provider's page, by code."""
+
+
+def error_body(code: str, kind: str | None = None) -> dict[str, Any]:
+    kind = TYPES.get(code, "t") if kind is None else kind
+    return {"error": {"code": code, "message": "as reported", "type": kind}}
+
+
+def not_final(status: int) -> list[tuple[int, object, type]]:
+    """Return answers of one status that do not prove that no task was made."""
+    return [
+        (status, error_body("request_timeout", "t"), Unknown),
+        (status, error_body("request_timeout", "api_error"), Unknown),
+        (status, error_body("request_timeout", "upstream_error"), Unknown),
+        (status, {"error": {"code": "invalid_request", "message": "no type"}}, Unknown),
+        (status, {"error": {"code": "invalid_request", "message": "m", "type": 5}}, Unknown),
+        (status, b"<html>Forbidden</html>", Unknown),
+        (status, b"", Unknown),
+    ]
 
 
 TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
@@ -53,7 +81,17 @@ TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
         (401, error_body("invalid_api_key"), Refused),
         (403, error_body("ip_not_allowed"), Refused),
         (404, error_body("model_not_found"), Refused),
-        (422, error_body("unheard_of"), Refused),
+        (422, error_body("unheard_of", "invalid_request_error"), Refused),
+        (410, error_body("unheard_of", "permission_error"), Refused),
+        (400, error_body("unheard_of", "invalid_request_error"), Refused),
+        (403, error_body("unheard_of", "authentication_error"), Refused),
+        (402, error_body("unheard_of", "billing_error"), Exhausted),
+        (429, error_body("daily_limit_exceeded", "billing_error"), Exhausted),
+        (429, error_body("daily_limit_exceeded", "t"), Throttled),
+        # The service may have made a task before it, or a server in between, answered so.
+        *((status, error_body("invalid_request"), Unknown) for status in (408, 409, 425, 499)),
+        (422, error_body("unheard_of", "billing_error"), Unknown),
+        *(row for status in (400, 401, 402, 403, 404, 413, 422) for row in not_final(status)),
         (500, error_body("internal_error"), Faulted),
         (503, error_body("upstream_error"), Faulted),
         (500, b"<html>", Unknown),
@@ -91,12 +129,40 @@ TAKEN = {"code": 200, "msg": "success", "data": {"taskId": "t-1"}}
         (400, {**error_body("invalid_request"), "taskId": "t-1"}, Unknown),
         (503, {**error_body("upstream_error"), "taskId": "t-1"}, Unknown),
         # The name of the field alone is not an id.
-        (400, {"error": {"code": "invalid_request", "message": 'no "taskId": x'}}, Refused),
+        (
+            400,
+            {
+                "error": {
+                    "code": "invalid_request",
+                    "message": 'no "taskId": x',
+                    "type": "invalid_request_error",
+                }
+            },
+            Refused,
+        ),
         (429, {**error_body("rate_limit_exceeded"), "taskId": None}, Throttled),
     ],
 )
 def test_each_answer_has_its_verdict(status: int, body: object, kind: type) -> None:
     assert type(judge(status, body)) is kind
+
+
+def test_a_4xx_that_proves_nothing_does_not_say_that_nothing_was_charged() -> None:
+    for status in (400, 402, 408, 409):
+        unknown = judge(status, error_body("request_timeout", "t"))
+        assert isinstance(unknown, Unknown)
+        assert (unknown.status, unknown.is_outage) == (status, False)
+        assert "charged" not in str(unknown.error)
+        assert "request_timeout" in str(unknown.error)
+    for outage in (judge(502, b""), judge(200, b""), judge(307, b"")):
+        assert isinstance(outage, Unknown)
+        assert outage.is_outage
+
+
+def test_a_billing_error_of_any_code_is_a_spend_limit() -> None:
+    exhausted = judge(429, error_body("daily_limit_exceeded", "billing_error"))
+    assert isinstance(exhausted, Exhausted)
+    assert type(exhausted.error) is SpendLimitError
 
 
 def test_an_error_before_the_first_byte_is_unsent_and_any_later_one_unknown() -> None:

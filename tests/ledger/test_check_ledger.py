@@ -49,7 +49,9 @@ async def test_the_sqlite_ledger_keeps_every_promise(tmp_path: Path) -> None:
 
 
 class ClaimsWithoutCompareAndSet(MemoryLedger):
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         job = self._job(job_id)
         claimed = rules.claim(
             job,
@@ -64,36 +66,58 @@ class ClaimsWithoutCompareAndSet(MemoryLedger):
 
 
 class ClaimsUnknownJobs(MemoryLedger):
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         job = self._job(job_id)
         if job.status is JobStatus.UNKNOWN:
             self._jobs[job_id] = evolve(job, status=JobStatus.PLANNED)
+        return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
+
+
+class RepeatsFaultedJobs(MemoryLedger):
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
+        return await super().claim(job_id, lease=lease, retry_faulted=True)
+
+
+class NeverRepeatsFaultedJobs(MemoryLedger):
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         return await super().claim(job_id, lease=lease)
 
 
 class ClaimsWithdrawnJobs(MemoryLedger):
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         job = self._job(job_id)
         if job.status is JobStatus.WITHDRAWN:
             self._jobs[job_id] = evolve(job, status=JobStatus.PLANNED)
-        return await super().claim(job_id, lease=lease)
+        return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
 
 
 class CountsOnlyChargedCredits(MemoryLedger):
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         batch = self._job(job_id).batch
         ceiling = self._ceilings.get(batch)
         if ceiling is None:
-            return await super().claim(job_id, lease=lease)
+            return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
         try:
             self._ceilings[batch] = ceiling + (await self.totals(batch=batch)).unknown
-            return await super().claim(job_id, lease=lease)
+            return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
         finally:
             self._ceilings[batch] = ceiling
 
 
 class CountsAllBatchesTogether(MemoryLedger):
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         job = self._job(job_id)
         if job.status is JobStatus.PLANNED:
             budget.admit(
@@ -102,7 +126,7 @@ class CountsAllBatchesTogether(MemoryLedger):
                 held=(await self.totals()).held,
                 ceiling=self._ceilings.get(job.batch),
             )
-        return await super().claim(job_id, lease=lease)
+        return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
 
 
 class ForgetsCeilings(MemoryLedger):
@@ -117,10 +141,12 @@ class KeepsTheFirstCeiling(MemoryLedger):
 
 
 class IgnoresCeilings(MemoryLedger):
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         ceilings, self._ceilings = self._ceilings, {}
         try:
-            return await super().claim(job_id, lease=lease)
+            return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
         finally:
             self._ceilings = ceilings
 
@@ -332,6 +358,8 @@ class ClosesOnce(MemoryLedger):
     [
         (ClaimsWithoutCompareAndSet, "were won 160 times"),
         (ClaimsUnknownJobs, "after Doubted nobody may claim it"),
+        (RepeatsFaultedJobs, "after Faulted nobody may claim it"),
+        (NeverRepeatsFaultedJobs, "is claimed only with retry_faulted=True"),
         (ClaimsWithdrawnJobs, "after Released Withdrawn nobody may claim it"),
         (CountsOnlyChargedCredits, "a doubt frees no ceiling"),
         (CountsAllBatchesTogether, "a ceiling"),

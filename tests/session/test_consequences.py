@@ -12,6 +12,7 @@ from aivideo import (
     InternalServerError,
     PermissionDeniedError,
     RateLimitError,
+    ResponseError,
     SpendLimitError,
     UpstreamError,
 )
@@ -30,6 +31,7 @@ ADDRESS = PermissionDeniedError("ip", status=403, code="ip_not_allowed")
 FAULT = InternalServerError("oops", status=500, code="internal_error")
 UPSTREAM = UpstreamError("oops", status=503, code="upstream_error")
 BROKEN = APIConnectionError("reset", written=True)
+PAGE = ResponseError("a page", status=403, body=b"<html>")
 NO_ROUTE = APIConnectionError("no route", written=False)
 
 
@@ -85,21 +87,21 @@ ROWS = [
         verdict.Unsent(NO_ROUTE),
         events.Released(),
         PermitEnd.LOST,
-        GateEffect.NONE,
+        GateEffect.UNCONNECTED,
         Then.SEND_IF_NOT_CONNECTED,
     ),
     (
         verdict.Faulted(FAULT),
         events.Faulted(reason_of(FAULT)),
         PermitEnd.ACCEPTED,
-        GateEffect.NONE,
+        GateEffect.DOUBTED,
         Then.SEND_IF_USER_ALLOWED,
     ),
     (
         verdict.Faulted(UPSTREAM),
         events.Faulted(reason_of(UPSTREAM)),
         PermitEnd.ACCEPTED,
-        GateEffect.NONE,
+        GateEffect.DOUBTED,
         Then.SEND_IF_USER_ALLOWED,
     ),
     (
@@ -107,6 +109,20 @@ ROWS = [
         events.Doubted(Reason(message=str(BROKEN))),
         PermitEnd.LOST,
         GateEffect.DOUBTED,
+        Then.UNKNOWN,
+    ),
+    (
+        verdict.Unknown(PAGE, status=403),
+        events.Doubted(Reason(message=str(PAGE))),
+        PermitEnd.ACCEPTED,
+        GateEffect.NONE,
+        Then.UNKNOWN,
+    ),
+    (
+        verdict.Unknown(PAGE, status=402),
+        events.Doubted(Reason(message=str(PAGE))),
+        PermitEnd.ACCEPTED,
+        GateEffect.CLOSED,
         Then.UNKNOWN,
     ),
 ]
@@ -141,3 +157,18 @@ def test_a_create_is_sent_again_only_if_it_was_not_taken_or_the_user_allows_it()
             assert isinstance(event, events.Released), answer
         if isinstance(answer, verdict.Unknown | verdict.Accepted):
             assert then in (Then.UNKNOWN, Then.RUNS)
+
+
+def test_a_402_of_a_gateway_closes_the_gate_for_lack_of_credits() -> None:
+    what = consequences.of(verdict.Unknown(PAGE, status=402))
+    assert isinstance(what.gate_error, InsufficientCreditsError)
+
+
+def test_a_retry_of_a_500_that_was_not_taken_leaves_the_job_faulted() -> None:
+    for answer in (
+        verdict.Throttled(LIMIT, None),
+        verdict.Unsent(NO_ROUTE),
+        verdict.Exhausted(CAP),
+    ):
+        assert consequences.of(answer, retry=True).event == events.Released(again=False)
+    assert consequences.of(verdict.Accepted("t"), retry=True).event == events.Taken("t")

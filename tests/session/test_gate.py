@@ -9,22 +9,28 @@ import pytest
 
 from aivideo import (
     APIConnectionError,
+    AuthenticationError,
     Failed,
     GateChanged,
     InsufficientCreditsError,
+    InternalServerError,
     JobStatus,
     LedgerError,
+    NotFoundError,
+    ResponseError,
     Session,
     SessionClosedError,
     SessionEvent,
     Sora2,
     SpendLimitError,
     SubmitUnknownError,
+    UpstreamError,
 )
 from aivideo._api.wire import Answer
 from aivideo._pacing.limiter import Limiter
-from aivideo._session.gate import FIRST_PAUSE, LONGEST_PAUSE, UNKNOWNS_IN_A_ROW, Gate, Outage
+from aivideo._session.gate import Gate, is_answer
 from aivideo._session.live import LiveJobs
+from aivideo._session.outage import FAILURES_IN_A_ROW
 from aivideo.simulator import (
     Endpoint,
     Faults,
@@ -44,30 +50,6 @@ SPENT = SpendLimitError("reached", status=429, code="spend_limit_exceeded")
 def new_gate() -> tuple[Gate, list[SessionEvent]]:
     events: list[SessionEvent] = []
     return Gate(Limiter(), LiveJobs(events.append)), events
-
-
-def test_five_consecutive_unknowns_begin_an_outage_and_a_response_resets_the_count() -> None:
-    outage = Outage()
-    for _ in range(UNKNOWNS_IN_A_ROW - 1):
-        assert not outage.unknown()
-    outage.answered()
-    results = [outage.unknown() for _ in range(UNKNOWNS_IN_A_ROW)]
-    assert results == [False] * (UNKNOWNS_IN_A_ROW - 1) + [True]
-    assert not outage.unknown(), "the outage has already begun"
-
-
-def test_one_unknown_after_an_outage_begins_the_next_with_a_longer_pause() -> None:
-    outage = Outage()
-    for _ in range(UNKNOWNS_IN_A_ROW):
-        outage.unknown()
-    outage.over()
-    assert outage.pause == 2 * FIRST_PAUSE
-    assert outage.unknown()
-    for _ in range(20):
-        outage.unanswered()
-    assert outage.pause == LONGEST_PAUSE
-    outage.answered()
-    assert outage.pause == FIRST_PAUSE
 
 
 def test_a_permanent_reason_replaces_a_temporary_one() -> None:
@@ -90,13 +72,36 @@ def test_a_recovered_ledger_opens_the_gate_it_has_closed() -> None:
     assert events == [GateChanged(state="closed", error=FULL), GateChanged(state="open")]
 
 
-async def test_an_outage_pauses_creates_until_it_ends() -> None:
+async def test_an_outage_holds_creates_until_probes_are_answered() -> None:
     gate, events = new_gate()
-    assert [gate.doubted() for _ in range(UNKNOWNS_IN_A_ROW)][-1]
-    held = gate.outage.is_on
-    gate.outage_over()
-    assert (held, gate.outage.is_on) == (True, False)
-    assert events == [GateChanged(state="held"), GateChanged(state="open")]
+    assert [gate.doubted() for _ in range(FAILURES_IN_A_ROW)][-1]
+    assert gate.outage.is_held
+    gate.begin_probing()
+    while gate.outage.allowed is not None:
+        gate.answered(accepted=True)
+    states = [event.state for event in events if isinstance(event, GateChanged)]
+    assert states == ["held", "probing", "open"]
+
+
+@pytest.mark.parametrize(
+    ("error", "answers"),
+    [
+        (NotFoundError("no", status=404, code="not_found"), True),
+        (AuthenticationError("key", status=401, code="invalid_api_key"), True),
+        (InternalServerError("oops", status=500, code="internal_error"), False),
+        (UpstreamError("oops", status=503, code="upstream_error"), False),
+        (ResponseError("no balance", status=200, body=b'{"code":200,"data":{}}'), True),
+        (ResponseError("no balance", status=200, body=b"<html>Sign in</html>"), False),
+        (ResponseError("a page", status=403, body=b"<html>Forbidden</html>"), False),
+        (ResponseError("a page", status=502, body=b'{"data":{}}'), False),
+        (APIConnectionError("reset", written=True), False),
+        (ValueError("an error of a transport"), False),
+    ],
+)
+def test_an_outage_is_over_when_the_service_answers_in_its_own_words(
+    error: Exception, answers: bool
+) -> None:
+    assert is_answer(error) is answers
 
 
 BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")

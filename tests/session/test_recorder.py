@@ -38,10 +38,12 @@ class FailingLedger(MemoryLedger):
         if what in self.full:
             raise LedgerError(f"ledger: the disk is full ({what})")
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         await asyncio.sleep(0.01)
         self._check("claim")
-        return await super().claim(job_id, lease=lease)
+        return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         await asyncio.sleep(0.01)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 import pytest
 from attrs import evolve
 
@@ -14,6 +15,7 @@ from aivideo import (
     InternalServerError,
     InvalidRequestError,
     JobStatus,
+    MemoryLedger,
     Session,
     Sora2,
     SubmitUnknownError,
@@ -195,3 +197,84 @@ async def test_slow_creates_never_use_a_connection_that_the_server_closes() -> N
                 await asyncio.sleep(7)
             assert session.statistics().credits.unknown == 0
         assert sim.truth.creates_taken == 1000
+
+
+# --- sent again after a 500, as the user allowed ------------------------------------------------
+
+FAULT = (500, "internal_error", "api_error")
+BAD = (400, "invalid_request", "invalid_request_error")
+SLOW_DOWN = (429, "rate_limit_exceeded", "rate_limit_error")
+SPENT = (429, "spend_limit_exceeded", "billing_error")
+
+
+class Scripted(DirectTransport):
+    """Answers the first creates with these errors; the later ones as the service does."""
+
+    def __init__(self, *errors: tuple[int, str, str]) -> None:
+        self.service = Service(scenario())
+        super().__init__(self.service)
+        self.errors = list(errors)
+        self.posts = 0
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+    ) -> Answer:
+        self.posts += method == "POST"
+        if method == "POST" and self.errors:
+            status, code, kind = self.errors.pop(0)
+            error = {"code": code, "message": "as reported", "type": kind}
+            return Answer(status, orjson.dumps({"error": error}), {})
+        return await super().send(method, url, headers, body, timeout)
+
+
+@pytest.mark.parametrize("later", [BAD, SPENT])
+async def test_what_follows_a_500_does_not_hide_it(later: tuple[int, str, str]) -> None:
+    transport, ledger = Scripted(FAULT, later), MemoryLedger()
+    async with Session(
+        "sk-test", transport=transport, ledger=ledger, resubmit_server_errors=True
+    ) as session:
+        with pytest.raises(InternalServerError, match="sent again as allowed") as caught:
+            await session.submit(BOAT, key="boat")
+        assert later[1] in str(caught.value)
+        assert session.statistics().credits.unknown == 100
+    assert await ledger.counts() == {JobStatus.FAULTED: 1}
+    assert (await ledger.totals()).unknown == 100
+
+
+@pytest.mark.parametrize(
+    "later", [(), (SLOW_DOWN,) * 50, (BAD,), (SPENT,)], ids=["pause", "429s", "400", "cap"]
+)
+async def test_a_later_run_without_the_permission_does_not_repeat_a_create_after_a_500(
+    later: tuple[tuple[int, str, str], ...],
+) -> None:
+    transport, ledger = Scripted(FAULT, *later), MemoryLedger()
+    async with Session(
+        "sk-test", transport=transport, ledger=ledger, resubmit_server_errors=True
+    ) as session:
+        submitting = asyncio.create_task(session.submit(BOAT, key="boat"))
+        # In the pause before it is sent again, or while rate limits hold it back.
+        await asyncio.sleep(20 if later else 0.5)
+    await asyncio.gather(submitting, return_exceptions=True)
+    posts = transport.posts
+    transport.errors.clear()
+    async with Session("sk-test", transport=transport, ledger=ledger.sharing("next")) as session:
+        with pytest.raises(InternalServerError):
+            await session.submit(BOAT, key="boat")
+        await session.resume()
+        await asyncio.sleep(600)
+    assert transport.posts == posts
+    assert await ledger.counts() == {JobStatus.FAULTED: 1}
+
+
+async def test_a_failed_job_sent_again_waits_through_a_rate_limit() -> None:
+    transport, ledger = Scripted(), MemoryLedger()
+    failing = DirectTransport(Service(scenario(failure_rate=1.0, seed=6)))
+    async with Session("sk-test", transport=failing, ledger=ledger) as session:
+        async for _ in session.generate_many([BOAT], batch="boats"):
+            pass
+    transport.errors = [SLOW_DOWN] * 3
+    async with Session("sk-test", transport=transport, ledger=ledger.sharing("next")) as session:
+        outcomes = session.generate_many([BOAT], batch="boats", retry_failed=True)
+        (outcome,) = [each async for each in outcomes]
+    assert isinstance(outcome, Succeeded)
+    assert transport.posts == 4

@@ -308,7 +308,9 @@ async def test_any_exception_of_a_ledger_at_the_claim_becomes_a_ledger_error(
     path: Path,
 ) -> None:
     class Broken(MemoryLedger):
-        async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+        async def claim(
+            self, job_id: str, *, lease: float, retry_faulted: bool = False
+        ) -> JobRecord | None:
             raise ConnectionError("the database went away")
 
     sold, ledger = service(), Broken()
@@ -352,10 +354,12 @@ class Full(MemoryLedger):
         super().__init__()
         self.full = frozenset[str]()
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         if "claim" in self.full:
             raise LedgerError("the disk is full")
-        return await super().claim(job_id, lease=lease)
+        return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
 
     async def record(
         self, job_id: str, event: LedgerEvent, *, attempt: int | None = None

@@ -22,12 +22,13 @@ from aivideo import RateLimit, SpendLimitError
 from aivideo._api import verdict, wire
 from aivideo._api.client import Client
 from aivideo._pacing.limiter import Limiter
-from aivideo._session import consequences, gate, session
+from aivideo._session import consequences, outage, session
 from aivideo._session.downloads import Downloads
-from aivideo._session.gate import Gate, Outage, OutageProbe
+from aivideo._session.gate import Gate, OutageProbe
 from aivideo._session.intake import Intake
 from aivideo._session.live import LiveJob, LiveJobs, Submission
 from aivideo._session.many import GenerateMany
+from aivideo._session.outage import Outage
 from aivideo._session.paced import Questions
 from aivideo._session.recorder import Recorder
 from aivideo._session.submitter import Submitter
@@ -317,21 +318,21 @@ def gate_stays_open() -> None:
 
 @mutant("7", "five unknowns in a row do not hold creates")
 def outage_unseen() -> None:
-    replace(gate, "UNKNOWNS_IN_A_ROW", 500)
+    replace(outage, "FAILURES_IN_A_ROW", 500)
 
 
 @mutant("7", "creates go on after a pause, whether the service has answered or not")
 def outage_over_unanswered() -> None:
     async def run(self: OutageProbe) -> None:
-        await asyncio.sleep(self._gate.outage.pause)
-        self._gate.outage_over()
+        await asyncio.sleep(self._gate.outage.next_pause())
+        self._gate.begin_probing()
 
     replace(OutageProbe, "run", run)
 
 
 @mutant("7", "each relapse waits no longer than the one before")
 def pause_does_not_grow() -> None:
-    replace(Outage, "unanswered", lambda _: None)
+    replace(Outage, "next_pause", lambda _: outage.FIRST_PAUSE)
 
 
 # --- law 8: batches that are run again ------------------------------------------------------------

@@ -128,9 +128,13 @@ class SqliteLedger:
         """Record a job; see :class:`~aivideo.ledger.Ledger`."""
         return await self._step(lambda file: file.plan(job, replace=replace))
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         """Win the right to POST a job once; see :class:`~aivideo.ledger.Ledger`."""
-        return await self._step(lambda file: file.claim(job_id, lease=lease))
+        return await self._step(
+            lambda file: file.claim(job_id, lease=lease, retry_faulted=retry_faulted)
+        )
 
     async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
         """Record what happened; see :class:`~aivideo.ledger.Ledger`."""

@@ -179,8 +179,8 @@ class LedgerFile:
             self._known.pop(planned.id, None)
         return planned
 
-    def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
-        """Compare and set: from planned to submitting."""
+    def claim(self, job_id: str, *, lease: float, retry_faulted: bool) -> JobRecord | None:
+        """Compare and set: from planned (or faulted, if allowed) to submitting."""
         seq, job = self._job(job_id)
         ceiling, totals = self._budget(job.batch)
         claimed = rules.claim(
@@ -190,6 +190,7 @@ class LedgerFile:
             now=self._now(),
             totals=totals,
             ceiling=ceiling,
+            retry_faulted=retry_faulted,
         )
         if claimed is None:
             return None

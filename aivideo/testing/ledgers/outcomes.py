@@ -208,6 +208,27 @@ async def _each_attempt_counts_with_its_reserved_amount(bench: Bench) -> None:
     assert await bench.two.totals(batch=batch) == CreditTotals(refunded=70), promise
 
 
+async def _only_a_permitted_claim_repeats_a_faulted_create(bench: Bench) -> None:
+    promise = "a faulted job is claimed only with retry_faulted=True"
+    job = await bench.one.plan(bench.priced("30.5", batch=bench.batch()))
+    assert await bench.one.claim(job.id, lease=LEASE), "claim() of a planned job wins it"
+    await bench.one.record(job.id, Faulted(WHY))
+    assert await bench.one.claim(job.id, lease=LEASE) is None, promise
+    claimed = await bench.one.claim(job.id, lease=LEASE, retry_faulted=True)
+    assert claimed is not None, promise
+    assert claimed.status is JobStatus.SUBMITTING, promise
+    assert [each.number for each in claimed.attempts] == [1, 2], f"{promise}, as a new attempt"
+    assert await bench.two.claim(job.id, lease=LEASE, retry_faulted=True) is None, promise
+    released = await bench.one.record(job.id, Released(again=False))
+    promise = "after Released(again=False) the job is faulted, and does not wait to be sent"
+    assert (released.status, released.waiting) == (JobStatus.FAULTED, False), promise
+    unknown = await bench.one.plan(bench.priced("30.5", batch=bench.batch()))
+    assert await bench.one.claim(unknown.id, lease=LEASE), "claim() of a planned job wins it"
+    await bench.one.record(unknown.id, Doubted(WHY))
+    promise = "an unknown job is never claimed"
+    assert await bench.one.claim(unknown.id, lease=LEASE, retry_faulted=True) is None, promise
+
+
 CHECKS: tuple[Check, ...] = (
     _every_outcome_is_recorded,
     _a_contradiction_is_refused_and_changes_nothing,
@@ -216,4 +237,5 @@ CHECKS: tuple[Check, ...] = (
     _a_task_belongs_to_one_attempt,
     _each_attempt_is_kept,
     _each_attempt_counts_with_its_reserved_amount,
+    _only_a_permitted_claim_repeats_a_faulted_create,
 )

@@ -297,7 +297,9 @@ class WatchedLedger(SqliteLedger):
         if pages is not None:
             self.file.connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         """See :class:`SqliteLedger`."""
         process = self._owner_process
         laws = process.world.laws
@@ -305,7 +307,7 @@ class WatchedLedger(SqliteLedger):
             laws.claim_begins(process, job_id)
         process.claiming += 1
         try:
-            claimed = await super().claim(job_id, lease=lease)
+            claimed = await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
         finally:
             process.claiming -= 1
         if claimed is not None and process.alive:
