@@ -7,7 +7,7 @@ nothing to write.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 
 from attrs import evolve
@@ -99,6 +99,7 @@ def claim(
     now: float,
     totals: CreditTotals,
     ceiling: Decimal | None,
+    unpriced_jobs: Sequence[str] = (),
 ) -> JobRecord | None:
     """Return the job with a new attempt, its price reserved; None if it is not ``planned``.
 
@@ -109,14 +110,23 @@ def claim(
         now: Unix seconds.
         totals: the credits of its batch so far.
         ceiling: the stored ceiling of its batch, in credits; None: there is none.
+        unpriced_jobs: ids of jobs of its batch that count in ``totals.unpriced``, for the error.
 
     Raises:
-        BudgetExceededError: its price would pass the ceiling, or is not known under one.
+        BudgetExceededError: its price would pass the ceiling, or is not known under one; or an
+            earlier attempt of the batch, without a known price, is charged, reserved or unknown.
     """
     if job.status is not JobStatus.PLANNED:
         return None
     if ceiling is not None:
-        budget.admit(job.request.model, job.credits, held=totals.held, ceiling=ceiling)
+        budget.admit(
+            job.request.model,
+            job.credits,
+            held=totals.held,
+            ceiling=ceiling,
+            unpriced=totals.unpriced,
+            unpriced_jobs=unpriced_jobs,
+        )
     return apply(job, Claimed(owner=owner, lease_until=now + lease, at=now))
 
 
