@@ -15,6 +15,7 @@ import pytest
 from attrs import evolve
 
 from aivideo import Session
+from aivideo.desk import Desk
 from aivideo.errors import BudgetExceededError, LedgerError
 from aivideo.ledger.events import Failed, Released
 from aivideo.ledger.records import JobRecord, JobStatus, Reason
@@ -22,6 +23,7 @@ from aivideo.ledger.sqlite import SqliteLedger, opening, schema
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.totals import CreditTotals, credits_moved, holds_unpriced, unpriced_moved
 from aivideo.manifest import Batch, BatchSettings, Defaults, check_files, prepare, read_manifest
+from aivideo.models import Credits
 from aivideo.simulator import Scenario, Service
 from aivideo.simulator.truth import TaskRecord
 from aivideo.testing import DirectTransport
@@ -216,6 +218,17 @@ async def test_a_ledger_of_schema_2_goes_on(second: Path) -> None:
     assert (await ledger.totals(batch="unpriced")).unpriced == 7, "in doubt, no longer on its way"
     await ledger.record("unpriced-submitting", Released())
     assert (await ledger.totals(batch="unpriced")).unpriced == 6
+    await ledger.aclose()
+
+
+async def test_an_audit_concludes_nothing_from_readings_of_schema_2_if_prices_were_unknown(
+    second: Path,
+) -> None:
+    """How many attempts without a price counted at a reading is not known: at most these."""
+    ledger, _ = await read(second)
+    assert [each.ledger.unpriced for each in await ledger.readings()] == [0, 8]
+    await ledger.note_credits(Credits(balance=0, total_purchased=0, total_consumed=1000))
+    assert (await Desk(ledger).audit()).finding.conclusion == "unpriced"
     await ledger.aclose()
 
 
