@@ -46,7 +46,7 @@ is long because it lists every error; each class is short.)
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -463,6 +463,9 @@ class BudgetExceededError(AIVideoError):
         needed: the request's price in credits, or None if it is not known.
         held: credits that are charged, reserved or of unknown outcome.
         ceiling: ``max_credits``.
+        unpriced: how many POSTs of unknown price are charged, reserved or of unknown outcome; if
+            there is one, nothing more is bought under a ceiling.
+        unpriced_jobs: the ids of a few of their jobs.
     """
 
     def __init__(
@@ -472,11 +475,15 @@ class BudgetExceededError(AIVideoError):
         needed: Decimal | int | None,
         held: Decimal | int,
         ceiling: Decimal | int,
+        unpriced: int = 0,
+        unpriced_jobs: Sequence[str] = (),
     ) -> None:
         super().__init__(one_line(message))
         self.needed: Decimal | None = None if needed is None else exact(needed)
         self.held: Decimal = exact(held)
         self.ceiling: Decimal = exact(ceiling)
+        self.unpriced: int = unpriced
+        self.unpriced_jobs: tuple[str, ...] = tuple(unpriced_jobs)
 
 
 class QueueFullError(AIVideoError):

@@ -365,7 +365,7 @@ def configure_rows(converter: Converter) -> Callable[[tuple[Any, ...]], JobRecor
     )
     of_fields = make_dict_structure_fn(JobRecord, converter)
     job_names = ["credits" if name == "credits_millionths" else name for name in JOB]
-    attempt_names = ["credits" if name == "credits_millionths" else name for name in ATTEMPT]
+    attempt_names = ["credits" if name == "reserved_millionths" else name for name in ATTEMPT]
     width = len(JOB)
 
     def job_of_row(row: tuple[Any, ...]) -> JobRecord:

@@ -20,6 +20,7 @@ from aivideo.errors import (
     LedgerError,
     TaskNotFoundError,
 )
+from aivideo.ledger.audit import SETTLING_TIME
 from aivideo.ledger.events import (
     Completed,
     Doubted,
@@ -410,7 +411,7 @@ async def test_cancel_of_an_unknown_name_withdraws_nothing(jobs: Jobs, desk: Des
 async def test_an_audit_reads_and_stores_the_counter_when_it_has_a_client(jobs: Jobs) -> None:
     await jobs.reading(1000)
     job = await jobs.add("a", CLAIM, NO_ANSWER)
-    jobs.clock += 10
+    jobs.clock += SETTLING_TIME
     audit = await Desk(jobs.ledger, client=FakeClient(consumed=1000)).audit()
     assert audit.finding.conclusion == "none charged"
     assert [each.id for each in audit.in_doubt] == [job.id]
@@ -423,6 +424,7 @@ async def test_an_audit_compares_stored_readings_when_the_service_cannot_be_reac
 ) -> None:
     await jobs.reading(1000)
     await jobs.add("a", CLAIM, NO_ANSWER)
+    jobs.clock += SETTLING_TIME
     await jobs.reading(1100)
     audit = await Desk(jobs.ledger, client=FakeClient()).audit()
     assert isinstance(audit.error, APIConnectionError)
@@ -432,7 +434,8 @@ async def test_an_audit_compares_stored_readings_when_the_service_cannot_be_reac
 
 async def test_an_audit_finds_unknown_creates_of_jobs_that_are_running_now(jobs: Jobs) -> None:
     await jobs.reading(0)
-    job = await jobs.add("a", CLAIM, NO_ANSWER, Retried(True), CLAIM, Taken("t1"))
+    job = await jobs.add("a", CLAIM, NO_ANSWER, Retried(True), CLAIM, Taken("t1"), *SAVED)
+    jobs.clock += SETTLING_TIME
     await jobs.reading(100)
     audit = await Desk(jobs.ledger).audit()
     assert [each.id for each in audit.in_doubt] == [job.id]

@@ -21,7 +21,7 @@ from aivideo._session.job import Job, JobActions
 from aivideo.errors import AIVideoError
 from aivideo.events import Instrumentation, JobChanged, SessionEvent
 from aivideo.ledger.records import AttemptStatus, JobRecord, JobStatus
-from aivideo.ledger.totals import CreditTotals, Holding
+from aivideo.ledger.totals import HELD, CreditTotals, Holding
 from aivideo.models import TaskId
 
 log = logging.getLogger("aivideo.session")
@@ -124,7 +124,7 @@ class LiveJob:
         submission: its way to the service, while it is on it.
         attempt: the number of this session's own POST; 0: it made none.
         held: how this session counts the credits of that POST; None: it made none.
-        reserved: the credits that were reserved for that POST.
+        reserved: the credits that were reserved for that POST; None: its price is not known.
     """
 
     __slots__ = ("attempt", "held", "job", "record", "reserved", "submission")
@@ -135,7 +135,7 @@ class LiveJob:
         self.submission: Submission | None = None
         self.attempt = 0
         self.held: Holding | None = None
-        self.reserved = _NOTHING
+        self.reserved: Decimal | None = None
 
     @property
     def id(self) -> str:
@@ -150,7 +150,7 @@ class LiveJob:
     @property
     def may_be_bought(self) -> bool:
         """Whether this session's own POST of it was taken, or may have been."""
-        return self.held in (Holding.RESERVED, Holding.UNKNOWN, Holding.CHARGED)
+        return self.held in HELD
 
 
 class LiveJobs:
@@ -165,6 +165,7 @@ class LiveJobs:
 
     def __init__(self, instrumentation: Instrumentation | None = None) -> None:
         self._spent = dict.fromkeys(Holding, _NOTHING)
+        self._unpriced: Counter[str] = Counter()
         self.counts: Counter[JobStatus] = Counter()
         self._instrumentation = instrumentation
         self._by_id: dict[str, LiveJob] = {}
@@ -288,11 +289,16 @@ class LiveJobs:
     @property
     def spent(self) -> CreditTotals:
         """Credits of this session's own POSTs, by what became of them."""
-        return NO_CREDITS.plus(self._spent)
+        return NO_CREDITS.plus(self._spent, self._unpriced.total())
+
+    @property
+    def unpriced_jobs(self) -> list[str]:
+        """The ids of jobs whose POSTs count in ``spent.unpriced``."""
+        return [*self._unpriced]
 
     def reserve(self, live: LiveJob) -> None:
         """Count the price of a job as reserved for a POST of this session."""
-        live.reserved = live.record.credits or _NOTHING
+        live.reserved = live.record.credits
         live.held = Holding.NONE
         self.hold(live, Holding.RESERVED)
 
@@ -303,10 +309,17 @@ class LiveJobs:
 
     def hold(self, live: LiveJob, after: Holding) -> None:
         """Move the credits of this session's own POST of a job to another column."""
-        if live.held is not None and live.held is not after:
-            self._spent[live.held] -= live.reserved
+        before = live.held
+        if before is None or before is after:
+            return
+        live.held = after
+        if live.reserved is not None:
+            self._spent[before] -= live.reserved
             self._spent[after] += live.reserved
-            live.held = after
+        elif (after in HELD) is not (before in HELD):
+            self._unpriced[live.id] += 1 if after in HELD else -1
+            if not self._unpriced[live.id]:
+                del self._unpriced[live.id]
 
     # --- instrumentation ----------------------------------------------------------------------
 

@@ -82,13 +82,21 @@ class Recorder:
             The job, ``submitting``; None: it was not planned any more.
 
         Raises:
-            BudgetExceededError: its credits would pass a ceiling; nothing was sent.
+            BudgetExceededError: its credits would pass a ceiling, or are not known under one, or
+                those of an earlier POST are not known; nothing was sent.
             LedgerError: the claim could not be written; nothing was sent.
         """
         record = live.record
         if self._max_credits is not None:
-            held = self._live.spent.held
-            budget.admit(record.request.model, record.credits, held=held, ceiling=self._max_credits)
+            spent = self._live.spent
+            budget.admit(
+                record.request.model,
+                record.credits,
+                held=spent.held,
+                ceiling=self._max_credits,
+                unpriced=spent.unpriced,
+                unpriced_jobs=self._live.unpriced_jobs,
+            )
         # Reserved before the first await: two callers cannot pass the ceiling together.
         self._live.reserve(live)
         claimed: JobRecord | None = None

@@ -102,16 +102,27 @@ class Catalog:
     def check_price(self, request: Request) -> None:
         """Check that a request costs what this catalogue says.
 
-        A request with stated credits passes if this catalogue has no price for it.
+        A request with stated credits passes if this catalogue has no price for it, or a lower one:
+        ceilings then count more than is spent. One that states less would be charged more than its
+        ceilings count.
 
         Raises:
-            InvalidRequestError: the prices differ.
+            InvalidRequestError: the prices differ, or the stated one is lower.
         """
         price = self.find(request.model).credits(request.input)
         if request.credits == price:
             return
-        if price is None and isinstance(request, Generation) and request.stated_credits is not None:
-            return
+        stated = request.stated_credits if isinstance(request, Generation) else None
+        if stated is not None:
+            if price is None or stated > price:
+                return
+            raise InvalidRequestError.because(
+                "credits",
+                str(stated),
+                f"is less than the price of this {request.model} request in the session's "
+                f"catalogue ({price}), so ceilings would count less than is charged",
+                f"leave credits out, state {price} or more, or correct the session's catalogue",
+            )
         raise InvalidRequestError.because(
             "credits",
             None if request.credits is None else str(request.credits),

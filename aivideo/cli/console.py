@@ -135,6 +135,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "hypotheses": [
             {"refunds_lower": each.refunds_lower, "rest": each.rest} for each in finding.hypotheses
         ],
+        "assumption": finding.assumption,
+        "ask_again_at": finding.ask_again_at,
         "lines": list(finding.lines),
     }
 

@@ -49,6 +49,15 @@ def describe(error: BaseException) -> str:
 
     A manifest's errors keep the names of its fields.
     """
+    if isinstance(error, BudgetExceededError) and error.unpriced:
+        posts = "POST" if error.unpriced == 1 else "POSTs"
+        jobs = f" (for example job {error.unpriced_jobs[0]})" if error.unpriced_jobs else ""
+        return (
+            f"--max-credits {error.ceiling}: {error.unpriced} earlier {posts} of unknown price"
+            f"{jobs} may have been charged any amount, so nothing more is bought under a ceiling; "
+            "it was not sent. Settle what is of unknown outcome (aivideo jobs settle), or lift the "
+            "ceiling: --max-credits none"
+        )
     if isinstance(error, BudgetExceededError) and error.needed is not None:
         return (
             f"{error.needed} credits more would exceed --max-credits {error.ceiling}: "

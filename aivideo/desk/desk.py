@@ -9,6 +9,7 @@ from typing import Protocol
 
 from aivideo._amounts import plain
 from aivideo._api import callback_tokens
+from aivideo.desk.evidence import compare, is_evidence
 from aivideo.desk.results import Audit, Cancellation, DeskError, JobList, Refusal, Retry
 from aivideo.errors import (
     AIVideoError,
@@ -18,10 +19,8 @@ from aivideo.errors import (
     TaskNotFoundError,
 )
 from aivideo.ledger import Ledger, transitions
-from aivideo.ledger import audit as audits
-from aivideo.ledger.audit import Finding, Reading
 from aivideo.ledger.events import Event, Released, Retried, Taken, Withdrawn
-from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.records import Attempt, JobRecord, JobStatus
 from aivideo.models import Credits, Task, TaskId
 
 _NOT_ENDED = (
@@ -261,6 +260,10 @@ class Desk:
         With a ``client`` the counter is read once more, and the reading is stored. If that fails,
         the readings that were stored before are compared (:attr:`Audit.error`).
 
+        What is concluded about creates of unknown outcome holds under :attr:`Finding.assumption`.
+        Nothing is concluded before the last of them is 15 minutes old
+        (:attr:`Finding.ask_again_at`).
+
         Raises:
             ConfigurationError: the client's settings cannot work.
             DeskError: fewer than two readings are stored.
@@ -275,8 +278,16 @@ class Desk:
                 f"{'is' if len(readings) == 1 else 'are'} stored",
                 "call audit() again with client=…",
             )
-        in_doubt = [job async for job in self._ledger.jobs() if job.doubts]
-        return Audit(finding=_compare(readings, in_doubt), in_doubt=tuple(in_doubt), error=error)
+        in_doubt: list[JobRecord] = []
+        others: list[Attempt] = []
+        async for job in self._ledger.jobs():
+            if job.doubts:
+                in_doubt.append(job)
+            others += filter(is_evidence, job.attempts)
+        # Tasks that the ledger believed to run at the last reading, and knows to have failed now.
+        failed = (await self._ledger.totals()).refunded - readings[-1].ledger.refunded
+        finding = compare(readings, in_doubt, others, failed_since=max(Decimal(0), failed))
+        return Audit(finding=finding, in_doubt=tuple(in_doubt), error=error)
 
     async def _read_counter(self) -> AIVideoError | None:
         if self._client is None:
@@ -399,21 +410,3 @@ def _summarized(records: Sequence[JobRecord]) -> Retry:
         at_risk=plain(sum(at_risk, Decimal(0))),
         unpriced=len(records) - len(prices),
     )
-
-
-def _compare(readings: Sequence[Reading], in_doubt: Sequence[JobRecord]) -> Finding:
-    """Compare the last reading with the one that says most about what is unknown."""
-    sent = [
-        (attempt.sent_at, attempt.credits or Decimal(0))
-        for job in in_doubt
-        for attempt in job.attempts
-        if attempt.status.is_in_doubt
-    ]
-    # Start from the last reading before the first unknown create: earlier refunds and other
-    # people's spending then do not blur the result. A reading taken while a create was in flight
-    # says less, because the counter may or may not have included it.
-    first = min((sent_at for sent_at, _ in sent), default=0.0)
-    quiet = [each for each in readings[:-1] if each.at <= first and not each.ledger.reserved]
-    since = quiet[-1] if quiet else readings[0]
-    prices = [price for sent_at, price in sent if sent_at >= since.at]
-    return audits.conclude(since, readings[-1], prices=prices)

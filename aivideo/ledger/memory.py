@@ -6,14 +6,15 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 
 from aivideo import _amounts
 from aivideo.errors import LedgerError
-from aivideo.ledger import rules
+from aivideo.ledger import budget, rules
 from aivideo.ledger.audit import Reading
 from aivideo.ledger.events import Event, Taken
 from aivideo.ledger.records import JobRecord, JobStatus
-from aivideo.ledger.totals import CreditTotals, credits_moved
+from aivideo.ledger.totals import CreditTotals, credits_moved, holds_unpriced, unpriced_moved
 from aivideo.models import Credits, TaskId
 
 _NO_CREDITS = CreditTotals()
@@ -75,13 +76,18 @@ class MemoryLedger:
     ) -> JobRecord | None:
         """Win the right to POST a job once; see :class:`~aivideo.ledger.Ledger`."""
         job = self._job(job_id)
+        totals = self._totals.get(job.batch, _NO_CREDITS)
+        ceiling = self._ceilings.get(job.batch)
         claimed = rules.claim(
             job,
             owner=self._owner,
             lease=lease,
             now=self._now(),
-            totals=self._totals.get(job.batch, _NO_CREDITS),
-            ceiling=self._ceilings.get(job.batch),
+            totals=totals,
+            ceiling=ceiling,
+            unpriced_jobs=()
+            if ceiling is None or not totals.unpriced
+            else self._unpriced_jobs(job.batch),
             retry_faulted=retry_faulted,
         )
         return None if claimed is None else self._write(job, claimed)
@@ -149,6 +155,7 @@ class MemoryLedger:
             reserved=sum(one.reserved for one in each),
             unknown=sum(one.unknown for one in each),
             refunded=sum(one.refunded for one in each),
+            unpriced=sum(one.unpriced for one in each),
         )
 
     async def note_credits(self, account: Credits) -> Reading:
@@ -171,13 +178,19 @@ class MemoryLedger:
         for attempt in after.attempts:
             if attempt.task_id is not None:
                 self._by_task[attempt.task_id] = after.id
-        change = credits_moved(before, after)
-        if change:
-            self._totals[after.batch] = self._totals.get(after.batch, _NO_CREDITS).plus(change)
+        change, unpriced = credits_moved(before, after), unpriced_moved(before, after)
+        if change or unpriced:
+            totals = self._totals.get(after.batch, _NO_CREDITS)
+            self._totals[after.batch] = totals.plus(change, unpriced)
         if after.key is None and _has_ended(after) and not _has_ended(before):
             self._ended.append(after.id)
             self._drop_oldest()
         return after
+
+    def _unpriced_jobs(self, batch: str | None) -> list[str]:
+        """Name a few jobs that count in ``unpriced``; ended ones may have been dropped."""
+        jobs = (job for job in self._jobs.values() if job.batch == batch)
+        return [job.id for job in islice(filter(holds_unpriced, jobs), budget.NAMED)]
 
     def _drop_oldest(self) -> None:
         while len(self._ended) > self._keep_ended:

@@ -7,7 +7,7 @@ nothing to write.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 
 from attrs import evolve
@@ -100,6 +100,7 @@ def claim(
     totals: CreditTotals,
     ceiling: Decimal | None,
     retry_faulted: bool = False,
+    unpriced_jobs: Sequence[str] = (),
 ) -> JobRecord | None:
     """Return the job with a new attempt, its price reserved; None if it is not ``planned``.
 
@@ -112,14 +113,23 @@ def claim(
         ceiling: the stored ceiling of its batch, in credits; None: there is none.
         retry_faulted: whether a ``faulted`` job is claimed too. The retry is recorded by this claim
             and by nothing before it, so that nobody else repeats a POST that may have been charged.
+        unpriced_jobs: ids of jobs of its batch that count in ``totals.unpriced``, for the error.
 
     Raises:
-        BudgetExceededError: its price would pass the ceiling, or is not known under one.
+        BudgetExceededError: its price would pass the ceiling, or is not known under one; or an
+            earlier attempt of the batch, without a known price, is charged, reserved or unknown.
     """
     if not (job.status is JobStatus.PLANNED or (retry_faulted and job.status is JobStatus.FAULTED)):
         return None
     if ceiling is not None:
-        budget.admit(job.request.model, job.credits, held=totals.held, ceiling=ceiling)
+        budget.admit(
+            job.request.model,
+            job.credits,
+            held=totals.held,
+            ceiling=ceiling,
+            unpriced=totals.unpriced,
+            unpriced_jobs=unpriced_jobs,
+        )
     claimed = Claimed(owner=owner, lease_until=now + lease, at=now, retry_faulted=retry_faulted)
     return apply(job, claimed)
 

@@ -1,4 +1,4 @@
-"""Credits of attempts, summed by what became of them."""
+"""Credits of attempts, summed by what became of them; attempts without a known price, counted."""
 
 from __future__ import annotations
 
@@ -52,24 +52,35 @@ class CreditTotals:
         unknown: of POSTs that may or may not have been charged, including those answered by 500
             or 503.
         refunded: of tasks that failed.
+        unpriced: how many attempts without a known price are charged, reserved or unknown. Their
+            credits are in none of the sums, so under a ceiling no more may be bought.
     """
 
     charged: Decimal = field(default=NOTHING, converter=_amounts.exact)
     reserved: Decimal = field(default=NOTHING, converter=_amounts.exact)
     unknown: Decimal = field(default=NOTHING, converter=_amounts.exact)
     refunded: Decimal = field(default=NOTHING, converter=_amounts.exact)
+    unpriced: int = 0
 
     @property
     def held(self) -> Decimal:
-        """The credits that count towards a ceiling: all but the refunded ones."""
+        """The credits that count towards a ceiling: all but the refunded ones.
+
+        If ``unpriced`` is not 0, more than these may be spent.
+        """
         return _amounts.plain(self.charged + self.reserved + self.unknown)
 
     def moved(self, amount: Decimal, before: Holding, after: Holding) -> CreditTotals:
         """Return the totals after one attempt's ``amount`` moved from one column to another."""
         return self.plus({before: -amount, after: amount}) if before is not after else self
 
-    def plus(self, change: Mapping[Holding, Decimal]) -> CreditTotals:
-        """Return the totals with ``change`` added, column by column. ``NONE`` is no column."""
+    def plus(self, change: Mapping[Holding, Decimal], unpriced: int = 0) -> CreditTotals:
+        """Return the totals with ``change`` added, column by column. ``NONE`` is no column.
+
+        Args:
+            change: credits to add to each column.
+            unpriced: the number to add to ``unpriced``.
+        """
         charged, reserved = self.charged, self.reserved
         unknown, refunded = self.unknown, self.refunded
         for column, amount in change.items():
@@ -88,9 +99,24 @@ class CreditTotals:
             ("reserved", reserved),
             ("unknown", unknown),
             ("refunded", refunded),
+            ("unpriced", self.unpriced + unpriced),
         ):
             object.__setattr__(totals, name, value)
         return totals
+
+
+HELD = frozenset((Holding.CHARGED, Holding.RESERVED, Holding.UNKNOWN))
+"""The columns that count towards a ceiling."""
+
+
+def holds_unpriced(job: JobRecord) -> int:
+    """Return how many attempts of a job count in :attr:`CreditTotals.unpriced`."""
+    return sum(each.credits is None and holding(each.status) in HELD for each in job.attempts)
+
+
+def unpriced_moved(before: JobRecord | None, after: JobRecord) -> int:
+    """Return by how much ``unpriced`` changes when ``before`` becomes ``after``."""
+    return holds_unpriced(after) - (0 if before is None else holds_unpriced(before))
 
 
 def credits_moved(before: JobRecord | None, after: JobRecord) -> dict[Holding, Decimal]:

@@ -144,11 +144,15 @@ WITHOUT = default_catalog().with_models(Model(name="sora-2"))
         (default_catalog(), Generation("sora-2", BOAT.input, credits=100)),
         (MINE, MINE.request("veo-3", prompt="a", seconds=6)),
         (MINE, Generation("veo-3", {"prompt": "a", "seconds": 6}, credits=183)),
+        (MINE, Generation("veo-3", {"prompt": "a", "seconds": 6}, credits="183.5")),
+        (default_catalog(), Generation("sora-2", BOAT.input, credits=300)),
         (DEARER, DEARER.request("sora-2", **BOAT.input)),
         (WITHOUT, Generation("sora-2", BOAT.input, credits=50)),
     ],
 )
-def test_a_request_of_the_catalogue_s_price_passes(mine: Catalog, request_: Any) -> None:
+def test_a_request_of_the_catalogue_s_price_or_stated_above_it_passes(
+    mine: Catalog, request_: Any
+) -> None:
     mine.check_price(request_)
 
 
@@ -159,6 +163,8 @@ def test_a_request_of_the_catalogue_s_price_passes(mine: Catalog, request_: Any)
         (WITHOUT, BOAT, "not known"),
         (MINE, Generation("veo-3", {"prompt": "a", "seconds": 6}), "183"),
         (MINE, Generation("veo-3", {"prompt": "a", "seconds": 6}, credits=1), "183"),
+        (MINE, Generation("veo-3", {"prompt": "a", "seconds": 6}, credits="182.999999"), "183"),
+        (default_catalog(), Generation("sora-2", BOAT.input, credits=0), "100"),
         (default_catalog(), MINE.request("veo-3", prompt="a", seconds=6), "not known"),
         (default_catalog(), Generation("sora-2", BOAT.input, credits=1), "100"),
         (default_catalog(), kept_request("sora-2", BOAT.input, credits=Decimal(80)), "100"),
@@ -174,6 +180,16 @@ def test_another_price_than_the_catalogue_s_is_refused(
     assert error.value == (None if request_.credits is None else str(request_.credits))
     assert f"catalogue ({known})" in str(error.rule)
     assert "catalogue" in str(error.cure)
+
+
+def test_a_stated_price_below_the_catalogue_s_is_refused_with_the_reason_and_the_cure() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        default_catalog().check_price(Generation("sora-2", BOAT.input, credits=1))
+    assert str(caught.value) == (
+        "credits='1': is less than the price of this sora-2 request in the session's catalogue "
+        "(100), so ceilings would count less than is charged; leave credits out, state 100 or "
+        "more, or correct the session's catalogue"
+    )
 
 
 def test_a_create_goes_to_the_endpoint_that_the_catalogue_names() -> None:

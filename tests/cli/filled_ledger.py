@@ -15,7 +15,7 @@ from aivideo.cli.app import run
 from aivideo.ledger.events import Completed, Doubted, Event, Failed, Faulted, Refused, Saved, Taken
 from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.models import Credits, Sora2
+from aivideo.models import Credits, Request, Sora2
 
 LOST = Doubted(Reason(message="no answer within 60 s"))
 FAULT = Faulted(Reason(message="Internal server error", status=500, code="internal_error"))
@@ -47,10 +47,15 @@ class FilledLedger:
             await ledger.aclose()
 
     def job(
-        self, prompt: str, *events: Event | str, duration: Literal[4, 8, 12] = 4, batch: str = "."
+        self,
+        prompt: str,
+        *events: Event | str,
+        duration: Literal[4, 8, 12] = 4,
+        batch: str = ".",
+        request: Request | None = None,
     ) -> JobRecord:
         """Record a job, and what happened to it."""
-        request = Sora2(prompt, duration=duration, aspect_ratio="16:9")
+        request = request or Sora2(prompt, duration=duration, aspect_ratio="16:9")
         self.clock += 10
         record = JobRecord(
             id=f"{abs(hash(prompt)):016x}"[:16],

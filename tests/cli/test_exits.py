@@ -22,6 +22,9 @@ NO_MONEY = InsufficientCreditsError("too low", status=402, code="insufficient_cr
 OVER = BudgetExceededError(
     "max_credits=300", needed=Decimal(100), held=Decimal(250), ceiling=Decimal(300)
 )
+UNPRICED = BudgetExceededError(
+    "max_credits=300", needed=100, held=0, ceiling=300, unpriced=2, unpriced_jobs=["b99a", "c0de"]
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,7 @@ OVER = BudgetExceededError(
         (NO_MONEY, exits.MONEY),
         (SpendLimitError("a cap", status=429), exits.MONEY),
         (OVER, exits.MONEY),
+        (UNPRICED, exits.MONEY),
         (ConfigurationError("a setting"), exits.USAGE),
         (InvalidRequestError("a rule"), exits.USAGE),
         (ManifestError(["m.txt:1: a line"]), exits.USAGE),
@@ -47,6 +51,9 @@ def test_an_error_has_an_exit_code(error: AIVideoError | OSError, code: int) -> 
         (ConfigurationError("base_url='x' needs a scheme"), "--base-url 'x' needs a scheme"),
         (ConfigurationError("jobs_in_flight=0 is too few"), "--max-running-jobs 0 is too few"),
         (OVER, "100 credits more would exceed --max-credits 300: 250 are charged"),
+        (UNPRICED, "--max-credits 300: 2 earlier POSTs of unknown price (for example job b99a)"),
+        (UNPRICED, "nothing more is bought under a ceiling; it was not sent"),
+        (UNPRICED, "--max-credits none"),
         (NO_MONEY, "run the same command again"),
         (ManifestError(["m.csv:2: duration=5: must be"]), "m.csv:2: duration=5: must be"),
     ],

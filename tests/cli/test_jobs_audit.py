@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 from aivideo.cli.app import run
+from aivideo.cli.job_table import time_of
+from aivideo.ledger.audit import SETTLING_TIME
 from aivideo.ledger.events import ABANDONED, Taken
 from aivideo.ledger.records import JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
 from aivideo.simulator import Simulator
-from tests.cli.filled_ledger import BROKE, CLAIM, LOST, FilledLedger, Said, make_task, task_id
+from tests.cli.filled_ledger import BROKE, CLAIM, DONE, LOST, FilledLedger, Said, make_task, task_id
 
 
 @pytest.mark.parametrize(
     ("grown", "conclusion", "expected"),
     [
         (100, "none charged", "No POST of unknown outcome is charged"),
-        (199, "none charged", "safe to say"),
+        (199, "none charged", "if nobody else spends on, or is refunded on, this account"),
         (200, "some charged", "1 of the 3 POSTs of unknown outcome is charged, if nobody else"),
-        (250, "some charged", "some were taken"),
+        (250, "some charged", "Some POSTs of unknown outcome were taken"),
         (400, "all charged", "All POSTs of unknown outcome were taken"),
         (500, "too much", "somebody else spends"),
         (0, "too little", "of another"),
@@ -33,9 +35,10 @@ def test_audit_concludes_what_the_counter_proves_and_no_more(
     filled: FilledLedger, capsys: Said, grown: int, conclusion: str, expected: str
 ) -> None:
     filled.reading(5000)
-    filled.job("bought", CLAIM, Taken(task_id(1)))
+    filled.job("bought", CLAIM, Taken(task_id(1)), *DONE)
     for prompt in "abc":
         filled.job(prompt, CLAIM, LOST)
+    filled.clock += SETTLING_TIME
     filled.reading(5000 + grown)
     assert run(["jobs", "audit", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conclusion"] == conclusion
@@ -44,6 +47,29 @@ def test_audit_concludes_what_the_counter_proves_and_no_more(
     assert expected in out
     assert f"it grew by          {grown:,}".split() == out.splitlines()[2].split()[:4]
     assert out.count("unknown ") >= 3, "which they are"
+    assert "safe" not in out
+
+
+def test_audit_says_that_it_is_too_early_and_when_to_ask_again(
+    filled: FilledLedger, capsys: Said
+) -> None:
+    filled.reading(5000)
+    lost = filled.job("a", CLAIM, LOST)
+    filled.reading(5000)
+    assert run(["jobs", "audit", "--json"]) == 0
+    finding = json.loads(capsys.readouterr().out)
+    assert (finding["conclusion"], finding["assumption"]) == ("too early", None)
+    assert finding["ask_again_at"] == lost.attempts[0].sent_at + 900
+    assert run(["jobs", "audit"]) == 0
+    out = capsys.readouterr().out
+    assert "too early to conclude anything" in out
+    assert f"That is after {time_of(finding['ask_again_at'])}." in out
+    filled.clock = finding["ask_again_at"] - 10
+    filled.reading(5000)
+    assert run(["jobs", "audit", "--json"]) == 0
+    finding = json.loads(capsys.readouterr().out)
+    assert (finding["conclusion"], finding["ask_again_at"]) == ("none charged", None)
+    assert finding["assumption"] == "if nobody else spends on, or is refunded on, this account"
 
 
 def test_audit_starts_at_the_last_reading_before_the_first_unknown_create(
@@ -54,6 +80,7 @@ def test_audit_starts_at_the_last_reading_before_the_first_unknown_create(
     filled.job("failed", CLAIM, Taken(task_id(1)), BROKE)
     filled.reading(777)
     filled.job("lost", CLAIM, LOST)
+    filled.clock += SETTLING_TIME
     filled.reading(777)
     assert run(["jobs", "audit", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conclusion"] == "none charged"
@@ -70,9 +97,11 @@ def test_audit_does_not_start_at_a_reading_taken_while_a_create_was_in_flight(
     assert lost.status is JobStatus.UNKNOWN
 
     async def take(ledger: SqliteLedger) -> None:
-        await ledger.record(in_flight.id, Taken(task_id(1)))
+        for event in (Taken(task_id(1)), *DONE):
+            await ledger.record(in_flight.id, event)
 
     asyncio.run(filled._with(take))
+    filled.clock += SETTLING_TIME
     filled.reading(200)
     assert run(["jobs", "audit", "--json"]) == 0
     finding = json.loads(capsys.readouterr().out)
@@ -85,6 +114,7 @@ def test_audit_with_refunds_says_that_it_is_not_documented(
     filled.reading(0)
     filled.job("lost", CLAIM, LOST)
     filled.job("failed", CLAIM, Taken(task_id(1)), BROKE)
+    filled.clock += SETTLING_TIME
     filled.reading(100)
     assert run(["jobs", "audit"]) == 0
     out = capsys.readouterr().out
@@ -99,7 +129,7 @@ def test_audit_reads_the_counter_once_more(
     capsys: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    filled.clock = time.time() - 100
+    filled.clock = time.time() - SETTLING_TIME - 100
     before = asked.truth.charged - asked.truth.refunded
     filled.reading(before)
     lost = filled.job("A boat at night", CLAIM, ABANDONED)

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from aivideo.cli.app import run
 from aivideo.ledger.records import JobStatus
+from aivideo.models import Generation
 from tests.cli.filled_ledger import CLAIM, LOST, FilledLedger, Said, one_of_each, task_id
 
 
@@ -38,6 +39,16 @@ def test_the_list_shows_what_each_job_needs_and_the_urgent_ones_first(
     assert "refunded 100 ($0.50)" in out
     for command in ("audit", "settle JOB --task-id TASK", "settle JOB --not-taken"):
         assert f"  aivideo jobs {command}" in lines
+
+
+def test_posts_of_unknown_price_are_counted_below_the_list(
+    filled: FilledLedger, capsys: Said
+) -> None:
+    filled.job("a", CLAIM, LOST)
+    for name in ("x", "y"):
+        filled.job(name, CLAIM, LOST, request=Generation("veo-3", {"prompt": name}))
+    assert run(["jobs", "list"]) == 0
+    assert "outcome unknown 100 ($0.50) · and 2 POSTs of unknown price" in capsys.readouterr().out
 
 
 def test_jobs_without_a_command_lists_them(filled: FilledLedger, capsys: Said) -> None:

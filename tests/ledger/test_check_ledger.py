@@ -17,7 +17,7 @@ from aivideo.ledger.events import Event
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.ledger.totals import Holding
+from aivideo.ledger.totals import CreditTotals, Holding, holds_unpriced
 from aivideo.models import TaskId
 from aivideo.testing import check_ledger
 
@@ -334,6 +334,56 @@ class NeverRefunds(MemoryLedger):
         return written
 
 
+class CountsNoUnknownPrices(MemoryLedger):
+    def _write(self, before: JobRecord, after: JobRecord) -> JobRecord:
+        written = super()._write(before, after)
+        for batch, totals in self._totals.items():
+            self._totals[batch] = evolve(totals, unpriced=0)
+        return written
+
+
+class CountsUnknownPricesForEver(MemoryLedger):
+    def _write(self, before: JobRecord, after: JobRecord) -> JobRecord:
+        most = self._totals.get(after.batch, CreditTotals()).unpriced
+        written = super()._write(before, after)
+        now = self._totals.get(after.batch, CreditTotals())
+        self._totals[after.batch] = evolve(now, unpriced=max(most, now.unpriced))
+        return written
+
+
+class CountsJobsOfUnknownPriceOnce(MemoryLedger):
+    """Not each attempt of a job."""
+
+    def _write(self, before: JobRecord, after: JobRecord) -> JobRecord:
+        written = super()._write(before, after)
+        unpriced = sum(
+            holds_unpriced(job) > 0 for job in self._jobs.values() if job.batch == after.batch
+        )
+        now = self._totals.get(after.batch, CreditTotals())
+        self._totals[after.batch] = evolve(now, unpriced=unpriced)
+        return written
+
+
+class BuysAfterUnknownPrices(MemoryLedger):
+    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+        batch = self._job(job_id).batch
+        totals = self._totals.get(batch, CreditTotals())
+        self._totals[batch] = evolve(totals, unpriced=0)
+        try:
+            return await super().claim(job_id, lease=lease)
+        finally:
+            unpriced = self._totals[batch].unpriced + totals.unpriced
+            self._totals[batch] = evolve(self._totals[batch], unpriced=unpriced)
+
+
+class ForgetsUnknownPricesInReadings(MemoryLedger):
+    async def readings(self) -> Sequence[Reading]:
+        return [
+            evolve(each, ledger=evolve(each.ledger, unpriced=0))
+            for each in await super().readings()
+        ]
+
+
 class ReadsTheNewestFirst(MemoryLedger):
     async def readings(self) -> Sequence[Reading]:
         return [*reversed(await super().readings())]
@@ -389,6 +439,11 @@ class ClosesOnce(MemoryLedger):
         (ReadsPagesByOffset, "may be read while they change"),
         (CountsAllForABatch, "counts a batch"),
         (NeverRefunds, "a refund frees a ceiling"),
+        (CountsNoUnknownPrices, "it counts in `unpriced`"),
+        (CountsUnknownPricesForEver, "it counts in `unpriced`"),
+        (CountsJobsOfUnknownPriceOnce, "each attempt by itself"),
+        (BuysAfterUnknownPrices, "on its way closes every ceiling of its batch"),
+        (ForgetsUnknownPricesInReadings, "readings.. lists all"),
         (ReadsTheNewestFirst, "the oldest first"),
         (ForgetsWhenItCloses, "nothing is lost when all handles close"),
         (ClosesOnce, "closed already"),

@@ -15,12 +15,15 @@ import pytest
 from attrs import evolve
 
 from aivideo import Session
-from aivideo.errors import LedgerError
-from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.desk import Desk
+from aivideo.errors import BudgetExceededError, LedgerError
+from aivideo.ledger.events import Failed, Released
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger, opening, schema
 from aivideo.ledger.sqlite.file import LedgerFile
-from aivideo.ledger.totals import CreditTotals, credits_moved
+from aivideo.ledger.totals import CreditTotals, credits_moved, holds_unpriced, unpriced_moved
 from aivideo.manifest import Batch, BatchSettings, Defaults, check_files, prepare, read_manifest
+from aivideo.models import Credits
 from aivideo.simulator import Scenario, Service
 from aivideo.simulator.truth import TaskRecord
 from aivideo.testing import DirectTransport
@@ -111,7 +114,7 @@ async def test_every_row_of_an_old_ledger_is_migrated(old: Path) -> None:
             assert await ledger.ceiling(row["batch"]) is None
     summed = CreditTotals()
     for job in found:
-        summed = summed.plus(credits_moved(None, job))
+        summed = summed.plus(credits_moved(None, job), unpriced_moved(None, job))
     assert await ledger.totals() == summed, "the totals are the sums of the migrated attempts"
     for reading, row in zip(await ledger.readings(), readings, strict=True):
         account, sums = reading.account, reading.ledger
@@ -169,6 +172,96 @@ async def test_a_claim_of_a_process_that_died_lapses_after_the_migration(old: Pa
     assert [job.id for job in await ledger.lapse()] == [submitting.id]
     assert (await ledger.totals(batch=None)).reserved == 0
     await ledger.aclose()
+
+
+# --- schema 2: attempts without a known price ---------------------------------------------------
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """A copy of a ledger of schema 2."""
+    return Path(shutil.copy(FILES / "b9a0047.db", tmp_path / "second.db"))
+
+
+async def test_attempts_without_a_price_are_counted_by_the_migration(second: Path) -> None:
+    ledger, found = await read(second)
+    unpriced = await ledger.totals(batch="unpriced")
+    # saved, running, unknown, faulted, submitting, and both of a job that was sent twice
+    assert unpriced == CreditTotals(unpriced=7)
+    assert unpriced.unpriced == sum(holds_unpriced(job) for job in found if job.batch == "unpriced")
+    assert await ledger.totals(batch="mixed") == CreditTotals(charged=100, unpriced=1)
+    assert await ledger.totals(batch="priced") == CreditTotals(charged=100, unknown=100)
+    assert (await ledger.totals()).unpriced == 8
+    assert await ledger.ceiling("priced") == 300
+    await ledger.aclose()
+    again, same = await read(second)
+    assert (same, (await again.totals()).unpriced) == (found, 8), "counted once"
+    await again.aclose()
+
+
+async def test_a_ledger_of_schema_2_goes_on(second: Path) -> None:
+    ledger, _ = await read(second)
+    planned = {batch: await ledger.find_key(batch, "planned") for batch in ("mixed", "priced")}
+    for batch, job in planned.items():
+        assert job is not None
+        await ledger.set_ceiling(batch, Decimal(300))
+        if batch == "priced":
+            assert await ledger.claim(job.id, lease=1.0) is not None, "100 of 300 were left"
+            continue
+        with pytest.raises(BudgetExceededError) as caught:
+            await ledger.claim(job.id, lease=1.0)
+        assert (caught.value.unpriced, caught.value.unpriced_jobs) == (1, ("mixed-running",))
+        await ledger.record("mixed-running", Failed(Reason(message="no")))
+        assert await ledger.totals(batch=batch) == CreditTotals(charged=100)
+        assert await ledger.claim(job.id, lease=1.0) is not None, "a refund ended the doubt"
+    assert [job.id for job in await ledger.lapse()] == ["unpriced-submitting"]
+    assert (await ledger.totals(batch="unpriced")).unpriced == 7, "in doubt, no longer on its way"
+    await ledger.record("unpriced-submitting", Released())
+    assert (await ledger.totals(batch="unpriced")).unpriced == 6
+    await ledger.aclose()
+
+
+async def test_an_audit_concludes_nothing_from_readings_of_schema_2_if_prices_were_unknown(
+    second: Path,
+) -> None:
+    """How many attempts without a price counted at a reading is not known: at most these."""
+    ledger, _ = await read(second)
+    assert [each.ledger.unpriced for each in await ledger.readings()] == [0, 8]
+    await ledger.note_credits(Credits(balance=0, total_purchased=0, total_consumed=1000))
+    assert (await Desk(ledger).audit()).finding.conclusion == "unpriced"
+    await ledger.aclose()
+
+
+async def test_a_ledger_of_schema_2_can_be_read_without_changing_it(second: Path) -> None:
+    before = second.read_bytes()
+    reader = SqliteLedger(second, read_only=True)
+    assert (await reader.totals()).unpriced == 8
+    await reader.aclose()
+    assert second.read_bytes() == before
+
+
+SECOND_STATEMENTS = {
+    "read a job": "SELECT number, credits_millionths FROM attempts WHERE job = 1",
+    "add an attempt": "INSERT INTO attempts (number, status, owner, lease_until, sent_at, task_id, "
+    "reason, created_at, completed_at, credits_millionths, job) "
+    "VALUES (9, 'submitting', 'o', 0, 0, NULL, NULL, NULL, NULL, NULL, 1)",
+    "change an attempt": "UPDATE attempts SET status = 'running', credits_millionths = NULL "
+    "WHERE job = 1 AND number = 1",
+    "store a reading": "INSERT INTO account_readings VALUES (1.0, 1, 1, 1, 1, 1, 1, 1)",
+}
+
+
+@pytest.mark.parametrize("statement", SECOND_STATEMENTS.values(), ids=SECOND_STATEMENTS)
+def test_a_process_with_the_code_of_schema_2_cannot_go_on_after_a_migration(
+    second: Path, statement: str
+) -> None:
+    """It would make attempts that are not counted: each statement about attempts must fail."""
+    connection = sqlite3.connect(second, isolation_level=None)
+    connection.execute(statement)
+    LedgerFile(second).close()
+    with pytest.raises(sqlite3.OperationalError, match=r"no such column|has no column|has 9 col"):
+        connection.execute(statement)
+    connection.close()
 
 
 # --- its batches go on --------------------------------------------------------------------------
@@ -280,12 +373,29 @@ def test_processes_that_open_an_old_ledger_at_once_migrate_it_once(tmp_path: Pat
         assert totals == {str(CreditTotals(charged=charged, unknown=300, refunded=200))}
 
 
+def test_a_connection_that_read_the_schema_before_another_migrated_it_goes_on_from_there(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite renames a column by the schema that it has read, even if that has changed since."""
+    slow = opening.connect(old, read_only=False)
+    slow.execute("SELECT count(*) FROM attempts").fetchone()
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+        fast = opening.connect(old, read_only=False)
+        opening.prepare(fast, old, read_only=False)
+        fast.close()
+    opening._migrate(slow, 1)
+    assert slow.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+    slow.execute("SELECT reserved_millionths FROM attempts").fetchall()
+    slow.close()
+
+
 def test_a_migration_that_is_interrupted_leaves_the_old_ledger(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: rows_of(old, name) for name in ("jobs", "attempts", "totals", "readings")}
-    first, second, *_ = schema.MIGRATIONS
-    statements = opening._statements(second)
+    first, script, *_ = schema.MIGRATIONS
+    statements = opening._statements(script)
     assert len(statements) > 12
     for kept in range(1, len(statements) + 1):
         part = ";".join([*statements[:kept], "SELECT 1 FROM nowhere"])

@@ -6,8 +6,15 @@ import pytest
 from attrs import evolve
 
 from aivideo.ledger.events import Claimed, Failed, Released, Taken
-from aivideo.ledger.records import AttemptStatus
-from aivideo.ledger.totals import CreditTotals, Holding, credits_moved, holding
+from aivideo.ledger.records import Attempt, AttemptStatus
+from aivideo.ledger.totals import (
+    CreditTotals,
+    Holding,
+    credits_moved,
+    holding,
+    holds_unpriced,
+    unpriced_moved,
+)
 from aivideo.ledger.transitions import apply
 from tests.ledger.histories import CLAIM, JOB, LOST, WHY, replay
 
@@ -61,6 +68,31 @@ def test_what_is_freed_is_what_was_reserved_whatever_the_price_is_by_then() -> N
     }
 
 
-def test_an_unknown_price_moves_no_credits() -> None:
+def test_an_unknown_price_moves_no_credits_and_is_counted() -> None:
     job = evolve(JOB, credits=None)
-    assert credits_moved(None, replay(*LOST, job=job)) == {}
+    lost = replay(*LOST, job=job)
+    assert credits_moved(None, lost) == {}
+    assert unpriced_moved(None, lost) == 1
+    assert CreditTotals().plus({}, unpriced_moved(None, lost)) == CreditTotals(unpriced=1)
+
+
+@pytest.mark.parametrize("status", AttemptStatus)
+def test_an_attempt_of_unknown_price_counts_while_its_credits_would(status: AttemptStatus) -> None:
+    attempt = Attempt(number=1, status=status)
+    job = evolve(JOB, attempts=(attempt, evolve(attempt, number=2, credits=100)))
+    held = holding(status) in (Holding.CHARGED, Holding.RESERVED, Holding.UNKNOWN)
+    assert holds_unpriced(job) == held, "the one with a price does not count"
+    two = evolve(job, attempts=(attempt, evolve(attempt, number=2)))
+    assert (holds_unpriced(two), unpriced_moved(job, two)) == (2 * held, held)
+
+
+def test_a_refund_and_a_release_of_an_unknown_price_are_subtracted() -> None:
+    job = evolve(JOB, credits=None)
+    paid = replay(CLAIM, Taken("t"), job=job)
+    assert unpriced_moved(paid, apply(paid, Failed(WHY))) == -1
+    lost = replay(*LOST, job=job)
+    assert unpriced_moved(lost, apply(lost, Released())) == -1
+    assert unpriced_moved(lost, lost) == 0
+    totals = CreditTotals(charged=100, unpriced=2)
+    assert totals.plus({}, -1) == CreditTotals(charged=100, unpriced=1)
+    assert totals.held == 100

@@ -25,6 +25,10 @@ def planned(job_id: str = "a") -> JobRecord:
     return JobRecord(id=job_id, request=BOAT, fingerprint=fingerprint(BOAT), credits=Decimal(100))
 
 
+def unpriced(job_id: str) -> JobRecord:
+    return evolve(planned(job_id), credits=None)
+
+
 def taken(record: JobRecord, task_id: str = "t") -> JobRecord:
     return apply(apply(record, events.Claimed()), events.Taken(task_id))
 
@@ -85,6 +89,27 @@ def test_what_is_freed_is_what_was_reserved() -> None:
     jobs.hold(live, Holding.REFUNDED)
     assert jobs.spent == CreditTotals(refunded=Decimal(100))
     assert jobs.spent.held == 0
+
+
+def test_posts_of_unknown_price_are_counted_until_they_are_free() -> None:
+    jobs = LiveJobs()
+    first, second = added(jobs, unpriced("a")), added(jobs, unpriced("b"))
+    jobs.reserve(first)
+    jobs.reserve(second)
+    assert jobs.spent == CreditTotals(unpriced=2)
+    for after, left in (
+        (Holding.UNKNOWN, ["a", "b"]),
+        (Holding.CHARGED, ["a", "b"]),
+        (Holding.CHARGED, ["a", "b"]),
+        (Holding.REFUNDED, ["b"]),
+        (Holding.CHARGED, ["b", "a"]),
+    ):
+        jobs.hold(first, after)
+        assert (jobs.spent, jobs.unpriced_jobs) == (CreditTotals(unpriced=len(left)), left)
+    jobs.reserve(second)  # it is sent again, and its first POST still counts
+    assert jobs.spent.unpriced == 3
+    jobs.release(second)
+    assert (jobs.spent.unpriced, jobs.unpriced_jobs) == (2, ["b", "a"])
 
 
 def test_a_reservation_that_is_released_leaves_nothing() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from math import ceil
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,9 @@ def audit(*, ledger: LedgerPath = Path(), base_url: BaseURL = None, as_json: AsJ
     Example: aivideo jobs audit --ledger clips
 
     `aivideo batch` reads the counter (`GET /v1/credits`) when it starts and when it ends; this
-    reads it once more. Without a key it compares the readings that are stored.
+    reads it once more. Without a key it compares the readings that are stored. Nothing is concluded
+    before the last POST of unknown outcome is 15 minutes old: the service may take it late. What is
+    concluded holds if nobody else spends on, or is refunded on, the account.
     """
     return asyncio.run(_audit(ledger, base_url, as_json=as_json))
 
@@ -80,6 +83,9 @@ def _print_finding(finding: Finding, in_doubt: Sequence[JobRecord], console: Con
     console.print()
     for line in finding.lines:
         say(console, line)
+    if finding.ask_again_at is not None:
+        # Rounded up: a reading of a fraction of a second earlier would be too early again.
+        say(console, f"That is after {time_of(ceil(finding.ask_again_at))}.")
     if in_doubt:
         console.print()
         console.print(job_table(in_doubt, console.width))

@@ -116,4 +116,6 @@ def _print_sums(counts: Mapping[JobStatus, int], totals: CreditTotals, console: 
     ):
         if amount:
             line += f" · {words} {number(amount)} ({in_dollars(amount)})"
+    if totals.unpriced:
+        line += f" · and {totals.unpriced:,} POSTs of unknown price"
     say(console, line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -24,8 +25,14 @@ from aivideo.ledger.events import Event, Taken
 from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import opening, statements
 from aivideo.ledger.sqlite.owner import Owner
-from aivideo.ledger.sqlite.rows import attempt_values, job_of, job_values
-from aivideo.ledger.totals import NOTHING, CreditTotals, Holding, credits_moved
+from aivideo.ledger.sqlite.rows import attempt_values, job_of, job_values, totals_of
+from aivideo.ledger.totals import (
+    NOTHING,
+    CreditTotals,
+    Holding,
+    credits_moved,
+    unpriced_moved,
+)
 from aivideo.models import Credits, Generation, TaskId
 
 PAGE = 200
@@ -69,6 +76,7 @@ class LedgerFile:
         self._budgets: dict[str, tuple[Decimal | None, CreditTotals]] = {}
         self._data_version: int | None = None
         self._unsummed: dict[str, dict[Holding, Decimal]] = {}
+        self._uncounted: Counter[str] = Counter()  # attempts without a known price, by batch
         opening.refuse_shared_disk(self.path)
         try:
             self.connection: sqlite3.Connection = opening.connect(self.path, read_only=read_only)
@@ -137,6 +145,7 @@ class LedgerFile:
     def _roll_back(self) -> None:
         self._forget()
         self._unsummed.clear()
+        self._uncounted.clear()
         with suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")
 
@@ -191,6 +200,9 @@ class LedgerFile:
             totals=totals,
             ceiling=ceiling,
             retry_faulted=retry_faulted,
+            unpriced_jobs=()
+            if ceiling is None or not totals.unpriced
+            else self._unpriced_jobs(job.batch),
         )
         if claimed is None:
             return None
@@ -250,6 +262,11 @@ class LedgerFile:
             self._budgets[batch] = ceiling, totals
         return self._budgets[batch]
 
+    def _unpriced_jobs(self, batch: str | None) -> list[str]:
+        """Name a few jobs that count in ``unpriced``."""
+        rows = self.connection.execute(statements.UNPRICED_JOBS, (batch or "",))
+        return [row[0] for row in rows]
+
     def find(self, job_id: str) -> JobRecord | None:
         """Find a job by its id."""
         return record_of(self._one("id = ?", (job_id,)))
@@ -297,13 +314,14 @@ class LedgerFile:
         where, values = ("", ()) if batch is None else ("WHERE batch = ?", (batch,))
         row = self.connection.execute(
             "SELECT coalesce(sum(charged), 0), coalesce(sum(reserved), 0), "
-            f"coalesce(sum(unknown), 0), coalesce(sum(refunded), 0) FROM credit_totals {where}",
+            "coalesce(sum(unknown), 0), coalesce(sum(refunded), 0), coalesce(sum(unpriced), 0) "
+            f"FROM credit_totals {where}",
             values,
         ).fetchone()
-        totals = _totals_of(row)
+        totals = totals_of(row)
         for moved_in, change in self._unsummed.items():
             if batch in (None, moved_in):
-                totals = totals.plus(change)
+                totals = totals.plus(change, self._uncounted[moved_in])
         return totals
 
     def note_credits(self, account: Credits) -> Reading:
@@ -315,8 +333,8 @@ class LedgerFile:
             *(sums.charged, sums.reserved, sums.unknown, sums.refunded),
         )
         self.connection.execute(
-            "INSERT INTO account_readings VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (reading.at, *map(to_millionths, amounts)),
+            "INSERT INTO account_readings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (reading.at, *map(to_millionths, amounts), sums.unpriced),
         )
         return reading
 
@@ -331,7 +349,7 @@ class LedgerFile:
                     total_purchased=of_millionths(purchased),
                     total_consumed=of_millionths(consumed),
                 ),
-                _totals_of(sums),
+                totals_of(sums),
             )
             for at, balance, purchased, consumed, *sums in rows
         ]
@@ -389,25 +407,30 @@ class LedgerFile:
                 run(statements.ADD_ATTEMPT, (*attempt_values(attempt), seq))
             elif earlier is not attempt:
                 run(statements.UPDATE_ATTEMPT, (*attempt_values(attempt), seq, attempt.number))
-        self._move_credits(after.batch or "", credits_moved(before, after))
+        self._move_credits(
+            after.batch or "", credits_moved(before, after), unpriced_moved(before, after)
+        )
         self._remember(seq, after)
         return after
 
-    def _move_credits(self, batch: str, change: Mapping[Holding, Decimal]) -> None:
+    def _move_credits(self, batch: str, change: Mapping[Holding, Decimal], unpriced: int) -> None:
         unsummed = self._unsummed.setdefault(batch, {})
         for column, amount in change.items():
             unsummed[column] = unsummed.get(column, NOTHING) + amount
+        self._uncounted[batch] += unpriced
         ceiling, totals = self._budgets.get(batch, (None, _NO_CREDITS))
         if ceiling is not None:
-            self._budgets[batch] = ceiling, totals.plus(change)
+            self._budgets[batch] = ceiling, totals.plus(change, unpriced)
 
     def _add_credits(self) -> None:
         """Add what this transaction has moved to the stored totals: once, not with each event."""
         for batch, change in self._unsummed.items():
-            if change:
+            unpriced = self._uncounted[batch]
+            if change or unpriced:
                 amounts = [to_millionths(change.get(column, NOTHING)) for column in _COLUMNS]
-                self.connection.execute(statements.ADD_CREDITS, (*amounts, batch))
+                self.connection.execute(statements.ADD_CREDITS, (*amounts, unpriced, batch))
         self._unsummed.clear()
+        self._uncounted.clear()
 
     def _show_life(self) -> None:
         if self._read_only:
@@ -416,11 +439,6 @@ class LedgerFile:
             self.owner.show_life()
         except OSError as error:
             raise opening.trouble(self.path, error) from None
-
-
-def _totals_of(row: Sequence[int]) -> CreditTotals:
-    charged, reserved, unknown, refunded = map(of_millionths, row)
-    return CreditTotals(charged=charged, reserved=reserved, unknown=unknown, refunded=refunded)
 
 
 def record_of(found: tuple[int, JobRecord] | None) -> JobRecord | None:

@@ -236,7 +236,9 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
     while version < len(schema.MIGRATIONS):
         run("BEGIN IMMEDIATE")
         try:
-            # Another process may have migrated it meanwhile.
+            # Another process may have migrated it meanwhile. A query has SQLite read the schema
+            # again then; ALTER TABLE alone would use the one that it knows.
+            run("SELECT count(*) FROM sqlite_schema").fetchone()
             (version,) = run("PRAGMA user_version").fetchone()
             if version < len(schema.MIGRATIONS):
                 for statement in _statements(schema.MIGRATIONS[version]):

@@ -16,6 +16,7 @@ import orjson
 from aivideo import models
 from aivideo._amounts import of_millionths, to_millionths
 from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus, Reason
+from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Request
 
 JOB = (
@@ -26,7 +27,7 @@ JOB = (
 
 ATTEMPT = (
     *("number", "status", "owner", "lease_until", "sent_at", "task_id", "reason"),
-    *("created_at", "completed_at", "credits_millionths"),
+    *("created_at", "completed_at", "reserved_millionths"),
 )
 """The columns of an attempt besides ``job``, the row number of its job."""
 
@@ -128,4 +129,17 @@ def _attempt_of(row: tuple[Any, ...]) -> Attempt:
         created_at=row[22],
         completed_at=row[23],
         credits=_amount(row[24]),
+    )
+
+
+def totals_of(row: Sequence[int]) -> CreditTotals:
+    """Return the sums of a row: four amounts, and the number of unpriced attempts."""
+    *amounts, unpriced = row
+    charged, reserved, unknown, refunded = map(of_millionths, amounts)
+    return CreditTotals(
+        charged=charged,
+        reserved=reserved,
+        unknown=unknown,
+        refunded=refunded,
+        unpriced=unpriced,
     )

@@ -124,5 +124,27 @@ MIGRATIONS: tuple[str, ...] = (
         credits_millionths INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    # Attempts without a known price are counted. A column of attempts gets a new name, so that a
+    # process that has the file open with the second schema fails on each statement about attempts,
+    # instead of making attempts that are not counted.
+    """
+    ALTER TABLE attempts RENAME COLUMN credits_millionths TO reserved_millionths;
+    CREATE INDEX attempts_unpriced ON attempts (job) WHERE reserved_millionths IS NULL;
+    ALTER TABLE credit_totals ADD COLUMN unpriced INTEGER NOT NULL DEFAULT 0;  -- attempts
+    INSERT INTO credit_totals (batch, charged, reserved, unknown, refunded, unpriced)
+        SELECT jobs.batch, 0, 0, 0, 0, count(*)
+        FROM attempts JOIN jobs ON jobs.seq = attempts.job
+        WHERE attempts.reserved_millionths IS NULL AND attempts.status IN
+            ('submitting', 'running', 'completed', 'faulted', 'unknown')
+        GROUP BY jobs.batch
+        ON CONFLICT (batch) DO UPDATE SET unpriced = excluded.unpriced;
+    -- How many were counted at an earlier reading is not known: at most these. An audit that finds
+    -- another number at a later reading concludes nothing.
+    ALTER TABLE account_readings ADD COLUMN unpriced INTEGER NOT NULL DEFAULT 0;
+    UPDATE account_readings SET unpriced = (
+        SELECT count(*) FROM attempts
+        WHERE reserved_millionths IS NULL AND sent_at <= account_readings.at AND status IN
+            ('submitting', 'running', 'completed', 'faulted', 'unknown', 'failed'));
+    """,
 )
 """The SQL that turns each schema version into the next; their number is the newest version."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from aivideo.ledger import budget
+from aivideo.ledger.records import AttemptStatus
 from aivideo.ledger.sqlite.rows import ATTEMPT, JOB
+from aivideo.ledger.totals import HELD, holding
 
 
 def _marks(columns: Collection[str]) -> str:
@@ -23,11 +26,17 @@ UPDATE_JOB = "UPDATE jobs SET status = ?, waiting = ?, path = ?, size = ? WHERE 
 ADD_ATTEMPT = f"INSERT INTO attempts ({', '.join(ATTEMPT)}, job) VALUES ({_marks(ATTEMPT)}, ?)"
 UPDATE_ATTEMPT = f"UPDATE attempts SET {_assignments(ATTEMPT)} WHERE job = ? AND number = ?"
 ADD_CREDITS = (
-    "INSERT INTO credit_totals (charged, reserved, unknown, refunded, batch) "
-    "VALUES (?, ?, ?, ?, ?) ON CONFLICT (batch) DO UPDATE SET "
+    "INSERT INTO credit_totals (charged, reserved, unknown, refunded, unpriced, batch) "
+    "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (batch) DO UPDATE SET "
     "charged = charged + excluded.charged, reserved = reserved + excluded.reserved, "
     "unknown = unknown + excluded.unknown, "
-    "refunded = refunded + excluded.refunded"
+    "refunded = refunded + excluded.refunded, unpriced = unpriced + excluded.unpriced"
+)
+UNPRICED_JOBS = (
+    "SELECT DISTINCT jobs.id FROM attempts JOIN jobs ON jobs.seq = attempts.job "
+    "WHERE attempts.reserved_millionths IS NULL AND attempts.status IN "
+    f"({', '.join(repr(status.value) for status in AttemptStatus if holding(status) in HELD)}) "
+    f"AND jobs.batch = ? ORDER BY attempts.job LIMIT {budget.NAMED}"
 )
 
 _JOINED = ", ".join([*(f"job.{name}" for name in JOB), *(f"attempts.{name}" for name in ATTEMPT)])

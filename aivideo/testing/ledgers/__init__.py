@@ -49,7 +49,8 @@ async def check_ledger(open_ledger: OpenLedger, *, durable: bool = True) -> None
       its owner's answer is still recorded; other claims are left alone;
     * ceilings: stored per batch, seen by every handle, replaced and removed; exact under
       concurrency, and to the millionth of a credit; freed by refusal, release and refund, not by
-      doubt; closed to unknown prices;
+      doubt; closed to unknown prices, and to everything while an attempt of unknown price is
+      charged, reserved or unknown;
     * outcomes: each is recorded, by whichever handle; a repeated one changes nothing; a
       contradicting one is refused and changes nothing; a task belongs to one attempt; only planned
       jobs can be withdrawn; each attempt keeps its task, its reason and its own reserved amount;

@@ -71,6 +71,11 @@ class Bench:
         """Return the name of a new batch."""
         return f"check-{next(self._numbers)}-{secrets.token_hex(4)}"
 
+    def unpriced(self, batch: str, number: int) -> JobRecord:
+        """Return a planned job of unknown price."""
+        request = Generation("nobody-knows-1", {"n": number})
+        return self.job(batch=batch, key=f"u{number}", request=request)
+
     def job(
         self, *, batch: str | None, key: str | None = None, request: Request | None = None
     ) -> JobRecord:

@@ -149,7 +149,50 @@ async def _an_unknown_price_fits_no_ceiling(bench: Bench) -> None:
     assert claimed is not None, promise
     assert claimed.attempts[0].credits is None, f"{promise}: nothing is reserved"
     await bench.one.record(job.id, Doubted(WHY))
-    assert await bench.two.totals(batch=batch) == CreditTotals(), "unknown prices count nowhere"
+    promise = "an attempt of unknown price is in no sum; it counts in `unpriced`"
+    for event, count in ((Doubted(WHY), 1), (Released(), 0)):
+        await bench.one.record(job.id, event)
+        totals = await bench.two.totals(batch=batch)
+        assert totals == CreditTotals(unpriced=count), f"{promise}: {totals!r}"
+
+
+async def _nothing_more_is_bought_while_a_price_is_unknown(bench: Bench) -> None:
+    table: tuple[tuple[str, list[Event], bool], ...] = (
+        ("on its way", [], False),
+        ("that was taken", [Taken("")], False),
+        ("that has ended", [Taken(""), Completed()], False),
+        ("in doubt", [Doubted(WHY)], False),
+        ("answered by a server error", [Faulted(WHY)], False),
+        ("in doubt that is sent again", [Doubted(WHY), PAY_TWICE], False),
+        ("that was refunded", [Taken(""), Failed(WHY)], True),
+        ("that was refused", [Refused(WHY)], True),
+        ("that was released", [Released()], True),
+        ("settled as not taken", [Doubted(WHY), Released()], True),
+    )
+    for name, events, open_ in table:
+        batch = bench.batch()
+        first = await bench.one.plan(bench.unpriced(batch, 0))
+        await bench.one.claim(first.id, lease=LEASE)
+        for event in events:
+            if isinstance(event, Taken):
+                event = Taken(f"t-{batch}")  # noqa: PLW2901  its batch is not known above
+            await bench.one.record(first.id, event)
+        (second,) = await bench.planned(batch, 1)
+        await bench.two.set_ceiling(batch, Decimal(10**9))
+        claim = bench.two.claim(second.id, lease=LEASE)
+        if open_:
+            promise = f"an attempt of unknown price {name} counts towards no ceiling"
+            try:
+                assert await claim is not None, promise
+            except BudgetExceededError as error:
+                raise AssertionError(f"{promise}: it raised {error!r}") from error
+            continue
+        promise = f"an attempt of unknown price {name} closes every ceiling of its batch"
+        await refused(claim, BudgetExceededError, promise)
+        assert await bench.one.find(second.id) == second, f"{promise}; the job stays planned"
+        await bench.one.set_ceiling(batch, None)
+        promise = "without a ceiling an attempt of unknown price stops nothing"
+        assert await bench.two.claim(second.id, lease=LEASE) is not None, promise
 
 
 CHECKS: tuple[Check, ...] = (
@@ -159,4 +202,5 @@ CHECKS: tuple[Check, ...] = (
     _a_ceiling_is_freed_by_proof_only,
     _a_ceiling_counts_its_own_batch_only,
     _an_unknown_price_fits_no_ceiling,
+    _nothing_more_is_bought_while_a_price_is_unknown,
 )

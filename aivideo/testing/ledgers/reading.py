@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from decimal import Decimal
 
-from aivideo.ledger.events import Doubted, Failed, Taken, Withdrawn
+from aivideo.ledger.events import (
+    Completed,
+    Doubted,
+    Event,
+    Failed,
+    Faulted,
+    Refused,
+    Released,
+    Taken,
+    Withdrawn,
+)
 from aivideo.ledger.records import JobStatus
 from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits
-from aivideo.testing.ledgers.bench import LEASE, WHY, Bench, Check, every_job, of_batch
+from aivideo.testing.ledgers.bench import (
+    LEASE,
+    PAY_TWICE,
+    WHY,
+    Bench,
+    Check,
+    every_job,
+    of_batch,
+)
 
 MANY = 1_100
 """Jobs in the check of paging: more than two pages of any sensible size."""
@@ -120,9 +140,51 @@ async def _readings_of_the_account_are_kept(bench: Bench) -> None:
         assert list(kept) == [*earlier, *noted], "readings() lists all, the oldest first"
 
 
+async def _attempts_of_unknown_price_are_counted_exactly(bench: Bench) -> None:
+    batch = bench.batch()
+    promise = "`unpriced` counts attempts of unknown price that are charged, reserved or unknown"
+    other = (await bench.one.totals()).unpriced
+    jobs = [await bench.one.plan(bench.unpriced(batch, n)) for n in range(len(bench.handles) * 4)]
+    priced = await bench.planned(batch, 4)
+    handles = itertools.cycle(bench.handles)
+    await asyncio.gather(
+        *(
+            handle.claim(job.id, lease=LEASE)
+            for job, handle in zip((*jobs, *priced), handles, strict=False)
+        )
+    )
+    totals = await bench.one.totals(batch=batch)
+    assert totals == CreditTotals(reserved=400, unpriced=len(jobs)), f"{promise}: {totals!r}"
+    left = len(jobs)
+    table: tuple[list[Event], ...] = (
+        [Refused(WHY)],
+        [Released()],
+        [Taken("{}"), Failed(WHY)],
+        [Taken("{}"), Completed()],
+        [Faulted(WHY)],
+        [Doubted(WHY), Released()],
+        [Doubted(WHY), PAY_TWICE],
+    )
+    for number, (job, events) in enumerate(zip(jobs, table, strict=False)):
+        for event in events:
+            if isinstance(event, Taken):
+                event = Taken(f"t-{batch}-{number}")  # noqa: PLW2901  a task has one job
+            await bench.two.record(job.id, event)
+        left -= type(events[-1]) in (Refused, Released, Failed)
+        for handle in bench.handles:
+            totals = await handle.totals(batch=batch)
+            assert totals.unpriced == left, f"{promise}: after {events!r} {totals!r}"
+    totals = await bench.one.totals()
+    assert totals.unpriced == other + left, f"{promise}, over all batches: {totals!r}"
+    assert await bench.two.claim(jobs[6].id, lease=LEASE) is not None
+    totals = await bench.one.totals(batch=batch)
+    assert totals.unpriced == left + 1, f"{promise}: each attempt by itself, not {totals!r}"
+
+
 CHECKS: tuple[Check, ...] = (
     _jobs_are_found,
     _jobs_come_in_order_page_by_page,
     _jobs_are_counted,
     _readings_of_the_account_are_kept,
+    _attempts_of_unknown_price_are_counted_exactly,
 )
