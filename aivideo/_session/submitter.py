@@ -28,6 +28,7 @@ from attrs import define, field, frozen
 
 from aivideo._api import callback_tokens, wire
 from aivideo._api.client import Client
+from aivideo._api.send_deadline import SendDeadline
 from aivideo._pacing.limiter import GateClosed, Limiter, Permit
 from aivideo._pacing.turns import RequestKind
 from aivideo._session import consequences
@@ -64,6 +65,9 @@ FAULTED_ATTEMPTS = 4
 
 LEASE_MARGIN = 30.0
 """Seconds by which a claim outlives the request timeout, for its verdict to be recorded."""
+
+WRITE_MARGIN = 5.0
+"""Seconds before its claim lapses after which a POST is not written any more."""
 
 FOLLOW_INTERVAL = 2.0
 """Seconds between two reads of a record whose POST another process has under way."""
@@ -328,6 +332,8 @@ class Submitter:
         claimed: JobRecord | None = None
         try:
             lease = self._client.request_timeout + LEASE_MARGIN
+            # Before the claim: writing it may take long, where the ledger is locked.
+            not_after = SendDeadline.after(lease - WRITE_MARGIN)
             claimed = await self._recorder.claim(live, lease=lease)
         finally:
             if claimed is None:
@@ -342,7 +348,9 @@ class Submitter:
             raise
         url = self._urls.of(claimed, claimed.latest)
         try:
-            heard = await self._client.submit(claimed.request, callback_url=url)
+            heard = await self._client.submit(
+                claimed.request, callback_url=url, not_after=not_after
+            )
         except BaseException as error:
             # Only the tear-down of the event loop gets here. What has left, has left.
             permit.lost()
@@ -359,6 +367,9 @@ class Submitter:
         finally:
             self._tell_limiter(permit, what)
             self._tell_gate(what)
+        if isinstance(what.event, events.Released):
+            # Where the claim had lapsed, the job may have been settled and replaced meanwhile.
+            _check_unchanged(claimed, live.record)
         return what
 
     async def _record(self, live: LiveJob, claimed: JobRecord, event: AttemptEvent) -> None:
