@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -56,6 +58,15 @@ async def hold(path: str) -> None:
         break
     report("claimed")
     await asyncio.Event().wait()
+
+
+async def lock(path: str) -> None:
+    """Lock the file when the test says so, and stop."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    wait_for_start()
+    connection.execute("BEGIN IMMEDIATE")
+    report("locked")
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 async def open_new(path: str) -> None:

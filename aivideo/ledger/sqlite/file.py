@@ -60,6 +60,7 @@ class LedgerFile:
     ) -> None:
         self.path: Path = Path(path)
         self.owner: Owner = Owner(self.path)
+        self.patience: opening.Patience = opening.Patience()
         self._now = now
         self._read_only = read_only
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
@@ -78,6 +79,7 @@ class LedgerFile:
             opening.patiently(
                 self.connection,
                 lambda: opening.prepare(self.connection, self.path, read_only=read_only),
+                self.patience,
             )
             if read_only:
                 self.connection = opening.newest(self.connection)
@@ -117,7 +119,7 @@ class LedgerFile:
         results: list[object] = []
         run = self.connection.execute
         try:
-            opening.patiently(self.connection, lambda: run(self._begin))
+            opening.patiently(self.connection, lambda: run(self._begin), self.patience)
             self._forget_if_changed()
             for step in steps:
                 try:

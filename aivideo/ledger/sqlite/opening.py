@@ -20,6 +20,9 @@ T = TypeVar("T")
 BUSY = 30.0
 """Seconds to wait for the transactions of other processes."""
 
+BUSY_WHILE_CLOSING = 10.0
+"""The same while closing: for all transactions together, until one succeeds."""
+
 _SHARED_DISKS = frozenset(
     (
         *("9p", "afs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs"),
@@ -69,7 +72,53 @@ def damaged(path: Path, what: str) -> LedgerError:
     return LedgerError(f"ledger {path}: {_DAMAGED} ({what})")
 
 
-def patiently(connection: sqlite3.Connection, step: Callable[[], T]) -> T:
+class Patience:
+    """How long to wait for the transactions of other processes.
+
+    Usually each transaction waits for up to ``seconds``. From :meth:`limit` on, all of them
+    together do: where a file stays locked, the first one waits, and the others fail at once. One
+    that succeeds proves that the file is not locked for good, and the wait begins anew.
+
+    One thread may wait while another one calls :meth:`limit`.
+
+    Args:
+        seconds: how long one transaction waits; None: ``BUSY``.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._each = BUSY if seconds is None else seconds
+        self._total: float | None = None
+        self._ends_at: float | None = None
+
+    def limit(self, total: float | None) -> None:
+        """Wait for at most ``total`` seconds in all from now on; None: as usual again.
+
+        A limit that is set already stays: closing has several steps, each of which sets it.
+        """
+        if total is None or self._total is None:
+            self._ends_at = None
+            self._total = total
+
+    def succeeded(self) -> None:
+        """Note that a transaction could begin."""
+        self._ends_at = None
+
+    def is_over(self, began: float) -> bool:
+        """Return whether to wait no longer.
+
+        Args:
+            began: when this transaction began to wait, by ``time.monotonic``.
+        """
+        now, total = time.monotonic(), self._total
+        if total is None:
+            return now - began > self._each
+        ends_at = self._ends_at
+        if ends_at is None:
+            ends_at = self._ends_at = now + min(total, self._each)
+        return now > ends_at
+
+
+def patiently(connection: sqlite3.Connection, step: Callable[[], T], patience: Patience) -> T:
     """Retry a step, outside of a transaction, while other processes keep the file locked.
 
     SQLite's own busy handler sleeps for up to 100 ms, during which a process that commits group
@@ -77,16 +126,19 @@ def patiently(connection: sqlite3.Connection, step: Callable[[], T]) -> T:
     does not wait at all. Short sleeps win one of the next turns.
 
     Raises:
-        sqlite3.Error: any other error of the step; or the lock, after ``BUSY`` seconds.
+        sqlite3.Error: any other error of the step; or the lock, once the patience is over.
     """
-    deadline = time.monotonic() + BUSY
+    began = time.monotonic()
     while True:
         try:
-            return step()
+            result = step()
         except sqlite3.OperationalError as error:
             busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
+            if not busy or patience.is_over(began):
                 raise
+        else:
+            patience.succeeded()
+            return result
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         time.sleep(random.uniform(0.0005, 0.002))
