@@ -101,6 +101,22 @@ async def test_closing_leaves_one_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
 
 
+async def test_a_rolled_back_lapse_keeps_the_proof_that_an_owner_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as ended:
+        planned = await ended.plan(job())
+        await ended.claim(planned.id, lease=3600.0)
+
+    def breaks(_: object) -> None:
+        raise sqlite3.OperationalError("the disk is gone")
+
+    async with opened(path) as ledger:
+        ends = await asyncio.gather(ledger.lapse(), ledger._step(breaks), return_exceptions=True)
+        assert all(isinstance(end, LedgerError) for end in ends)
+        assert [each.id for each in await ledger.lapse()] == [planned.id]
+        assert await ledger.lapse() == []
+
+
 # --- refusals ----------------------------------------------------------------------------
 
 
@@ -175,6 +191,42 @@ def test_where_wal_does_not_work_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="WAL does not work"):
         opening.prepare(without, path, read_only=False)
     without.close()
+
+
+async def test_a_file_with_two_names_is_refused_for_writing(tmp_path: Path) -> None:
+    """SQLite's log lies beside the name that a process uses: two names would be two logs."""
+    path, second = tmp_path / "jobs.db", tmp_path / "more" / "jobs.db"
+    ids = await filled(path, 1)
+    second.parent.mkdir()
+    os.link(path, second)
+    assert "2 names (hard links)" in refusal(path)
+    assert "keep one name" in refusal(second)
+    async with opened(path, read_only=True) as ledger:
+        assert [each.id async for each in ledger.jobs()] == ids
+    second.unlink()
+    async with opened(path) as ledger:
+        assert [each.id async for each in ledger.jobs()] == ids
+
+
+def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path) -> None:
+    path, mounts = tmp_path / "jobs.db", tmp_path / "mountinfo"
+    path.touch()
+    mounts.write_text(f"40 1 8:1 /data/jobs.db {path} rw,relatime - ext4 /dev/a rw\n")
+    with pytest.raises(LedgerError, match="mounted as a single file, apart"):
+        opening.refuse_second_name(path, mounts)
+    mounts.write_text(f"40 1 8:1 /data {tmp_path} rw,relatime - ext4 /dev/a rw\nnonsense\n")
+    opening.refuse_second_name(path, mounts)
+    opening.refuse_second_name(path, tmp_path / "no such file")
+
+
+async def test_a_symbolic_link_names_the_same_ledger(tmp_path: Path) -> None:
+    path, link = tmp_path / "jobs.db", tmp_path / "link.db"
+    link.symlink_to(path)
+    async with opened(link) as one, opened(path) as two:  # made through the link
+        planned = await one.plan(job())
+        assert await two.find(planned.id) == planned
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert one.path == link
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])

@@ -14,18 +14,17 @@ How it keeps its promises:
   across all of them.
 * A claim has an owner and a lease. An owner holds a lock (``flock``) on a small file beside the
   ledger, which the kernel releases when its process dies, however it dies: whoever opens the ledger
-  next knows at once which claims will never be ended. Where locks are not supported, the lease
-  decides.
+  next knows at once which claims will never be ended. Where there is no such file, or locks are not
+  supported, the lease decides.
 * Credits are summed per batch as they move: checking a ceiling reads two rows, however long the
   history is.
-
 * A file that another process keeps locked is waited for, up to 30 s a transaction; while closing,
   up to 10 s for all of them.
 
 It refuses, with one line each: a file that is not a ledger, or is damaged; a newer schema; a
-network file system, where WAL's shared memory does not work; use in a forked child, where SQLite
-would overwrite its parent's locks; use in a second event loop. A ledger of an older schema is
-migrated when it is opened.
+network file system, where WAL's shared memory does not work; a file with hard links, whose log the
+processes would not share; use in a forked child, where SQLite would overwrite its parent's locks;
+use in a second event loop. A ledger of an older schema is migrated when it is opened.
 """
 
 from __future__ import annotations

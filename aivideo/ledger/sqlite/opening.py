@@ -144,11 +144,17 @@ def patiently(connection: sqlite3.Connection, step: Callable[[], T], patience: P
         time.sleep(random.uniform(0.0005, 0.002))
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def connect(path: Path, *, named: Path, read_only: bool) -> sqlite3.Connection:
     """Open the file; create it, readable by its owner only, if it does not exist.
 
+    Args:
+        path: the file's real path.
+        named: the path as the user gave it, for messages.
+        read_only: never write.
+
     Raises:
-        LedgerError: it is a folder; or it does not exist, and is to be read only.
+        LedgerError: it is a folder, or has a second name; or it does not exist, and is to be read
+            only.
         sqlite3.Error: SQLite cannot open it.
         OSError: it cannot be created.
     """
@@ -159,15 +165,16 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     }
     if not read_only:
         if path.is_dir():
-            raise LedgerError(f"ledger {path} is a folder; choose a file")
+            raise LedgerError(f"ledger {named} is a folder; choose a file")
+        refuse_second_name(path)
         with suppress(FileExistsError):
             # Prompts are private: do not leave the permissions to the umask.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         made: sqlite3.Connection = sqlite3.connect(path, **settings)
         return made
     if not path.exists():
-        raise LedgerError(f"there is no ledger {path}")
-    uri = f"{path.resolve().as_uri()}?mode=ro"
+        raise LedgerError(f"there is no ledger {named}")
+    uri = f"{path.as_uri()}?mode=ro"
     connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **settings)
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -211,6 +218,35 @@ def refuse_shared_disk(path: Path, mounts: Path = Path("/proc/self/mountinfo")) 
                 f"ledger {path} is on a network file system ({kind}), where its log is not safe; "
                 "put it on a local disk"
             )
+
+
+def refuse_second_name(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Refuse a file that other processes may open under another name in another folder.
+
+    SQLite's log lies beside the file, and so do the owners' locks: processes that use the two names
+    would not see each other, and damage the file. A symbolic link is no second name.
+
+    Raises:
+        LedgerError: the file has hard links, or is itself a mount point, as far as Linux tells.
+    """
+    try:
+        links = path.stat().st_nlink
+    except OSError:
+        return  # it does not exist yet
+    if links > 1:
+        raise LedgerError(
+            f"ledger {path} has {links} names (hard links), and processes that use different ones "
+            "would damage it: keep one name, and use symbolic links"
+        )
+    try:
+        lines = mounts.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    # Spaces and the like are octal in this file: a path with any is not recognized.
+    if any(line.split()[4:5] == [str(path)] for line in lines):
+        raise LedgerError(
+            f"ledger {path} is mounted as a single file, apart from its log: mount its folder"
+        )
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
