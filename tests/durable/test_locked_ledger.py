@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from aivideo._session import recorder
 from aivideo.ledger.sqlite import opening
 from aivideo.simulator import Scenario, Service
 from aivideo.testing import DirectTransport
+from tests.durable.processes import TIMEOUT, environment, simulator_process
+from tests.durable.proxy import WireEvent, proxy_for
 
 pytestmark = pytest.mark.anyio
 
@@ -167,3 +170,49 @@ async def test_an_open_ledger_waits_for_a_locked_file(path: Path, locker: Locker
     locker.end()
     assert [*await calls] == [{}, {}]
     await ledger.aclose()
+
+
+@pytest.mark.slow
+async def test_ctrl_c_ends_a_batch_soon_and_names_its_tasks(
+    path: Path, locker: Locker, tmp_path: Path
+) -> None:
+    program = (
+        "from aivideo import cli; from aivideo._session import recorder; "
+        "from aivideo.ledger.sqlite import opening; "
+        f"opening.BUSY = {3 * PATIENCE}; "
+        f"opening.BUSY_WHILE_CLOSING = recorder.CLOSING_PATIENCE = {PATIENCE}; cli.main()"
+    )
+    manifest, began = tmp_path / "prompts.txt", 0.0
+    manifest.write_text("\n".join(f"Prompt {number}" for number in range(COUNT)), "utf-8")
+    options = ("--output", str(tmp_path / "out"), "--ledger", str(path))
+    length = ("--duration", "4", "--aspect-ratio", "16:9")
+    async with (
+        simulator_process("--speed", "600", "--latency", "1.0") as simulator,
+        proxy_for(simulator) as proxy,
+    ):
+        batch = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, "batch", str(manifest), *options, *length),
+            env=environment(proxy.url),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+        def on_event(event: WireEvent) -> bool:
+            nonlocal began
+            if event is WireEvent.POST_SENT and len(proxy.posts) == COUNT // 2:
+                locker.lock()
+                began = time.monotonic()
+                batch.send_signal(signal.SIGINT)
+            return False
+
+        proxy.on_event = on_event
+        async with asyncio.timeout(TIMEOUT):
+            _, err = (each.decode() for each in await batch.communicate())
+        assert time.monotonic() - began < 1.0 + SLACK + 1.0  # it starts and ends an interpreter
+        assert batch.returncode != 0
+        assert "Traceback" not in err
+        assert f"ledger {path}: another process keeps it locked" in err
+        tasks = [task["id"] for task in simulator.truth()["tasks"]]
+        assert len(tasks) >= COUNT // 2
+        for task in tasks:
+            assert f"--task-id {task} --ledger {path}" in err
