@@ -9,7 +9,8 @@ written, and the POST is proved unsent.
 No single clock is right. The wall clock is what other processes compare the lease with, and it may
 be set back; CPython's monotonic clock stops while Linux is suspended. So two clocks are read, and
 the one by which more time has passed counts: the wall clock, and the clock since boot, which goes
-on during a suspension.
+on during a suspension. (In a virtual machine that was paused, both may stand still until its wall
+clock is set again: that cannot be known from inside.)
 
 The deadline reaches a transport by a context variable, so that the Protocol of transports stays as
 it is. :class:`~aivideo._api.client.Client` checks it before it calls any transport;

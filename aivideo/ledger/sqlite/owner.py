@@ -72,12 +72,12 @@ class Owner:
             with suppress(OSError):
                 self._path(name).unlink(missing_ok=True)
 
-    def leave(self, *, claims_left: bool) -> None:
+    def leave(self, *, claims_left: bool = True) -> None:
         """Release the lock: this owner has ended.
 
         Args:
-            claims_left: whether it has claims that were not ended, or that is not known: then its
-                file stays, and others can tell that it has ended.
+            claims_left: whether it has, or may have, claims that were not ended: then its file
+                stays, and others can tell that it has ended.
         """
         if self._lock is not None:
             lock, self._lock = self._lock, None
