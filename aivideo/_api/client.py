@@ -12,7 +12,8 @@ from typing import Self, TypeVar
 
 from aivideo import catalog as catalogs
 from aivideo._api import callback_tokens as callbacks
-from aivideo._api import verdict, wire
+from aivideo._api import send_deadline, verdict, wire
+from aivideo._api.send_deadline import SendDeadline
 from aivideo._api.transport import AiohttpTransport, Transport
 from aivideo._secrets import Secret, SecretHeaders, seal
 from aivideo._version import __version__
@@ -132,17 +133,33 @@ class Client:
             case other:
                 raise other.error
 
-    async def submit(self, request: Request, *, callback_url: str | None = None) -> verdict.Verdict:
+    async def submit(
+        self,
+        request: Request,
+        *,
+        callback_url: str | None = None,
+        not_after: SendDeadline | None = None,
+    ) -> verdict.Verdict:
         """``POST`` a paid generation, once, and return what became of it as a verdict.
 
         Arguments as for :meth:`create`. Errors of this package become part of the verdict.
+
+        Args:
+            request: the request; it costs ``request.credits``.
+            callback_url: where the service reports the end of the task, or None.
+            not_after: until when the first byte may be written; later, nothing is written, and the
+                verdict is ``Unsent``. None: there is no such limit.
         """
         response: wire.Answer | APIConnectionError
         endpoint = self._catalog.find(request.model).endpoint
         message = wire.create(request, callback_url, endpoint=endpoint)
         try:
             try:
-                response = await self._send(message)
+                with send_deadline.applied(not_after):
+                    # A transport may wait before it writes; ours checks this again then.
+                    if not_after is not None and not_after.has_passed():
+                        raise send_deadline.too_late()
+                    response = await self._send(message)
             except APIConnectionError as error:
                 response = error
             return verdict.of_create(response, wall_now=time.time())

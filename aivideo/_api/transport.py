@@ -11,6 +11,11 @@ a connection. So whatever fails before ``connect`` returns (no route, DNS, TLS, 
 whichever exception. This errs on the safe side: a connection that breaks between ``connect`` and
 the first byte counts as written.
 
+A POST whose claim lapses must not be written any more (:mod:`aivideo._api.send_deadline`). This is
+checked when a connection was assigned, and again directly before the first byte is handed to the
+socket: aiohttp keeps the head of a request until its body is written, and asks the body to write
+itself (:func:`_body_class`). Nothing is awaited between that check and the write.
+
 Three habits of HTTP clients are turned off, since each of them would send a paid POST twice or lose
 it (observed with aiohttp 3.14, and held by ``tests/api/test_transport.py``):
 
@@ -36,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from aivideo import catalog
+from aivideo._api import send_deadline
 from aivideo._api.messages import Answer
 from aivideo._redaction import scrub
 from aivideo.errors import APIConnectionError, APITimeoutError, ConfigurationError
@@ -141,17 +147,34 @@ class Transport(Protocol):
         ...
 
 
+class _TooLateError(Exception):
+    """The deadline for writing the first byte has passed."""
+
+
 class _Exchange:
     """State of one request: whether it was assigned a connection, and its deadline (loop time)."""
 
-    __slots__ = ("due", "expired", "protocol", "task", "written")
+    __slots__ = ("due", "expired", "not_after", "protocol", "task", "too_late", "written")
 
     def __init__(self, task: asyncio.Task[Any], due: float) -> None:
         self.task = task
         self.due = due
+        self.not_after = send_deadline.current()
         self.expired = False
+        self.too_late = False
         self.written = False
         self.protocol: Any = None
+
+    def check_not_too_late(self, *, bytes_written: int) -> None:
+        """Refuse to write once the deadline for the first byte has passed.
+
+        Raises:
+            _TooLateError: it has. ``written`` is then whether a byte was written before.
+        """
+        if self.not_after is not None and self.not_after.has_passed():
+            self.written = bytes_written > 0
+            self.too_late = not self.written
+            raise _TooLateError
 
 
 _exchange: ContextVar[_Exchange] = ContextVar("aivideo_exchange")
@@ -233,10 +256,31 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
                     break
                 connection.close()
             exchange.protocol = protocol
+            try:
+                exchange.check_not_too_late(bytes_written=0)
+            except _TooLateError:
+                connection.close()
+                raise
             exchange.written = True
             return connection
 
     return Connector
+
+
+@cache
+def _body_class() -> type[aiohttp.BytesPayload]:
+    import aiohttp
+
+    class Body(aiohttp.BytesPayload):
+        """The body of a request that has a deadline for its first byte."""
+
+        async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+            # The head is still in the writer: it is written together with this body. If aiohttp
+            # should write it earlier, output_size tells, and the request does not count as unsent.
+            _exchange.get().check_not_too_late(bytes_written=writer.output_size)
+            await super().write_with_length(writer, content_length)
+
+    return Body
 
 
 def _checked_proxy(proxy: str, name: str) -> str:
@@ -319,7 +363,7 @@ class AiohttpTransport:
                 method,
                 _url(url),
                 headers=headers,
-                data=body,
+                data=body if exchange.not_after is None or not body else _body_class()(body),
                 allow_redirects=False,
                 proxy=self._proxy_for(url),
             )
@@ -339,6 +383,8 @@ class AiohttpTransport:
             # example. An error without `written` would leave a POST without a verdict.
             if response is not None:
                 response.close()
+            if exchange.too_late:
+                raise send_deadline.too_late() from None
             raise APIConnectionError(
                 f"{method} failed: {type(error).__name__}: {error}", written=exchange.written
             ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 import time
 from collections import deque
 from collections.abc import Generator
@@ -24,12 +25,16 @@ from aivideo.errors import AIVideoError, ContradictionError, LedgerError
 from aivideo.events import FileSaved
 from aivideo.ledger import Ledger, budget, events
 from aivideo.ledger.events import AttemptEvent
+from aivideo.ledger.protocol import LimitsWaiting
 from aivideo.ledger.records import JobRecord, Reason
 from aivideo.ledger.totals import holding
 from aivideo.ledger.transitions import TRANSITIONS
 from aivideo.models import CompletedTask, FailedTask, Task
 
 log = logging.getLogger("aivideo.session")
+
+CLOSING_PATIENCE = 10.0
+"""Seconds, in all, for which a ledger that stays locked is waited for once nothing more is sent."""
 
 REWRITE_INTERVAL = 5.0
 """Seconds between two attempts to write what could not be written."""
@@ -198,6 +203,15 @@ class Recorder:
         self._live.emit(FileSaved(job_id=job_id, task_id=task.id, path=saved, size=size))
         return after
 
+    def limit_waiting(self, *, limited: bool) -> None:
+        """Limit how long the ledger waits for other processes, or not, if it supports that.
+
+        Args:
+            limited: to ``CLOSING_PATIENCE`` in all, from now on; False: as usual again.
+        """
+        if isinstance(self.ledger, LimitsWaiting):
+            self.ledger.limit_waiting(CLOSING_PATIENCE if limited else None)
+
     async def aclose(self) -> None:
         """Try once more to write what could not be written; log what the ledger lacks."""
         self._closed = True
@@ -206,12 +220,14 @@ class Recorder:
             await self._rewriting.ended.wait()
         with suppress(LedgerError):
             await self._write_backlog()
+        path = getattr(self.ledger, "path", None)
+        option = "" if path is None else f" --ledger {shlex.quote(str(path))}"
         for job_id, event, number in self._unwritten:
             if isinstance(event, events.Taken):
                 log.error(
                     "the ledger does not know that job %s became task %s; record it with: aivideo "
-                    "jobs settle %s --task-id %s",
-                    *(job_id, event.task_id, job_id, event.task_id),
+                    "jobs settle %s --task-id %s%s",
+                    *(job_id, event.task_id, job_id, event.task_id, option),
                 )
             else:
                 log.error("never recorded: attempt %d of job %s: %r", number, job_id, event)

@@ -459,6 +459,7 @@ class Session:
         """
         if self._closing is None:
             self._parts.gate.stop(SessionClosedError(reason))
+            self._parts.recorder.limit_waiting(limited=True)
 
     def resume_submits(self) -> None:
         """Send creates again: after a top-up, say, or when a spend cap has reset.
@@ -466,6 +467,7 @@ class Session:
         What runs is polled again too, where a bad key had ended that.
         """
         if self._closing is None:
+            self._parts.recorder.limit_waiting(limited=False)
             self._parts.gate.open()
             self._parts.watching.watch_again()
 
@@ -580,10 +582,12 @@ class Session:
     async def aclose(self) -> None:
         """Close: send nothing more, wait for POSTs under way, and release every waiter.
 
-        A POST under way is waited for up to ``request_timeout``: its verdict is money. So whoever
-        is cancelled here leaves alone: the closing goes on, and may be waited for again. Waiters
-        get a :class:`~aivideo.SessionClosedError` that carries their job. Jobs that were enqueued
-        and not sent stay planned.
+        A POST under way is waited for up to ``request_timeout``: its verdict is money. A SQLite
+        ledger that another process keeps locked is waited for up to 10 s in all; what could not be
+        recorded is then logged, with the command that records it. So whoever is cancelled here
+        leaves alone: the closing goes on, and may be waited for again. Waiters get a
+        :class:`~aivideo.SessionClosedError` that carries their job. Jobs that were enqueued and not
+        sent stay planned.
 
         Raises:
             ConfigurationError: this is another event loop than the session's.
@@ -598,6 +602,7 @@ class Session:
         parts.intake.close()
         parts.actions.close()
         parts.gate.stop(SessionClosedError("the session closed"))
+        parts.recorder.limit_waiting(limited=True)
         try:
             await parts.supervisor.close(lambda: shut_down(parts))
         finally:
@@ -608,6 +613,8 @@ class Session:
                 await self._client.aclose()
                 if self._owns_ledger:
                     await self._ledger.aclose()
+                else:
+                    parts.recorder.limit_waiting(limited=False)
 
 
 def _opened(ledger: Ledger | str | os.PathLike[str] | None) -> tuple[Ledger, bool]:

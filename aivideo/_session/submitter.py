@@ -28,6 +28,7 @@ from attrs import define, field, frozen
 
 from aivideo._api import callback_tokens, wire
 from aivideo._api.client import Client
+from aivideo._api.send_deadline import SendDeadline
 from aivideo._pacing.limiter import GateClosed, Limiter, Permit
 from aivideo._pacing.turns import RequestKind
 from aivideo._session import consequences
@@ -69,6 +70,9 @@ LEASE_MARGIN = 30.0
 UNREACHABLE_PATIENCE = 15.0
 """Seconds that ``submit`` and ``generate`` wait for a service that cannot be reached. Jobs of
 ``generate_many``, and enqueued ones, wait until it can."""
+
+WRITE_MARGIN = 5.0
+"""Seconds before its claim lapses after which a POST is not written any more."""
 
 FOLLOW_INTERVAL = 2.0
 """Seconds between two reads of a record whose POST another process has under way."""
@@ -323,6 +327,8 @@ class Submitter:
         claimed: JobRecord | None = None
         try:
             lease = self._client.request_timeout + LEASE_MARGIN
+            # Before the claim: writing it may take long, where the ledger is locked.
+            not_after = SendDeadline.after(lease - WRITE_MARGIN)
             claimed = await self._recorder.claim(live, lease=lease, retry_faulted=retry)
         finally:
             if claimed is None:
@@ -342,7 +348,9 @@ class Submitter:
             return held
         url = self._urls.of(claimed, claimed.latest)
         try:
-            heard = await self._client.submit(claimed.request, callback_url=url)
+            heard = await self._client.submit(
+                claimed.request, callback_url=url, not_after=not_after
+            )
         except BaseException as error:
             # Only the tear-down of the event loop gets here. What has left, has left.
             permit.lost()
@@ -364,6 +372,9 @@ class Submitter:
             self._tell_gate(what)
         if record is not None:
             self._watching.follow(live, record)
+        if isinstance(what.event, events.Released):
+            # Where the claim had lapsed, the job may have been settled and replaced meanwhile.
+            _check_unchanged(claimed, live.record)
         return what
 
     async def _record(self, live: LiveJob, claimed: JobRecord, event: AttemptEvent) -> None:

@@ -12,7 +12,7 @@ What every ledger promises:
   exactly one gets the job.
 * A claim is a lease. A claim that its owner has not ended in time, or whose owner is known to be
   dead, is found by :meth:`Ledger.lapse` and becomes ``unknown``, never ``planned`` again. Its owner
-  may still record the answer later.
+  may still record the answer later. A session sends nothing under a claim that is about to lapse.
 * :func:`aivideo.ledger.transitions.apply` decides which event may follow which status, and
   :func:`aivideo.ledger.budget.admit` what may be spent: both are the same for all ledgers.
 """

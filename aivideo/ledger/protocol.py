@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aivideo.ledger.audit import Reading
 from aivideo.ledger.events import Event
@@ -138,4 +138,19 @@ class Ledger(Protocol):
 
     async def aclose(self) -> None:
         """Finish writing, and close. May be called more than once."""
+        ...
+
+
+@runtime_checkable
+class LimitsWaiting(Protocol):
+    """What a ledger may implement besides :class:`Ledger`: closing does not wait long for it."""
+
+    def limit_waiting(self, seconds: float | None) -> None:
+        """Limit how long this ledger waits for others, a locked file for example.
+
+        A call that would wait longer raises :class:`~aivideo.LedgerError`.
+
+        Args:
+            seconds: for all calls together from now on, until one succeeds; None: as usual again.
+        """
         ...

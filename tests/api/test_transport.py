@@ -12,10 +12,14 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.http_writer import StreamWriter
 
+from aivideo._api import send_deadline
+from aivideo._api.send_deadline import Instant, SendDeadline
 from aivideo._api.transport import POST_MAX_IDLE, AiohttpTransport
 from aivideo.errors import APIConnectionError, APITimeoutError, ConfigurationError
 
@@ -178,6 +182,70 @@ async def test_a_refused_connection_is_proved_unsent(transport: AiohttpTransport
     with pytest.raises(APIConnectionError) as caught:
         await post(transport, url)
     assert not caught.value.written
+
+
+class Clock:
+    """Both clocks of a deadline."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> Instant:
+        return Instant(self.seconds, self.seconds)
+
+
+@pytest.mark.parametrize("freeze", ["while it connects", "between connecting and the first byte"])
+async def test_a_post_whose_deadline_passes_before_its_first_byte_is_not_written(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, freeze: str
+) -> None:
+    clock = Clock()
+    frozen_class, method = {
+        "while it connects": (aiohttp.TCPConnector, "connect"),
+        "between connecting and the first byte": (aiohttp.ClientRequest, "write_bytes"),
+    }[freeze]
+    original = getattr(frozen_class, method)
+
+    async def frozen(self: object, *args: object, **settings: object) -> object:
+        clock.seconds += 100.0
+        return await original(self, *args, **settings)
+
+    monkeypatch.setattr(frozen_class, method, frozen)
+    async with serving() as seen:
+        with send_deadline.applied(SendDeadline.after(85.0, clock)):
+            with pytest.raises(APIConnectionError, match="nothing was sent") as caught:
+                await post(transport, seen.url)
+            assert not caught.value.written
+        await asyncio.sleep(1)
+        assert (seen.connections, seen.requests) == (1, [])
+        monkeypatch.undo()
+        with send_deadline.applied(SendDeadline.after(85.0, clock)):
+            assert await post(transport, seen.url) == 200
+        assert seen.heads[0].count("Content-Length: 8") == 1
+        assert "content-type: application/json" in seen.heads[0].lower()
+
+
+async def test_a_post_that_is_late_after_a_byte_was_written_does_not_count_as_unsent(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If aiohttp wrote the head of a request before its body, nobody could call it unsent."""
+    clock = Clock()
+    write_headers = StreamWriter.write_headers
+
+    async def at_once(self: StreamWriter, status_line: str, headers: Any) -> None:
+        await write_headers(self, status_line, headers)
+        self.send_headers()
+        clock.seconds += 100.0
+
+    monkeypatch.setattr(StreamWriter, "write_headers", at_once)
+    async with serving() as seen:
+        with (
+            send_deadline.applied(SendDeadline.after(85.0, clock)),
+            pytest.raises(APIConnectionError) as caught,
+        ):
+            await post(transport, seen.url)
+        assert caught.value.written
+        await asyncio.sleep(1)
+        assert seen.requests == [], "the body was not written"
 
 
 async def test_a_name_that_does_not_resolve_is_proved_unsent(

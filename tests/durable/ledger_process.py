@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -56,6 +58,45 @@ async def hold(path: str) -> None:
         break
     report("claimed")
     await asyncio.Event().wait()
+
+
+async def hold_elsewhere(path: str) -> None:
+    """Like ``hold``, by a relative path, from another working directory than at the opening."""
+    os.chdir(Path(path).parent)
+    ledger = SqliteLedger(Path(path).name)
+    os.chdir("/")
+    async for each in ledger.jobs(statuses=[JobStatus.PLANNED]):
+        await ledger.claim(each.id, lease=3600.0)
+        break
+    report("claimed")
+    await asyncio.Event().wait()
+
+
+async def look_elsewhere(path: str) -> None:
+    """Let claims lapse, by a relative path, from another working directory than at the opening."""
+    os.chdir(Path(path).parent)
+    ledger = SqliteLedger(Path(path).name)
+    os.chdir("/")
+    report("lapsed", len(await ledger.lapse()))
+    await ledger.aclose()
+
+
+async def leave_a_claim(path: str) -> None:
+    """Claim one planned job, and close without ending the claim."""
+    ledger = SqliteLedger(path)
+    async for each in ledger.jobs(statuses=[JobStatus.PLANNED]):
+        await ledger.claim(each.id, lease=3600.0)
+    await ledger.aclose()
+    report("closed")
+
+
+async def lock(path: str) -> None:
+    """Lock the file when the test says so, and stop."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    wait_for_start()
+    connection.execute("BEGIN IMMEDIATE")
+    report("locked")
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 async def open_new(path: str) -> None:

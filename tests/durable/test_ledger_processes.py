@@ -6,9 +6,10 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,73 @@ async def test_stopped_process_is_not_considered_dead(tmp_path: Path) -> None:
         assert await ledger.lapse() == []
     stopped.kill()
     stopped.communicate()
+
+
+@contextmanager
+def claiming(function: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that claims one job and lives on; kill it at the end."""
+    process = start(function, path)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "claimed\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("of", ["the file", "its folder"])
+async def test_owner_that_follows_a_symbolic_link_is_not_considered_dead(
+    tmp_path: Path, of: str
+) -> None:
+    folder = tmp_path / "real"
+    folder.mkdir()
+    path = folder / "jobs.db"
+    await plan_jobs(path, 2)
+    link = tmp_path / "link"
+    link.symlink_to(path if of == "the file" else folder)
+    named = link if of == "the file" else link / "jobs.db"
+    for owners, others in ((named, path), (path, named)):
+        with claiming("hold", owners):
+            async with open_ledger(others) as ledger:
+                assert await ledger.lapse() == [], "its POST may be under way"
+        async with open_ledger(others) as ledger:
+            assert len(await ledger.lapse()) == 1, "now it is dead"
+    assert {file.name for file in folder.iterdir()} == {"jobs.db"}
+    assert {file.name for file in tmp_path.iterdir()} == {"real", "link"}
+
+
+async def test_owner_in_another_working_directory_is_not_considered_dead(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    await plan_jobs(path, 1)
+    with claiming("hold_elsewhere", path):
+        async with open_ledger(path) as ledger:
+            assert await ledger.lapse() == [], "its POST may be under way"
+        assert output_of(start("look_elsewhere", path)) == ["lapsed 0"]
+    assert output_of(start("look_elsewhere", path)) == ["lapsed 1"]
+
+
+async def test_missing_lock_file_does_not_prove_that_an_owner_is_dead(tmp_path: Path) -> None:
+    """Its process may see the ledger under another path, as in a container."""
+    path = tmp_path / "jobs.db"
+    await plan_jobs(path, 1)
+    with claiming("hold", path):
+        for lock in tmp_path.glob("jobs.db-owner-*"):
+            lock.unlink()
+        async with open_ledger(path) as ledger:
+            assert await ledger.lapse() == [], "its POST may be under way"
+    late = SqliteLedger(path, now=lambda: time.time() + 3601)
+    assert len(await late.lapse()) == 1, "the lease decides"
+    await late.aclose()
+
+
+async def test_claim_of_an_owner_that_has_closed_lapses_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    await plan_jobs(path, 1)
+    assert output_of(start("leave_a_claim", path)) == ["closed"]
+    async with open_ledger(path) as ledger:
+        assert [each.status for each in await ledger.lapse()] == [JobStatus.UNKNOWN]
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
 
 
 async def test_many_processes_may_create_a_ledger_at_the_same_time(tmp_path: Path) -> None:

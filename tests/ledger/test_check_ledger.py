@@ -365,7 +365,9 @@ class CountsJobsOfUnknownPriceOnce(MemoryLedger):
 
 
 class BuysAfterUnknownPrices(MemoryLedger):
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
         batch = self._job(job_id).batch
         totals = self._totals.get(batch, CreditTotals())
         self._totals[batch] = evolve(totals, unpriced=0)

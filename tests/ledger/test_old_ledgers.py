@@ -377,11 +377,11 @@ def test_a_connection_that_read_the_schema_before_another_migrated_it_goes_on_fr
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite renames a column by the schema that it has read, even if that has changed since."""
-    slow = opening.connect(old, read_only=False)
+    slow = opening.connect(old, named=old, read_only=False)
     slow.execute("SELECT count(*) FROM attempts").fetchone()
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
-        fast = opening.connect(old, read_only=False)
+        fast = opening.connect(old, named=old, read_only=False)
         opening.prepare(fast, old, read_only=False)
         fast.close()
     opening._migrate(slow, 1)

@@ -9,15 +9,17 @@ import shutil
 import sqlite3
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from attrs import evolve
 
-from aivideo.errors import LedgerError
+from aivideo.errors import ConfigurationError, LedgerError
 from aivideo.ledger import events
 from aivideo.ledger.records import JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger, file, opening, schema
@@ -99,6 +101,22 @@ async def test_closing_leaves_one_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
 
 
+async def test_a_rolled_back_lapse_keeps_the_proof_that_an_owner_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as ended:
+        planned = await ended.plan(job())
+        await ended.claim(planned.id, lease=3600.0)
+
+    def breaks(_: object) -> None:
+        raise sqlite3.OperationalError("the disk is gone")
+
+    async with opened(path) as ledger:
+        ends = await asyncio.gather(ledger.lapse(), ledger._step(breaks), return_exceptions=True)
+        assert all(isinstance(end, LedgerError) for end in ends)
+        assert [each.id for each in await ledger.lapse()] == [planned.id]
+        assert await ledger.lapse() == []
+
+
 # --- refusals ----------------------------------------------------------------------------
 
 
@@ -173,6 +191,42 @@ def test_where_wal_does_not_work_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="WAL does not work"):
         opening.prepare(without, path, read_only=False)
     without.close()
+
+
+async def test_a_file_with_two_names_is_refused_for_writing(tmp_path: Path) -> None:
+    """SQLite's log lies beside the name that a process uses: two names would be two logs."""
+    path, second = tmp_path / "jobs.db", tmp_path / "more" / "jobs.db"
+    ids = await filled(path, 1)
+    second.parent.mkdir()
+    os.link(path, second)
+    assert "2 names (hard links)" in refusal(path)
+    assert "keep one name" in refusal(second)
+    async with opened(path, read_only=True) as ledger:
+        assert [each.id async for each in ledger.jobs()] == ids
+    second.unlink()
+    async with opened(path) as ledger:
+        assert [each.id async for each in ledger.jobs()] == ids
+
+
+def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path) -> None:
+    path, mounts = tmp_path / "jobs.db", tmp_path / "mountinfo"
+    path.touch()
+    mounts.write_text(f"40 1 8:1 /data/jobs.db {path} rw,relatime - ext4 /dev/a rw\n")
+    with pytest.raises(LedgerError, match="mounted as a single file, apart"):
+        opening.refuse_second_name(path, mounts)
+    mounts.write_text(f"40 1 8:1 /data {tmp_path} rw,relatime - ext4 /dev/a rw\nnonsense\n")
+    opening.refuse_second_name(path, mounts)
+    opening.refuse_second_name(path, tmp_path / "no such file")
+
+
+async def test_a_symbolic_link_names_the_same_ledger(tmp_path: Path) -> None:
+    path, link = tmp_path / "jobs.db", tmp_path / "link.db"
+    link.symlink_to(path)
+    async with opened(link) as one, opened(path) as two:  # made through the link
+        planned = await one.plan(job())
+        assert await two.find(planned.id) == planned
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert one.path == link
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
@@ -553,3 +607,114 @@ async def test_totals_are_read_within_the_transaction_that_moves_them(tmp_path: 
         assert now == CreditTotals(reserved=300)
         assert statements.count("COMMIT") == 1
         assert (await ledger.totals(batch="b")).reserved == 400
+
+
+# --- waiting for other processes ----------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Return a list whose one item is what ``time.monotonic`` returns."""
+    seconds = [100.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+        yield seconds
+
+
+def test_each_transaction_waits_for_other_processes(clock: list[float]) -> None:
+    patience = opening.Patience()
+    clock[0] += opening.BUSY
+    assert not patience.is_over(100.0)
+    clock[0] += 0.1
+    assert patience.is_over(100.0)
+    assert not patience.is_over(clock[0]), "another transaction waits as long"
+
+
+def test_while_closing_all_transactions_together_wait_for_a_limited_time(
+    clock: list[float],
+) -> None:
+    patience = opening.Patience()
+    clock[0] += 20.0  # of a transaction that waits already
+    patience.limit(10.0)
+    assert not patience.is_over(100.0)
+    clock[0] += 9.0
+    patience.limit(10.0)  # the next step of closing
+    assert not patience.is_over(100.0)
+    assert not patience.is_over(clock[0])
+    clock[0] += 1.1
+    assert patience.is_over(100.0)
+    assert patience.is_over(clock[0]), "the next transaction fails at once"
+    patience.succeeded()
+    assert not patience.is_over(clock[0]), "the file was not locked for good"
+    patience.limit(None)
+    clock[0] += 20.0
+    assert not patience.is_over(clock[0] - 20.0), "as usual again"
+
+
+# --- event loops --------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_is_in_use_in_another_event_loop_is_refused(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    async def main() -> None:
+        async with opened(tmp_path / "jobs.db") as ledger:
+            await ledger.plan(job())
+
+            def in_thread() -> None:
+                calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+                    lambda: ledger.plan(job()),
+                    ledger.lapse,
+                    ledger.aclose,
+                ]
+                for call in calls:
+                    try:
+                        asyncio.run(call())
+                    except ConfigurationError as error:
+                        errors.append(error)
+
+            await asyncio.to_thread(in_thread)
+            assert await ledger.counts() == {JobStatus.PLANNED: 1}, "nothing was queued"
+
+    asyncio.run(main())
+    assert len(errors) == 3
+    assert all("in use in another event loop" in str(error) for error in errors)
+
+
+def test_a_ledger_may_be_used_in_one_event_loop_after_another(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    planned = asyncio.run(ledger.plan(job()))
+    assert asyncio.run(ledger.find(planned.id)) == planned
+    asyncio.run(ledger.aclose())
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
+
+
+def test_a_ledger_whose_event_loop_left_calls_without_an_answer_can_only_be_closed(
+    tmp_path: Path,
+) -> None:
+    ledger, busy, go = SqliteLedger(tmp_path / "jobs.db"), threading.Event(), threading.Event()
+
+    def block(_: object) -> None:
+        busy.set()
+        go.wait(60)
+
+    async def leave() -> None:
+        blocked = asyncio.create_task(ledger._step(block))
+        await asyncio.to_thread(busy.wait, 60)
+        waiting = asyncio.create_task(ledger.plan(job()))
+        await asyncio.sleep(0)
+        del blocked, waiting
+
+    try:
+        asyncio.run(leave())
+    finally:
+        go.set()
+    with pytest.raises(ConfigurationError, match="closed before all calls were answered"):
+        asyncio.run(ledger.plan(job()))
+    asyncio.run(ledger.aclose())
+
+    async def count() -> int:
+        async with opened(tmp_path / "jobs.db") as again:
+            return len([each async for each in again.jobs()])
+
+    assert asyncio.run(count()) == 0, "nobody was told that it was planned"

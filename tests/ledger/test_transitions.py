@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -239,6 +240,50 @@ def test_a_late_release_of_an_older_attempt_sends_nothing_again() -> None:
     assert apply(job, Released(), 1).status is JobStatus.REFUSED
 
 
+SETTLED: list[Event] = [*LOST, Released()]  # by a person, as not taken
+BOUGHT_AGAIN: list[Event] = [CLAIM, Taken("t2")]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "status"),
+    [
+        (LOST, S.PLANNED),
+        (SETTLED, S.PLANNED),
+        ([*SETTLED, CLAIM], S.SUBMITTING),
+        ([*SETTLED, CLAIM, Doubted(WHY)], S.UNKNOWN),
+        ([*SETTLED, CLAIM, Faulted(WHY)], S.FAULTED),
+        ([*SETTLED, CLAIM, Refused(WHY)], S.REFUSED),
+        ([*SETTLED, *BOUGHT_AGAIN], S.RUNNING),
+        ([*SETTLED, *BOUGHT_AGAIN, Completed()], S.COMPLETED),
+        ([*SETTLED, *BOUGHT_AGAIN, Completed(), Saved("p")], S.SAVED),
+        ([*SETTLED, *BOUGHT_AGAIN, Failed(WHY)], S.FAILED),
+        ([*SETTLED, Withdrawn()], S.WITHDRAWN),
+        ([*LOST, INSISTED], S.PLANNED),
+        ([*LOST, INSISTED, CLAIM], S.SUBMITTING),
+        ([*LOST, INSISTED, CLAIM, Doubted(WHY)], S.UNKNOWN),
+        ([*LOST, INSISTED, *BOUGHT_AGAIN], S.RUNNING),
+        ([*LOST, INSISTED, *BOUGHT_AGAIN, Completed(), Saved("p")], S.SAVED),
+        ([*LOST, INSISTED, *BOUGHT_AGAIN, Failed(WHY)], S.FAILED),
+    ],
+)
+def test_a_late_owner_that_has_not_sent_releases_its_own_attempt_only(
+    meanwhile: list[Event], status: JobStatus
+) -> None:
+    """Its claim lapsed while it was frozen; when it wakes up, it proves its POST unsent."""
+    before = replay(*meanwhile)
+    after = apply(before, Released(), 1)
+    assert after.status is status
+    assert after.attempts[0].status is AttemptStatus.RELEASED
+    assert after.attempts[1:] == before.attempts[1:]
+
+
+@pytest.mark.parametrize("task", [Taken("t"), Completed(), Failed(WHY)])
+def test_a_release_does_not_undo_that_a_person_named_the_task(task: Event) -> None:
+    job = replay(*LOST, Taken("t"), *([] if isinstance(task, Taken) else [task]))
+    with pytest.raises(ContradictionError):
+        apply(job, Released(), 1)
+
+
 def test_an_unknown_attempt_is_not_hidden_by_a_later_one() -> None:
     job = replay(*LOST, INSISTED, *PAID, Completed())
     assert job.status is JobStatus.COMPLETED
@@ -290,6 +335,23 @@ def test_no_history_leads_to_two_open_posts_unless_a_person_insists(
     assert totals.unknown == 100 * by_attempt.count(Holding.UNKNOWN)
     assert totals.reserved == 100 * by_attempt.count(Holding.RESERVED)
     assert totals.refunded == 100 * by_attempt.count(Holding.REFUNDED)
+
+
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(1, 3) | st.none()), max_size=14))
+def test_no_late_release_makes_a_job_planned_that_another_attempt_is_buying(
+    told: list[tuple[Event, int | None]],
+) -> None:
+    job = JOB
+    for event, number in told:
+        with suppress(LedgerError):
+            job = apply(job, event, number)
+    for attempt in job.attempts:
+        with suppress(ContradictionError):
+            after = apply(job, Released(), attempt.number)
+            others = [each for each in after.attempts if each.number != attempt.number]
+            assert others == [each for each in job.attempts if each.number != attempt.number]
+            if any(each.status.is_open for each in others):
+                assert after.status is not JobStatus.PLANNED
 
 
 _PAID_OR_MAYBE = (Holding.CHARGED, Holding.UNKNOWN, Holding.RESERVED)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -24,6 +25,9 @@ from aivideo import (
     UpstreamError,
 )
 from aivideo._api.wire import Answer
+from aivideo.ledger import events
+from aivideo.ledger.records import AttemptStatus, JobRecord
+from aivideo.ledger.totals import CreditTotals
 from aivideo.simulator import (
     Faults,
     FixedWindow,
@@ -278,3 +282,141 @@ async def test_a_failed_job_sent_again_waits_through_a_rate_limit() -> None:
         (outcome,) = [each async for each in outcomes]
     assert isinstance(outcome, Succeeded)
     assert transport.posts == 4
+
+
+# --- a process that is frozen between its claim and its POST ------------------------------------
+
+KEY = "boat"
+
+
+class FreezingLedger(MemoryLedger):
+    """The ledger of a process that is frozen after its first claim until that claim has lapsed.
+
+    Args:
+        meanwhile: what others do while it is frozen; called with the ledger of another process.
+    """
+
+    def __init__(self, meanwhile: Callable[[MemoryLedger, str], Awaitable[object]]) -> None:
+        self.seconds_frozen = 0.0
+        super().__init__(now=self.unix)
+        self._meanwhile: Callable[[MemoryLedger, str], Awaitable[object]] | None = meanwhile
+
+    def unix(self) -> float:
+        return 1_800_000_000.0 + self.seconds_frozen
+
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
+        claimed = await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            self.seconds_frozen += lease + 1
+            other = self.sharing("another process")
+            assert [job.status for job in await other.lapse()] == [JobStatus.UNKNOWN]
+            await meanwhile(other, job_id)
+        return claimed
+
+
+async def nothing(ledger: MemoryLedger, job_id: str) -> None:
+    pass
+
+
+async def settle_as_not_taken(ledger: MemoryLedger, job_id: str) -> None:
+    await ledger.record(job_id, events.Released())
+
+
+async def allow_to_pay_again(ledger: MemoryLedger, job_id: str) -> None:
+    await ledger.record(job_id, events.Retried(pay_again=True))
+
+
+@pytest.fixture
+def freezing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[MemoryLedger, str], Awaitable[object]]], FreezingLedger]:
+    """Return a function that makes a ledger whose freezes the wall clock shows."""
+
+    def make(meanwhile: Callable[[MemoryLedger, str], Awaitable[object]]) -> FreezingLedger:
+        ledger = FreezingLedger(meanwhile)
+        monkeypatch.setattr(time, "time", ledger.unix)
+        return ledger
+
+    return make
+
+
+Freezing = Callable[[Callable[[MemoryLedger, str], Awaitable[object]]], FreezingLedger]
+
+
+async def test_a_claim_that_lapsed_while_frozen_is_released_and_claimed_again(
+    freezing: Freezing,
+) -> None:
+    ledger, service = freezing(nothing), Service(scenario())
+    async with Session("sk-test", ledger=ledger, transport=DirectTransport(service)) as session:
+        job = await session.submit(BOAT, key=KEY)
+        found = await ledger.find(job.id)
+        assert found is not None
+        assert [each.status for each in found.attempts] == [
+            AttemptStatus.RELEASED,
+            AttemptStatus.RUNNING,
+        ]
+        assert (await ledger.totals()) == CreditTotals(charged=100)
+        assert session.statistics().credits == CreditTotals(charged=100)
+    assert service.truth.creates_seen == 1, "nothing was sent under the claim that had lapsed"
+
+
+@pytest.mark.parametrize("decide", [settle_as_not_taken, allow_to_pay_again])
+@pytest.mark.parametrize("other", ["is being sent", "runs", "has ended"])
+async def test_a_frozen_process_sends_nothing_once_its_job_was_bought_by_another(
+    freezing: Freezing,
+    decide: Callable[[MemoryLedger, str], Awaitable[object]],
+    other: str,
+) -> None:
+    service = Service(scenario(latency=5.0, task_seconds=1.0))
+    transport = DirectTransport(service)
+    others: list[asyncio.Task[object]] = []
+
+    async def buy(ledger: MemoryLedger, job_id: str) -> None:
+        await decide(ledger, job_id)
+
+        async def work() -> None:
+            async with Session("sk-test", ledger=ledger, transport=transport) as session:
+                await (await session.submit(BOAT, key=KEY))
+
+        others.append(asyncio.create_task(work()))
+        await asyncio.sleep({"is being sent": 2.0, "runs": 5.5, "has ended": 60.0}[other])
+
+    ledger = freezing(buy)
+    async with Session("sk-test", ledger=ledger, transport=transport) as session:
+        job = await session.submit(BOAT, key=KEY)
+        await job
+    await asyncio.gather(*others)
+    assert service.truth.creates_taken == 1, "bought twice"
+    found = await ledger.find(job.id)
+    assert found is not None
+    assert [each.status for each in found.attempts] == [
+        AttemptStatus.RELEASED,
+        AttemptStatus.COMPLETED,
+    ]
+    assert (await ledger.totals()) == CreditTotals(charged=100)
+
+
+async def test_a_frozen_process_does_not_send_the_request_that_replaced_its_own(
+    freezing: Freezing,
+) -> None:
+    edited = Sora2("Another boat", duration=4, aspect_ratio="16:9")
+
+    async def replace(ledger: MemoryLedger, job_id: str) -> None:
+        await settle_as_not_taken(ledger, job_id)
+        record = await ledger.find(job_id)
+        assert record is not None
+        await ledger.plan(
+            evolve(record, id="new", request=edited, fingerprint="other"), replace=True
+        )
+
+    ledger, service = freezing(replace), Service(scenario())
+    async with Session("sk-test", ledger=ledger, transport=DirectTransport(service)) as session:
+        with pytest.raises(InvalidRequestError, match="another request meanwhile"):
+            await session.submit(BOAT, key=KEY)
+        found = await ledger.find_key(None, KEY)
+        assert found is not None
+        assert (found.request, found.status) == (edited, JobStatus.PLANNED)
+    assert service.truth.creates_seen == 0

@@ -14,14 +14,17 @@ How it keeps its promises:
   across all of them.
 * A claim has an owner and a lease. An owner holds a lock (``flock``) on a small file beside the
   ledger, which the kernel releases when its process dies, however it dies: whoever opens the ledger
-  next knows at once which claims will never be ended. Where locks are not supported, the lease
-  decides.
+  next knows at once which claims will never be ended. Where there is no such file, or locks are not
+  supported, the lease decides.
 * Credits are summed per batch as they move: checking a ceiling reads two rows, however long the
   history is.
+* A file that another process keeps locked is waited for, up to 30 s a transaction; while closing,
+  up to 10 s for all of them.
 
 It refuses, with one line each: a file that is not a ledger, or is damaged; a newer schema; a
-network file system, where WAL's shared memory does not work; use in a forked child, where SQLite
-would overwrite its parent's locks. A ledger of an older schema is migrated when it is opened.
+network file system, where WAL's shared memory does not work; a file with hard links, whose log the
+processes would not share; use in a forked child, where SQLite would overwrite its parent's locks;
+use in a second event loop. A ledger of an older schema is migrated when it is opened.
 """
 
 from __future__ import annotations
@@ -36,10 +39,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from aivideo.errors import LedgerError
+from aivideo.errors import ConfigurationError, LedgerError
 from aivideo.ledger.audit import Reading
 from aivideo.ledger.events import Event
 from aivideo.ledger.records import JobRecord, JobStatus
+from aivideo.ledger.sqlite import opening
 from aivideo.ledger.sqlite.file import PAGE, LedgerFile
 from aivideo.ledger.totals import CreditTotals
 from aivideo.models import Credits, TaskId
@@ -54,6 +58,9 @@ _Waiting: TypeAlias = "tuple[Callable[[LedgerFile], Any], asyncio.Future[Any]]"
 
 class SqliteLedger:
     """A ledger in one file, shared by the processes of one machine; see the module.
+
+    It belongs to the event loop of its first use. Once that loop is closed, another one may use it,
+    unless calls were left without an answer.
 
     ::
 
@@ -83,6 +90,7 @@ class SqliteLedger:
         self._waiting: list[_Waiting] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="aivideo-ledger")
         self._flushing: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<SqliteLedger {self.path}{'' if self._file else ' closed'}>"
@@ -95,12 +103,35 @@ class SqliteLedger:
             raise LedgerError(
                 f"ledger {self.path} was opened before a fork; open it anew in each process"
             )
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
+        future: asyncio.Future[T] = loop.create_future()
         self._waiting.append((step, future))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(self._file))
         # If the caller is cancelled here, its step is taken all the same.
         return await future
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note the event loop of the first use; refuse another one while the first may be used.
+
+        Raises:
+            ConfigurationError: the ledger belongs to another event loop. Nothing was queued.
+        """
+        if self._loop is not None:
+            cure = "open the ledger once per event loop, inside the coroutine that uses it"
+            if not self._loop.is_closed():
+                raise ConfigurationError(
+                    f"ledger {self.path} is in use in another event loop, whose calls would never "
+                    f"be answered in this one; {cure}"
+                )
+            if self._waiting or self._flushing is not None:
+                raise ConfigurationError(
+                    f"ledger {self.path} was in use in an event loop that was closed before all "
+                    f"calls were answered; {cure}"
+                )
+        self._loop = loop
 
     async def _flush(self, file: LedgerFile) -> None:
         loop = asyncio.get_running_loop()
@@ -194,14 +225,39 @@ class SqliteLedger:
         """List the readings, the oldest first."""
         return await self._step(LedgerFile.readings)
 
+    def limit_waiting(self, seconds: float | None) -> None:
+        """Limit how long this ledger waits for other processes, in all and from now on.
+
+        A session calls this when nothing more is to be sent, so that a file that stays locked does
+        not delay each of the last transactions by 30 s.
+
+        Args:
+            seconds: for all transactions together, until one succeeds; None: as usual again.
+        """
+        if self._file is not None:
+            self._file.patience.limit(seconds)
+
     async def aclose(self) -> None:
-        """Finish writing, and close; do nothing in a forked child: the parent closes."""
+        """Finish writing, and close; do nothing in a forked child: the parent closes.
+
+        If another process keeps the file locked, calls that wait fail after 10 s in all.
+
+        Raises:
+            ConfigurationError: the ledger is in use in another event loop.
+        """
         if os.getpid() != self._process:
             return
+        loop = asyncio.get_running_loop()
+        if self._file is not None and loop is not self._loop:
+            if self._loop is not None and self._loop.is_closed():
+                self._waiting.clear()  # nobody waits for these calls any more
+                self._flushing = None
+            self._move_to(loop)
+        self.limit_waiting(opening.BUSY_WHILE_CLOSING)
         while self._flushing is not None:
             await asyncio.wait([self._flushing])
         file, self._file = self._file, None
         if file is not None:
-            closing = asyncio.get_running_loop().run_in_executor(self._worker, file.close)
+            closing = loop.run_in_executor(self._worker, file.close)
             self._worker.shutdown(wait=False)  # after that
             await closing

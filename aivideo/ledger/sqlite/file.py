@@ -66,7 +66,11 @@ class LedgerFile:
         read_only: bool = False,
     ) -> None:
         self.path: Path = Path(path)
-        self.owner: Owner = Owner(self.path)
+        # Resolved once: the lock files must be found whatever symbolic links other processes
+        # follow, and after a change of the working directory.
+        real = Path(os.path.realpath(path))
+        self.owner: Owner = Owner(real)
+        self.patience: opening.Patience = opening.Patience()
         self._now = now
         self._read_only = read_only
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
@@ -77,15 +81,19 @@ class LedgerFile:
         self._data_version: int | None = None
         self._unsummed: dict[str, dict[Holding, Decimal]] = {}
         self._uncounted: Counter[str] = Counter()  # attempts without a known price, by batch
+        self._gone: set[str] = set()
         opening.refuse_shared_disk(self.path)
         try:
-            self.connection: sqlite3.Connection = opening.connect(self.path, read_only=read_only)
+            self.connection: sqlite3.Connection = opening.connect(
+                real, named=self.path, read_only=read_only
+            )
         except (sqlite3.Error, OSError) as error:
             raise opening.trouble(self.path, error) from None
         try:
             opening.patiently(
                 self.connection,
                 lambda: opening.prepare(self.connection, self.path, read_only=read_only),
+                self.patience,
             )
             if read_only:
                 self.connection = opening.newest(self.connection)
@@ -125,7 +133,7 @@ class LedgerFile:
         results: list[object] = []
         run = self.connection.execute
         try:
-            opening.patiently(self.connection, lambda: run(self._begin))
+            opening.patiently(self.connection, lambda: run(self._begin), self.patience)
             self._forget_if_changed()
             for step in steps:
                 try:
@@ -140,10 +148,14 @@ class LedgerFile:
         except BaseException:
             self._roll_back()
             raise
+        # Not before the commit: until then their files must show that they have ended.
+        self.owner.remove_files_of(self._gone)
+        self._gone.clear()
         return results
 
     def _roll_back(self) -> None:
         self._forget()
+        self._gone.clear()
         self._unsummed.clear()
         self._uncounted.clear()
         with suppress(sqlite3.Error):
@@ -162,8 +174,18 @@ class LedgerFile:
 
     def close(self) -> None:
         """Close. Claims that were not ended may be found by other owners' lapse() from now on."""
+        claims_left = self.owner.shows_life and self._has_claims()
         self.connection.close()
-        self.owner.leave()
+        self.owner.leave(claims_left=claims_left)
+
+    def _has_claims(self) -> bool:
+        """Return whether claims of this owner were not ended, or that cannot be read."""
+        query = "SELECT count(*) FROM attempts WHERE status = 'submitting' AND owner = ?"
+        try:
+            (count,) = self.connection.execute(query, (self.owner.name,)).fetchone()
+        except sqlite3.Error:
+            return True
+        return bool(count)
 
     # --- steps ------------------------------------------------------------------------------
 
@@ -229,6 +251,7 @@ class LedgerFile:
             after = rules.lapse(job, owner=self.owner.name, now=now, gone=gone)
             if after is not job:
                 lapsed.append(self._write(seq, job, after))
+        self._gone |= gone
         return lapsed
 
     def set_ceiling(self, batch: str, credits: Decimal | None) -> None:  # noqa: A002

@@ -20,6 +20,9 @@ T = TypeVar("T")
 BUSY = 30.0
 """Seconds to wait for the transactions of other processes."""
 
+BUSY_WHILE_CLOSING = 10.0
+"""The same while closing: for all transactions together, until one succeeds."""
+
 _SHARED_DISKS = frozenset(
     (
         *("9p", "afs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs"),
@@ -69,7 +72,53 @@ def damaged(path: Path, what: str) -> LedgerError:
     return LedgerError(f"ledger {path}: {_DAMAGED} ({what})")
 
 
-def patiently(connection: sqlite3.Connection, step: Callable[[], T]) -> T:
+class Patience:
+    """How long to wait for the transactions of other processes.
+
+    Usually each transaction waits for up to ``seconds``. From :meth:`limit` on, all of them
+    together do: where a file stays locked, the first one waits, and the others fail at once. One
+    that succeeds proves that the file is not locked for good, and the wait begins anew.
+
+    One thread may wait while another one calls :meth:`limit`.
+
+    Args:
+        seconds: how long one transaction waits; None: ``BUSY``.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._each = BUSY if seconds is None else seconds
+        self._total: float | None = None
+        self._ends_at: float | None = None
+
+    def limit(self, total: float | None) -> None:
+        """Wait for at most ``total`` seconds in all from now on; None: as usual again.
+
+        A limit that is set already stays: closing has several steps, each of which sets it.
+        """
+        if total is None or self._total is None:
+            self._ends_at = None
+            self._total = total
+
+    def succeeded(self) -> None:
+        """Note that a transaction could begin."""
+        self._ends_at = None
+
+    def is_over(self, began: float) -> bool:
+        """Return whether to wait no longer.
+
+        Args:
+            began: when this transaction began to wait, by ``time.monotonic``.
+        """
+        now, total = time.monotonic(), self._total
+        if total is None:
+            return now - began > self._each
+        ends_at = self._ends_at
+        if ends_at is None:
+            ends_at = self._ends_at = now + min(total, self._each)
+        return now > ends_at
+
+
+def patiently(connection: sqlite3.Connection, step: Callable[[], T], patience: Patience) -> T:
     """Retry a step, outside of a transaction, while other processes keep the file locked.
 
     SQLite's own busy handler sleeps for up to 100 ms, during which a process that commits group
@@ -77,26 +126,35 @@ def patiently(connection: sqlite3.Connection, step: Callable[[], T]) -> T:
     does not wait at all. Short sleeps win one of the next turns.
 
     Raises:
-        sqlite3.Error: any other error of the step; or the lock, after ``BUSY`` seconds.
+        sqlite3.Error: any other error of the step; or the lock, once the patience is over.
     """
-    deadline = time.monotonic() + BUSY
+    began = time.monotonic()
     while True:
         try:
-            return step()
+            result = step()
         except sqlite3.OperationalError as error:
             busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
+            if not busy or patience.is_over(began):
                 raise
+        else:
+            patience.succeeded()
+            return result
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         time.sleep(random.uniform(0.0005, 0.002))
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def connect(path: Path, *, named: Path, read_only: bool) -> sqlite3.Connection:
     """Open the file; create it, readable by its owner only, if it does not exist.
 
+    Args:
+        path: the file's real path.
+        named: the path as the user gave it, for messages.
+        read_only: never write.
+
     Raises:
-        LedgerError: it is a folder; or it does not exist, and is to be read only.
+        LedgerError: it is a folder, or has a second name; or it does not exist, and is to be read
+            only.
         sqlite3.Error: SQLite cannot open it.
         OSError: it cannot be created.
     """
@@ -107,15 +165,16 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     }
     if not read_only:
         if path.is_dir():
-            raise LedgerError(f"ledger {path} is a folder; choose a file")
+            raise LedgerError(f"ledger {named} is a folder; choose a file")
+        refuse_second_name(path)
         with suppress(FileExistsError):
             # Prompts are private: do not leave the permissions to the umask.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         made: sqlite3.Connection = sqlite3.connect(path, **settings)
         return made
     if not path.exists():
-        raise LedgerError(f"there is no ledger {path}")
-    uri = f"{path.resolve().as_uri()}?mode=ro"
+        raise LedgerError(f"there is no ledger {named}")
+    uri = f"{path.as_uri()}?mode=ro"
     connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **settings)
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -159,6 +218,35 @@ def refuse_shared_disk(path: Path, mounts: Path = Path("/proc/self/mountinfo")) 
                 f"ledger {path} is on a network file system ({kind}), where its log is not safe; "
                 "put it on a local disk"
             )
+
+
+def refuse_second_name(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Refuse a file that other processes may open under another name in another folder.
+
+    SQLite's log lies beside the file, and so do the owners' locks: processes that use the two names
+    would not see each other, and damage the file. A symbolic link is no second name.
+
+    Raises:
+        LedgerError: the file has hard links, or is itself a mount point, as far as Linux tells.
+    """
+    try:
+        links = path.stat().st_nlink
+    except OSError:
+        return  # it does not exist yet
+    if links > 1:
+        raise LedgerError(
+            f"ledger {path} has {links} names (hard links), and processes that use different ones "
+            "would damage it: keep one name, and use symbolic links"
+        )
+    try:
+        lines = mounts.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    # Spaces and the like are octal in this file: a path with any is not recognized.
+    if any(line.split()[4:5] == [str(path)] for line in lines):
+        raise LedgerError(
+            f"ledger {path} is mounted as a single file, apart from its log: mount its folder"
+        )
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

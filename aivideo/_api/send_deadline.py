@@ -1,0 +1,110 @@
+"""Until when a claimed POST may be written: shortly before its claim lapses.
+
+A process may be frozen between its claim and its POST: SIGSTOP, a suspended laptop, a paused
+virtual machine. When the claim lapses meanwhile, the job is ``unknown`` to everybody else: a person
+may settle it as not taken, and another process may buy it. So the time since the claim is checked
+directly before the first byte of the POST is written; once the deadline has passed, nothing is
+written, and the POST is proved unsent.
+
+No single clock is right. The wall clock is what other processes compare the lease with, and it may
+be set back; CPython's monotonic clock stops while Linux is suspended. So two clocks are read, and
+the one by which more time has passed counts: the wall clock, and the clock since boot, which goes
+on during a suspension. (In a virtual machine that was paused, both may stand still until its wall
+clock is set again: that cannot be known from inside.)
+
+The deadline reaches a transport by a context variable, so that the Protocol of transports stays as
+it is. :class:`~aivideo._api.client.Client` checks it before it calls any transport;
+:class:`~aivideo._api.transport.AiohttpTransport` checks it again before the first byte.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from attrs import frozen
+
+from aivideo.errors import APIConnectionError
+
+_BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
+
+
+@frozen
+class Instant:
+    """One moment by two clocks.
+
+    Attributes:
+        boot: seconds since boot, suspensions included where the system has such a clock.
+        wall: Unix seconds.
+    """
+
+    boot: float
+    wall: float
+
+
+def boot_seconds() -> float:
+    """Return the seconds since boot, or of the monotonic clock where there is no such clock."""
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
+
+
+def now() -> Instant:
+    """Read both clocks."""
+    return Instant(boot_seconds(), time.time())
+
+
+def elapsed(since: Instant, until: Instant) -> float:
+    """Return the seconds between two moments, by the clock that shows more of them."""
+    return max(until.boot - since.boot, until.wall - since.wall)
+
+
+@frozen
+class SendDeadline:
+    """The deadline of one POST.
+
+    Attributes:
+        since: the moment before the claim.
+        seconds: how long after it the first byte may be written.
+        clock: reads both clocks.
+    """
+
+    since: Instant
+    seconds: float
+    clock: Callable[[], Instant] = now
+
+    @classmethod
+    def after(cls, seconds: float, clock: Callable[[], Instant] = now) -> SendDeadline:
+        """Return the deadline that is ``seconds`` from now."""
+        return cls(clock(), seconds, clock)
+
+    def has_passed(self) -> bool:
+        """Return whether it is too late to write the first byte."""
+        return elapsed(self.since, self.clock()) >= self.seconds
+
+
+_current: ContextVar[SendDeadline | None] = ContextVar("aivideo_send_deadline", default=None)
+
+
+def current() -> SendDeadline | None:
+    """Return the deadline of the request that is being sent; None: it has none."""
+    return _current.get()
+
+
+@contextmanager
+def applied(deadline: SendDeadline | None) -> Generator[None]:
+    """Have ``deadline`` apply to the request that is sent within the block."""
+    token = _current.set(deadline)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def too_late() -> APIConnectionError:
+    """Return the error of a request that was not written since its deadline had passed."""
+    return APIConnectionError(
+        "the request could not be written before its claim lapses (was the process suspended?); "
+        "nothing was sent",
+        written=False,
+    )
