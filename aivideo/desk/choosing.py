@@ -49,13 +49,16 @@ def check_retryable(job: JobRecord, event: Retried) -> None:
 def summarized(records: Sequence[JobRecord]) -> Retry:
     """Return what sending some jobs again charges, and what was or may be charged before."""
     prices = [job.credits for job in records if job.credits is not None]
-    earlier = [each for job in records for each in job.attempts]
+    earlier = [
+        each for job in records for each in job.attempts if each.status.is_in_doubt or each.has_task
+    ]
     return Retry(
         records=tuple(records),
         credits=_sum(prices),
         at_risk=_sum(each.credits for each in earlier if each.status.is_in_doubt),
         paid_before=_sum(each.credits for each in earlier if each.has_task),
         unpriced=len(records) - len(prices),
+        unpriced_before=sum(each.credits is None for each in earlier),
     )
 
 

@@ -74,6 +74,8 @@ class Retry:
         paid_before: credits that were charged for their earlier creates, and are not refunded:
             with ``pay_again=True`` the jobs are paid for twice.
         unpriced: how many of the jobs have no known price.
+        unpriced_before: how many of their earlier creates that were charged, or may have been,
+            have no known price.
     """
 
     records: tuple[JobRecord, ...]
@@ -81,6 +83,7 @@ class Retry:
     at_risk: Decimal
     paid_before: Decimal = Decimal(0)
     unpriced: int
+    unpriced_before: int = 0
 
 
 @frozen(kw_only=True)

@@ -48,6 +48,7 @@ def test_an_error_has_an_exit_code(error: AIVideoError | OSError, code: int) -> 
         (ConfigurationError("jobs_in_flight=0 is too few"), "--max-running-jobs 0 is too few"),
         (OVER, "100 credits more would exceed --max-credits 300: 250 are charged"),
         (NO_MONEY, "run the same command again"),
+        (LedgerError("it is lost; pay_again=True buys it again"), "--pay-again buys it again"),
         (ManifestError(["m.csv:2: duration=5: must be"]), "m.csv:2: duration=5: must be"),
     ],
 )
