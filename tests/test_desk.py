@@ -294,7 +294,7 @@ async def test_what_an_outage_left_is_settled_at_once(jobs: Jobs, desk: Desk) ->
     after = await jobs.add("g", CLAIM, ERROR_500)
     found = await desk.faulted(start, end, batch="night")
     assert [job.id for job in found.records] == [faulted.id, twice.id]
-    assert (found.credits, found.unpriced, found.unknown) == (300, 0, 1)
+    assert (found.credits, found.unpriced, found.unknown) == (Decimal(300), 0, 1)
     assert await jobs.status(faulted) is JobStatus.FAULTED, "nothing is changed by looking"
     settled = await desk.settle_all(found)
     assert {job.id: job.status for job in settled} == dict.fromkeys(
@@ -384,7 +384,7 @@ async def test_all_failed_jobs_include_those_in_doubt_only_with_pay_again(
     before = [await jobs.status(job) for job in (failed, unknown, faulted)]
     found = await desk.preview_retry(all_failed=True, batch="night", pay_again=True)
     assert [job.id for job in found.records] == [failed.id, unknown.id, faulted.id]
-    assert (found.credits, found.at_risk, found.paid_before) == (300, 200, 0)
+    assert [found.credits, found.at_risk, found.paid_before] == [300, 200, 0]
     assert [await jobs.status(job) for job in (failed, unknown, faulted)] == before
     without = await desk.preview_retry(all_failed=True, batch="night")
     assert [job.id for job in without.records] == [failed.id]
@@ -406,7 +406,7 @@ async def test_a_job_that_was_taken_is_bought_again_only_with_pay_again(
     assert "pay_again=True" in str(error)
     retry = await desk.retry([job.id], pay_again=True)
     assert [each.status for each in retry.records] == [JobStatus.PLANNED]
-    assert (retry.credits, retry.at_risk, retry.paid_before) == (100, 0, 100)
+    assert [retry.credits, retry.at_risk, retry.paid_before] == [100, 0, 100]
     again = await desk.retry([job.id], pay_again=True)
     assert [each.status for each in again.records] == [JobStatus.PLANNED], "twice is no error"
 

@@ -184,13 +184,24 @@ async def outcome_of(
     ledger: MemoryLedger,
     folder: Path,
     *,
-    session: Mapping[str, Any] | None = None,
-    **options: Any,
+    retry_failed: bool = False,
+    pay_again: bool = False,
+    max_credits: int | None = None,
+    session_max_credits: int | None = None,
 ) -> Outcome:
     """Ask for the same job of the same batch again, in a new session."""
     transport = sold if isinstance(sold, DirectTransport) else DirectTransport(sold)
-    async with Session("sk-test", transport=transport, ledger=ledger, **(session or {})) as working:
-        outcomes = working.generate_many([BOAT], batch="b", save_to=folder, **options)
+    async with Session(
+        "sk-test", transport=transport, ledger=ledger, max_credits=session_max_credits
+    ) as session:
+        outcomes = session.generate_many(
+            [BOAT],
+            batch="b",
+            save_to=folder,
+            retry_failed=retry_failed,
+            pay_again=pay_again,
+            max_credits=max_credits,
+        )
         [outcome] = [each async for each in outcomes]
         return outcome
 
@@ -214,8 +225,8 @@ async def test_a_lost_file_whose_url_has_expired_is_bought_again_only_with_pay_a
 ) -> None:
     transport, ledger = DirectTransport(sold_long_ago()), MemoryLedger()
     await saved_and_lost(transport, ledger, tmp_path)
-    for options in ({}, {"retry_failed": True}):
-        refused = await outcome_of(transport, ledger, tmp_path, **options)
+    for retry_failed in (False, True):
+        refused = await outcome_of(transport, ledger, tmp_path, retry_failed=retry_failed)
         assert isinstance(refused, Failed)
         assert isinstance(refused.error, ResultExpiredError)
         assert "its file was saved earlier" in str(refused.error)
@@ -266,8 +277,10 @@ async def test_a_task_that_vanished_is_bought_again_only_with_pay_again(tmp_path
 async def test_to_pay_again_counts_towards_the_ceiling(tmp_path: Path) -> None:
     transport, ledger = DirectTransport(sold_long_ago()), MemoryLedger()
     await saved_and_lost(transport, ledger, tmp_path)
-    for options in ({"max_credits": 150}, {"session": {"max_credits": 50}}):
-        over = await outcome_of(transport, ledger, tmp_path, pay_again=True, **options)
+    for over in (
+        await outcome_of(transport, ledger, tmp_path, pay_again=True, max_credits=150),
+        await outcome_of(transport, ledger, tmp_path, pay_again=True, session_max_credits=50),
+    ):
         assert isinstance(over, Failed)
         assert isinstance(over.error, BudgetExceededError)
     assert transport.service.truth.creates_seen == 1
@@ -280,19 +293,26 @@ async def test_jobs_in_doubt_are_sent_again_only_with_retry_failed_and_pay_again
     ledger = MemoryLedger()
     first = await outcome_of(sold, ledger, tmp_path)
     assert isinstance(first, Failed)
-    for options in ({}, {"retry_failed": True}, {"pay_again": True}):
-        again = await outcome_of(sold, ledger, tmp_path, **options)
+    for again in (
+        await outcome_of(sold, ledger, tmp_path),
+        await outcome_of(sold, ledger, tmp_path, retry_failed=True),
+        await outcome_of(sold, ledger, tmp_path, pay_again=True),
+    ):
         assert isinstance(again, Failed)
         assert isinstance(again.error, SubmitUnknownError)
     assert sold.truth.creates_seen == 1
-    both = {"retry_failed": True, "pay_again": True}
-    faulted = await outcome_of(sold, ledger, tmp_path, **both)
+    transport = DirectTransport(sold)
+
+    async def insisted() -> Outcome:
+        return await outcome_of(transport, ledger, tmp_path, retry_failed=True, pay_again=True)
+
+    faulted = await insisted()
     assert isinstance(faulted, Failed)
     assert isinstance(faulted.error, InternalServerError)
-    assert isinstance(await outcome_of(sold, ledger, tmp_path, **both), Succeeded)
+    assert isinstance(await insisted(), Succeeded)
     assert sold.truth.creates_seen == 3
     assert await ledger.totals() == CreditTotals(charged=100, unknown=200)
-    assert isinstance(await outcome_of(sold, ledger, tmp_path, **both), Succeeded)
+    assert isinstance(await insisted(), Succeeded)
     assert sold.truth.creates_seen == 3, "what has a result is not paid again"
 
 
@@ -326,8 +346,7 @@ async def test_a_ceiling_that_forbids_to_pay_again_is_said_in_the_session_that_b
 ) -> None:
     sold, ledger = Service(scenario(task_seconds=3600.0)), MemoryLedger()
     asyncio.get_running_loop().call_later(60, sold.truth.tasks.clear)
-    session = {"max_credits": 150}
-    over = await outcome_of(sold, ledger, tmp_path, pay_again=True, session=session)
+    over = await outcome_of(sold, ledger, tmp_path, pay_again=True, session_max_credits=150)
     assert isinstance(over, Failed)
     assert isinstance(over.error, BudgetExceededError)
     assert sold.truth.creates_seen == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -70,7 +70,8 @@ def settle(
             raise ConfigurationError(
                 "--all-faulted-between goes with --not-taken, and not with ids of jobs"
             )
-        return _settle_all(*map(_moment, all_faulted_between), batch, ledger, yes=yes)
+        start, end = map(_moment, all_faulted_between)
+        return _settle_all(start, end, batch, ledger, yes=yes)
     if batch is not None:
         raise ConfigurationError("--batch goes with --all-faulted-between")
     if not jobs or (task_id is not None and len(jobs) > 1):
@@ -103,18 +104,15 @@ def _moment(text: str) -> datetime:
     Raises:
         ConfigurationError: it is neither.
     """
-    try:
-        moment = datetime.fromisoformat(text)
-        has_time = ":" in text or "T" in text.upper()
-        unix = moment.timestamp()
-    except (ValueError, OverflowError, OSError):
-        has_time, unix = False, 0.0
-    if not has_time or unix <= 0:
-        raise ConfigurationError(
-            f"--all-faulted-between {text!r} must be an ISO 8601 date and time, such as "
-            "2026-01-31T09:30 (local time) or 2026-01-31T09:30Z"
-        )
-    return moment
+    if ":" in text or "T" in text.upper():  # a date alone would leave out, or include, a day
+        with suppress(ValueError, OverflowError, OSError):
+            moment = datetime.fromisoformat(text)
+            moment.timestamp()
+            return moment
+    raise ConfigurationError(
+        f"--all-faulted-between {text!r} must be an ISO 8601 date and time, such as "
+        "2026-01-31T09:30 (local time) or 2026-01-31T09:30Z"
+    )
 
 
 def _settle_all(start: datetime, end: datetime, batch: str | None, path: Path, *, yes: bool) -> int:
