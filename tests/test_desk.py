@@ -31,6 +31,7 @@ from aivideo.ledger.events import (
     Retried,
     Saved,
     Taken,
+    Withdrawn,
 )
 from aivideo.ledger.memory import MemoryLedger
 from aivideo.ledger.records import JobRecord, JobStatus, Reason
@@ -107,6 +108,10 @@ class FakeClient:
         if self.consumed is None:
             raise APIConnectionError("no connection", written=False)
         return account(self.consumed)
+
+
+def when(unix: float) -> datetime:
+    return datetime.fromtimestamp(unix, UTC)
 
 
 def account(consumed: int) -> Credits:
@@ -288,6 +293,68 @@ async def test_settle_refuses_arguments_that_do_not_go_together(
         await desk.settle(names, **arguments)  # type: ignore[arg-type]
 
 
+async def test_what_an_outage_left_is_settled_at_once(jobs: Jobs, desk: Desk) -> None:
+    before = await jobs.add("a", CLAIM, ERROR_500)
+    start = when(jobs.clock + 1)
+    faulted = await jobs.add("b", CLAIM, ERROR_500)
+    twice = await jobs.add("c", CLAIM, ERROR_500, Retried(True), CLAIM, ERROR_500)
+    unknown = await jobs.add("d", CLAIM, NO_ANSWER)
+    elsewhere = await jobs.add("e", CLAIM, ERROR_500, batch="day")
+    await jobs.add("f", CLAIM, Taken("t1"))
+    end = when(jobs.clock)
+    after = await jobs.add("g", CLAIM, ERROR_500)
+    found = await desk.faulted(start, end, batch="night")
+    assert [job.id for job in found.records] == [faulted.id, twice.id]
+    assert (found.credits, found.unpriced, found.unknown) == (Decimal(300), 0, 1)
+    assert await jobs.status(faulted) is JobStatus.FAULTED, "nothing is changed by looking"
+    settled = await desk.settle_all(found)
+    assert {job.id: job.status for job in settled} == dict.fromkeys(
+        (faulted.id, twice.id), JobStatus.PLANNED
+    )
+    assert (await jobs.ledger.totals(batch="night")).unknown == 300, "before, unknown and after"
+    assert await jobs.status(unknown) is JobStatus.UNKNOWN
+    for job in (before, elsewhere, after):
+        assert await jobs.status(job) is JobStatus.FAULTED
+    assert len((await desk.faulted(when(0), when(2e9))).records) == 3, "of all batches"
+
+
+async def test_an_interval_has_the_seconds_of_both_its_ends(jobs: Jobs, desk: Desk) -> None:
+    job = await jobs.add("a", CLAIM, ERROR_500)
+    sent = when(jobs.clock)
+    local = datetime.fromtimestamp(jobs.clock)  # noqa: DTZ006  local time, as a person writes it
+    for start, end in ((sent, sent), (local, local)):
+        assert [each.id for each in (await desk.faulted(start, end)).records] == [job.id]
+    assert (await desk.faulted(when(jobs.clock + 1), when(jobs.clock + 2))).records == ()
+    assert (await desk.faulted(when(jobs.clock - 2), when(jobs.clock - 1))).records == ()
+
+
+async def test_a_create_that_was_settled_meanwhile_is_left_alone(jobs: Jobs, desk: Desk) -> None:
+    taken = await jobs.add("a", CLAIM, ERROR_500)
+    again = await jobs.add("b", CLAIM, ERROR_500)
+    found = await desk.faulted(when(0), when(2e9))
+    await jobs.ledger.record(taken.id, Taken("t1"))
+    for event in (Retried(True), CLAIM, ERROR_500):
+        if isinstance(event, str):
+            await jobs.ledger.claim(again.id, lease=90)
+        else:
+            await jobs.ledger.record(again.id, event)
+    assert [job.id for job in await desk.settle_all(found)] == [again.id]
+    assert await jobs.status(taken) is JobStatus.RUNNING
+    assert await jobs.status(again) is JobStatus.FAULTED, "its later create is still in doubt"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [("2026-01-31", None, "start='2026-01-31': must be a datetime"), (2.0, 1.0, "is before start")],
+)
+async def test_an_interval_that_is_none_is_refused(
+    desk: Desk, start: Any, end: Any, words: str
+) -> None:
+    moments = [when(each) if isinstance(each, float) else each for each in (start, end)]
+    with pytest.raises(ConfigurationError, match=words):
+        await desk.faulted(*moments)
+
+
 # --- retry ----------------------------------------------------------------------------------------
 
 
@@ -317,13 +384,64 @@ async def test_a_job_that_may_be_charged_is_retried_only_with_pay_again(
     assert (await jobs.ledger.totals()).unknown == 100, "it still counts towards a ceiling"
 
 
+async def test_all_failed_jobs_include_those_in_doubt_only_with_pay_again(
+    jobs: Jobs, desk: Desk
+) -> None:
+    failed = await jobs.add("a", CLAIM, Taken("t1"), TASK_FAILED)
+    unknown = await jobs.add("b", CLAIM, NO_ANSWER)
+    faulted = await jobs.add("c", CLAIM, ERROR_500)
+    await jobs.add("d", CLAIM, ERROR_500, batch="day")
+    await jobs.add("e", CLAIM, Taken("t2"), *SAVED)
+    before = [await jobs.status(job) for job in (failed, unknown, faulted)]
+    found = await desk.preview_retry(all_failed=True, batch="night", pay_again=True)
+    assert [job.id for job in found.records] == [failed.id, unknown.id, faulted.id]
+    assert [found.credits, found.at_risk, found.paid_before] == [300, 200, 0]
+    assert [await jobs.status(job) for job in (failed, unknown, faulted)] == before
+    without = await desk.preview_retry(all_failed=True, batch="night")
+    assert [job.id for job in without.records] == [failed.id]
+    retry = await desk.retry(all_failed=True, batch="night", pay_again=True)
+    assert {job.id: job.status for job in retry.records} == dict.fromkeys(
+        (failed.id, unknown.id, faulted.id), JobStatus.PLANNED
+    )
+    assert await jobs.ledger.totals() == CreditTotals(charged=100, unknown=300, refunded=100)
+
+
+@pytest.mark.parametrize(
+    "events", [(Taken("t1"),), (Taken("t1"), Completed(1.0, 2.0)), (Taken("t1"), *SAVED)]
+)
+async def test_a_job_that_was_taken_is_bought_again_only_with_pay_again(
+    jobs: Jobs, desk: Desk, events: tuple[Event, ...]
+) -> None:
+    job = await jobs.add("a", CLAIM, *events)
+    error = await refused(desk.retry([job.id]), Refusal.PAID_ALREADY)
+    assert "pay_again=True" in str(error)
+    retry = await desk.retry([job.id], pay_again=True)
+    assert [each.status for each in retry.records] == [JobStatus.PLANNED]
+    assert [retry.credits, retry.at_risk, retry.paid_before] == [100, 0, 100]
+    again = await desk.retry([job.id], pay_again=True)
+    assert [each.status for each in again.records] == [JobStatus.PLANNED], "twice is no error"
+
+
 @pytest.mark.parametrize("pay_again", [False, True])
-async def test_a_job_that_was_taken_is_never_retried(
+async def test_a_job_that_is_being_sent_or_was_withdrawn_is_never_retried(
     jobs: Jobs, desk: Desk, pay_again: bool
 ) -> None:
-    for number, events in enumerate([(CLAIM,), (CLAIM, Taken("t1")), (CLAIM, Taken("t2"), *SAVED)]):
-        job = await jobs.add(f"a{number}", *events)
+    sent = await jobs.add("a", CLAIM)
+    withdrawn = await jobs.add("b", Withdrawn())
+    for job in (sent, withdrawn):
         await refused(desk.retry([job.id], pay_again=pay_again), Refusal.NOT_RETRYABLE)
+
+
+async def test_a_job_that_has_changed_since_it_was_shown_is_not_marked(
+    jobs: Jobs, desk: Desk
+) -> None:
+    unknown = await jobs.add("a", CLAIM, NO_ANSWER)
+    other = await jobs.add("b", CLAIM, NO_ANSWER)
+    found = await desk.preview_retry([unknown.id, other.id], pay_again=True)
+    await jobs.ledger.record(unknown.id, Taken("t1"))  # a callback has settled it
+    marked = await desk.mark(found, pay_again=True)
+    assert [job.id for job in marked.records] == [other.id]
+    assert await jobs.status(unknown) is JobStatus.RUNNING
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from aivideo._session.intake import Intake
 from aivideo._session.job import Job
 from aivideo._session.live import LiveJobs
 from aivideo._session.paced import Questions
+from aivideo._session.recorder import end_of
 from aivideo._session.watching import Watching
 from aivideo.errors import ContradictionError, ResponseError
 from aivideo.ledger import Ledger, events
@@ -90,7 +91,17 @@ class CallbackReceiver:
         record = await self._ledger.find(record.id) or record
         if record.attempt(attempt.number).status is not AttemptStatus.RUNNING:
             return self._ended(record)  # meanwhile, or long ago
-        job = self._intake.adopt(record).job
+        live = self._live.get(record.id)
+        if not record.status.is_sendable or (live is not None and live.submission is not None):
+            job = self._intake.adopt(record).job
+        elif live is not None:
+            job = live.job
+        else:
+            # It waits to be paid for again, by its batch or key: to take it on would send it here.
+            if lifecycle.is_ended(task):
+                end = end_of(task)
+                record = await self._ledger.record(record.id, end, attempt=attempt.number)
+            return self._ended(record)
         if lifecycle.is_ended(task):
             self._watching.watch(task.id, record.request)
             self._poller.deliver(task)

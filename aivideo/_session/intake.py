@@ -74,6 +74,7 @@ class Intake:
         index: int | None = None,
         replace: bool = False,
         retry_failed: bool = False,
+        pay_again: bool = False,
         if_unsent: IfUnsent = IfUnsent.KEEP,
         enqueued: bool = False,
     ) -> tuple[Job, JobRecord]:
@@ -87,6 +88,7 @@ class Intake:
             index: its place among the requests it came with.
             replace: let the job ask for ``request`` where it asked for another and was not taken.
             retry_failed: send it again if it failed (and was refunded) or was refused.
+            pay_again: with ``retry_failed``, send it again also if its outcome is unknown.
             if_unsent: what becomes of it if its submission fails before the POST has left.
             enqueued: whether it stays in the queue although nobody waits for it, and ``resume()``
                 may send it later.
@@ -115,8 +117,10 @@ class Intake:
         new_id = record.id
         try:
             record = await self._ledger.plan(record, replace=replace)
-            if retry_failed and record.status.is_retryable:
-                record = await self._retried(record)
+            if retry_failed and (
+                record.status.is_retryable or (pay_again and record.status.is_in_doubt)
+            ):
+                record = await self._retried(record, pay_again=pay_again)
         except BaseException:
             if if_unsent is IfUnsent.WITHDRAW:
                 # The ledger may record it all the same, after its caller has left.
@@ -196,9 +200,42 @@ class Intake:
         job.error = why_untaken(job, record)
         return job
 
-    async def _retried(self, record: JobRecord) -> JobRecord:
+    async def buy_again(self, job: Job) -> JobRecord | None:
+        """Have a job sent again that was taken and whose result cannot be had; with its handle.
+
+        Args:
+            job: its task cannot be found, or its result has expired.
+
+        Returns:
+            The job, ``planned`` and on its way, or what another process has made of it meanwhile;
+            None: it cannot be sent again.
+
+        Raises:
+            SessionClosedError: the session is closed.
+            LedgerError: it could not be recorded; nothing is sent.
+        """
+        if self._is_closed():
+            raise SessionClosedError("the session is closed; nothing was sent again", job=job)
+        lost, record = job.task_id, await self._ledger.find(job.id)
+        if record is not None and record.task_id == lost:
+            record = await self._retried(record, pay_again=True)
+        if record is None or record.task_id == lost:
+            return None
+        live = self._live.renew(record, job)
+        self._watching.follow(live, record)
+        if live.submission is not None:
+            return record  # another call of this session was faster
+        if record.status.is_sendable:
+            self._submitter.start(live, IfUnsent.KEEP, enqueued=False)
+        elif record.status is not JobStatus.RUNNING:
+            self._live.fail(live, why_untaken(job, record))
+        return record
+
+    async def _retried(self, record: JobRecord, *, pay_again: bool) -> JobRecord:
         try:
-            return await self._ledger.record(record.id, events.Retried())
+            # As it was seen: another process may have had it sent again meanwhile.
+            again = events.Retried.of(record, pay_again=pay_again)
+            return await self._ledger.record(record.id, again)
         except ContradictionError:
             # Somebody else asked for the same, and was faster: it is as they left it.
             return await self._ledger.find(record.id) or record

@@ -207,6 +207,21 @@ class LiveJobs:
         self.counts[job.status] += 1
         return live
 
+    def renew(self, record: JobRecord, job: Job) -> LiveJob:
+        """Take a job on again that had a task, with the handle it had; apply its record next.
+
+        What the session was charged for its earlier POST stays counted, with the end of its task.
+
+        Args:
+            record: as the ledger knows it now.
+            job: its handle; it forgets the task that it had.
+        """
+        job.task_id = job.error = None
+        live = self._by_id.get(record.id)
+        if live is None or live.submission is None:
+            live = self._by_id[record.id] = LiveJob(record, job)
+        return live
+
     def remove(self, live: LiveJob) -> None:
         """Stop managing a job."""
         if self._by_id.get(live.record.id) is live:

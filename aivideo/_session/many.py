@@ -8,6 +8,7 @@ the jobs that run, not with the requests that there are.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
 import secrets
@@ -30,8 +31,10 @@ from aivideo._session.watching import Watching
 from aivideo.errors import (
     AIVideoError,
     InvalidRequestError,
+    ResultExpiredError,
     SessionClosedError,
     TaskFailedError,
+    TaskNotFoundError,
 )
 from aivideo.ledger import Ledger
 from aivideo.ledger.records import JobRecord, JobStatus
@@ -64,12 +67,15 @@ class BatchOptions:
         key: names a job; None: its content and its occurrence number.
         max_credits: a new ceiling of the batch; "none": lift it; None: leave it as it is stored.
         retry_failed: whether jobs that failed or were refused are sent again.
+        pay_again: whether jobs are paid for again whose result cannot be had, and, with
+            ``retry_failed``, jobs whose outcome is unknown.
     """
 
     batch: str | None = None
     key: KeyOf | None = None
     max_credits: Decimal | Literal["none"] | None = None
     retry_failed: bool = field(default=False, kw_only=True)
+    pay_again: bool = field(default=False, kw_only=True)
 
 
 @frozen
@@ -126,6 +132,7 @@ class GenerateMany:
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
         self._callers_error: BaseException | None = None
+        self._bought_again: set[str] = set()
         self.was_left = False
         """Whether nobody takes outcomes any more."""
 
@@ -188,6 +195,7 @@ class GenerateMany:
                     index=index,
                     replace=not self._is_new_work,
                     retry_failed=self._options.retry_failed,
+                    pay_again=self._options.pay_again,
                     if_unsent=IfUnsent.WITHDRAW if self._is_new_work else IfUnsent.KEEP,
                 )
             except AIVideoError as error:
@@ -291,7 +299,7 @@ class GenerateMany:
         assert request is not None
         task = closed_under(job) if isinstance(heard, SessionClosedError) else heard
         if isinstance(task, AIVideoError):
-            self._ended(Failed(request, task, task_id=job.task_id, index=index))
+            self._failed(job, request, task, index)
         elif isinstance(task, FailedTask):
             self._ended(Failed(request, TaskFailedError(task), task_id=task.id, index=index))
         elif isinstance(task, CompletedTask):
@@ -306,7 +314,7 @@ class GenerateMany:
         try:
             path = await self._workers.downloads.save(job, task, self._path(request, task, index))
         except AIVideoError as error:
-            self._ended(Failed(request, error, task_id=task.id, index=index))
+            self._failed(job, request, error, index)
         else:
             self._ended(Succeeded(request, task, path, index=index))
 
@@ -315,6 +323,34 @@ class GenerateMany:
         self._changed.set()
         if not fetching.cancelled():
             self._keep_error(fetching.exception())
+
+    # --- paying again -------------------------------------------------------------------------
+
+    def _failed(self, job: Job, request: Request, error: AIVideoError, index: int) -> None:
+        """Yield why a job that was taken has no result; or buy it again, where that is allowed."""
+        is_dead_end = isinstance(error, ResultExpiredError | TaskNotFoundError)
+        if is_dead_end and not self._is_new_work:
+            if self._options.pay_again and job.id not in self._bought_again and not self.was_left:
+                self._bought_again.add(job.id)
+                buying = asyncio.create_task(self._buy_again(job, request, error, index))
+                self._submitting[buying] = job
+                buying.add_done_callback(self._submitted)
+                return
+            error = _with_cure(error, job.status)
+        self._ended(Failed(request, error, task_id=job.task_id, index=index))
+
+    async def _buy_again(self, job: Job, request: Request, why: AIVideoError, index: int) -> None:
+        lost = job.task_id
+        try:
+            record = await self._workers.intake.buy_again(job)
+        except AIVideoError as error:
+            self._ended(Failed(request, error, task_id=lost, index=index))
+            return
+        if record is None:
+            self._ended(Failed(request, _with_cure(why, job.status), task_id=lost, index=index))
+            return
+        log.warning("the result of task %s is lost; job %s is paid for again", lost, job.id)
+        await self._submit(job, record, index)
 
     def _path(self, request: Request, task: CompletedTask, index: int) -> Path:
         assert self._save_to is not None
@@ -353,6 +389,16 @@ class _Waiter:
     def _tell(self, heard: Task | AIVideoError) -> None:
         # In the next turn of the loop: the session takes the end in first.
         asyncio.get_running_loop().call_soon(self._call.task_ended, self._job, self._index, heard)
+
+
+def _with_cure(error: AIVideoError, status: JobStatus) -> AIVideoError:
+    """Return a copy of an error about a result that is lost, which says how to buy it again."""
+    error = copy.copy(error)  # several may wait for one task, and get the same error
+    text = str(error).rstrip(".")
+    if status is JobStatus.SAVED:
+        text += "; its file was saved earlier, and is not where it was"
+    error.args = (f"{text}; pay_again=True buys it again", *error.args[1:])
+    return error
 
 
 async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:

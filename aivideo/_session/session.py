@@ -361,6 +361,7 @@ class Session:
         key: KeyOf | None = None,
         max_credits: int | str | Decimal | None = None,
         retry_failed: bool = False,
+        pay_again: bool = False,
         on_job: Callable[[Job], object] | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Make many, and yield how each ended, in the order they end.
@@ -387,6 +388,10 @@ class Session:
                 the batch: left out, the stored one counts; ``"none"`` lifts it. Without ``batch``,
                 over this call.
             retry_failed: send those again that failed (and were refunded) or were refused.
+            pay_again: allow to pay twice. A job that was taken and whose result cannot be had (its
+                URL has expired, the service does not know its task, its file is lost) is bought
+                again, once per call; with ``retry_failed``, those whose outcome is unknown are sent
+                again too. The earlier POST stays charged, or in doubt; ceilings count both.
             on_job: called with each request's job (``job.index`` is the request's index) before it
                 is sent: whoever leaves early can tell from it what was taken.
 
@@ -397,13 +402,21 @@ class Session:
         self._parts.supervisor.check_loop()
         if batch is not None and not is_name(batch):
             raise ConfigurationError("batch= must be a name, or None for new work")
-        if batch is None and (key is not None or retry_failed):
-            raise ConfigurationError("key= and retry_failed= go with batch=: name the batch")
+        if batch is None and (key is not None or retry_failed or pay_again):
+            raise ConfigurationError(
+                "key=, retry_failed= and pay_again= go with batch=: name the batch"
+            )
         call = GenerateMany(
             self._parts.workers,
             requests,
             save_to,
-            BatchOptions(batch, key, _ceiling(max_credits), retry_failed=retry_failed),
+            BatchOptions(
+                batch,
+                key,
+                _ceiling(max_credits),
+                retry_failed=retry_failed,
+                pay_again=pay_again,
+            ),
             self._settings.max_requests_in_flight,
             on_job,
         )

@@ -14,6 +14,7 @@ from aivideo import manifest as batches
 from aivideo.cli import exits
 from aivideo.cli.console import ledger_option, print_json, say
 from aivideo.cli.progress import LINE_EVERY, RunDisplay
+from aivideo.cli.signals import termination_signals
 from aivideo.cli.summary import print_summary, print_unknown, results_table, summary_document
 
 if TYPE_CHECKING:
@@ -61,13 +62,14 @@ async def run_batch(
                     f"has them: go on with {command or 'the same command'}"
                 )
                 os._exit(exits.INTERRUPTED)
+            run.stop()  # first: nothing can be written to a terminal that was closed
             display.note(
                 "Stopping: nothing more is submitted; requests in flight finish. "
                 "Ctrl-C again exits at once."
             )
-            run.stop()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        stop_signals = (signal.SIGINT, *termination_signals())
+        for number in stop_signals:
             loop.add_signal_handler(number, interrupt)
         status_lines = asyncio.create_task(_print_status_lines(display))
         try:
@@ -75,7 +77,7 @@ async def run_batch(
                 report = await run.run()
         finally:
             status_lines.cancel()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals:
                 loop.remove_signal_handler(number)
         if not display.console.is_terminal:
             display.line()

@@ -13,6 +13,7 @@ import orjson
 from rich.console import Console
 
 from aivideo._amounts import dollars, exact, plain
+from aivideo.errors import ConfigurationError
 from aivideo.ledger.audit import Finding
 from aivideo.ledger.records import Attempt, JobRecord
 from aivideo.models import CompletedTask, Credits, FailedTask, Task
@@ -46,13 +47,25 @@ def ledger_option(path: Path) -> str:
     return "" if path == Path() else f" --ledger {shlex.quote(str(path))}"
 
 
-def how_to_settle(option: str, console: Console, *, audit: bool = True) -> None:
-    """Print the commands that settle jobs whose outcome is unknown, to be copied."""
+def how_to_settle(option: str, console: Console, *, audit: bool = True, faulted: int = 0) -> None:
+    """Print the commands that settle jobs whose outcome is unknown, to be copied.
+
+    Args:
+        option: the ``--ledger`` option of the commands.
+        console: where to print.
+        audit: whether to name `aivideo jobs audit` too.
+        faulted: how many of the jobs were answered by 500 or 503.
+    """
     lines = [
         "Record what became of each, as the dashboard shows it:",
         f"  aivideo jobs settle JOB{option} --task-id TASK",
         f"  aivideo jobs settle JOB{option} --not-taken",
     ]
+    if faulted > 1:
+        lines += [
+            "or of all that an outage has answered with 500 or 503:",
+            f"  aivideo jobs settle{option} --not-taken --all-faulted-between FROM TO",
+        ]
     if audit:
         lines = [
             "What the account's counter says about them:",
@@ -60,6 +73,34 @@ def how_to_settle(option: str, console: Console, *, audit: bool = True) -> None:
             *lines,
         ]
     say(console, "\n".join(lines))
+
+
+# --- questions ----------------------------------------------------------------------------------
+
+
+def confirmed(question: str, *, yes: bool, otherwise: str) -> bool:
+    """Ask for a confirmation on the terminal; ``--yes`` answers it beforehand.
+
+    Args:
+        question: what is about to happen, as a question.
+        yes: whether ``--yes`` was passed.
+        otherwise: what is said where there is no terminal to ask on.
+
+    Raises:
+        ConfigurationError: there is no terminal, and no ``--yes``.
+    """
+    if yes:
+        return True
+    if not is_interactive():
+        raise ConfigurationError(otherwise)
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def is_interactive() -> bool:
+    """Return whether a person can read a question on stderr, and answer it."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 # --- JSON ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 
 from aivideo._redaction import scrub
 from aivideo.errors import (
@@ -41,6 +42,7 @@ _OPTIONS = {
     )
 } | {"jobs_in_flight": "--max-running-jobs", "default_balance": "--balance"}
 _ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=| (?=must))")
+_FLAG = re.compile(r"\b(overwrite|pay_again|retry_failed)=True\b")
 _CALL = re.compile(r"call session\.resume_submits\(\)")
 
 
@@ -66,6 +68,7 @@ def describe(error: BaseException) -> str:
     text = str(error)
     if not isinstance(error, ManifestError):
         text = _ARGUMENT.sub(lambda found: f"{_OPTIONS[found[1]]} ", text)
+        text = _FLAG.sub(lambda found: f"--{found[1].replace('_', '-')}", text)
     return _CALL.sub("run the same command again", text)
 
 
@@ -81,8 +84,9 @@ def code_of(error: BaseException) -> int:
 
 
 def warn(text: str) -> None:
-    """Print one line to stderr."""
-    print(f"aivideo: {' '.join(scrub(text).split())}", file=sys.stderr)
+    """Print one line to stderr; one that nobody can read (a closed terminal) is dropped."""
+    with suppress(OSError):
+        print(f"aivideo: {' '.join(scrub(text).split())}", file=sys.stderr)
 
 
 def report_error(error: AIVideoError | OSError | ValueError) -> int:

@@ -25,6 +25,9 @@ _CURES = {
     Refusal.NO_SUCH_TASK: "copy its whole id, or pass --no-check",
     Refusal.TASK_DOES_NOT_MATCH: "look for another task, or pass --no-check",
     Refusal.MAY_PAY_AGAIN: "settle it first (`aivideo jobs settle`), or pass --pay-again",
+    Refusal.PAID_ALREADY: (
+        "if its result cannot be had any more, pass --pay-again to buy it again"
+    ),
     Refusal.TOO_FEW_READINGS: "set AIVIDEO_API_KEY and run this again",
 }
 

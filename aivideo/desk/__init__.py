@@ -8,7 +8,15 @@ sent again are sent by the next run of their batch, or when their key is submitt
 from __future__ import annotations
 
 from aivideo.desk.desk import BY_URGENCY, AccountSource, Desk
-from aivideo.desk.results import Audit, Cancellation, DeskError, JobList, Refusal, Retry
+from aivideo.desk.results import (
+    Audit,
+    Cancellation,
+    DeskError,
+    FaultedJobs,
+    JobList,
+    Refusal,
+    Retry,
+)
 
 __all__ = [
     "BY_URGENCY",
@@ -17,6 +25,7 @@ __all__ = [
     "Cancellation",
     "Desk",
     "DeskError",
+    "FaultedJobs",
     "JobList",
     "Refusal",
     "Retry",

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing, suppress
+from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from aivideo._amounts import plain
 from aivideo._api import callback_tokens
+from aivideo.desk.choosing import (
+    check_retryable,
+    faulted_within,
+    interval,
+    number_in_doubt,
+    summarized,
+)
 from aivideo.desk.evidence import compare, is_evidence
-from aivideo.desk.results import Audit, Cancellation, DeskError, JobList, Refusal, Retry
+from aivideo.desk.results import (
+    Audit,
+    Cancellation,
+    DeskError,
+    FaultedJobs,
+    JobList,
+    Refusal,
+    Retry,
+)
 from aivideo.errors import (
     AIVideoError,
     ConfigurationError,
@@ -18,9 +33,9 @@ from aivideo.errors import (
     LedgerError,
     TaskNotFoundError,
 )
-from aivideo.ledger import Ledger, transitions
+from aivideo.ledger import Ledger
 from aivideo.ledger.events import Event, Released, Retried, Taken, Withdrawn
-from aivideo.ledger.records import Attempt, JobRecord, JobStatus
+from aivideo.ledger.records import Attempt, AttemptStatus, JobRecord, JobStatus
 from aivideo.models import Credits, Task, TaskId
 
 _NOT_ENDED = (
@@ -164,7 +179,7 @@ class Desk:
             raise ConfigurationError("names must hold one job; several only with not_taken=True")
         await self._ledger.lapse()
         found = [await self._find(name) for name in names]
-        numbers = [_number_in_doubt(job) for job in found]
+        numbers = [number_in_doubt(job) for job in found]
         event: Event | None = None
         if task_id is not None:
             await self._check_task(task_id, found[0], numbers[0], ask=check)
@@ -175,6 +190,55 @@ class Desk:
                 for job, number in zip(found, numbers, strict=True)
             ]
         )
+
+    async def faulted(
+        self, start: datetime, end: datetime, *, batch: str | None = None
+    ) -> FaultedJobs:
+        """Find the jobs that an outage left in doubt: answered by a documented 500 or 503.
+
+        This changes nothing: :meth:`settle_all` settles what it returns.
+
+        Args:
+            start: only jobs whose latest create of unknown outcome was sent at this time or later;
+                a datetime without a time zone is local time.
+            end: and at this time or earlier.
+            batch: only jobs of this batch; None: all.
+
+        Raises:
+            ConfigurationError: one is not a datetime, or ``end`` is before ``start``.
+        """
+        first, last = interval(start, end)
+        await self._find_abandoned()
+        in_doubt = [
+            each async for each in self._ledger.jobs(batch=batch, statuses=JobStatus.in_doubt())
+        ]
+        return faulted_within(
+            [job for job in in_doubt if job.status is JobStatus.FAULTED],
+            [job for job in in_doubt if job.status is JobStatus.UNKNOWN],
+            first,
+            last,
+        )
+
+    async def settle_all(self, found: FaultedJobs) -> tuple[JobRecord, ...]:
+        """Record that the creates of ``found`` were not taken. The ledger believes it.
+
+        Their credits are free then, and the jobs may be sent. A create that was settled meanwhile
+        is left as it is.
+
+        Args:
+            found: what :meth:`faulted` returned.
+
+        Returns:
+            The jobs that were settled, as they are now.
+        """
+        settled: dict[str, JobRecord] = {}
+        for job_id, number in found.attempts:  # of each job, the latest attempt comes last
+            job = await self._find(job_id)
+            if job.attempt(number).status is AttemptStatus.FAULTED:
+                event = _not_taken(job, number)
+                with suppress(ContradictionError):
+                    settled[job_id] = await self._ledger.record(job_id, event, attempt=number)
+        return tuple(settled.values())
 
     async def retry(
         self,
@@ -190,12 +254,31 @@ class Desk:
             names: jobs that failed (and were refunded) or were refused.
             all_failed: instead of ``names``: all jobs that failed or were refused.
             batch: with ``all_failed``: only those of this batch.
-            pay_again: allow ``names`` to hold jobs whose outcome is unknown: if their first create
-                was taken after all, both are charged.
+            pay_again: allow to pay twice. ``all_failed`` includes jobs whose outcome is unknown;
+                ``names`` may hold such jobs, and jobs that were taken and whose result cannot be
+                had any more: expired, vanished or lost. The earlier creates stay charged, or in
+                doubt.
 
         Raises:
             ConfigurationError: the arguments do not go together.
             DeskError: there is no such job, or it cannot be sent again.
+        """
+        found = await self.preview_retry(
+            names, all_failed=all_failed, batch=batch, pay_again=pay_again
+        )
+        return await self.mark(found, pay_again=pay_again)
+
+    async def preview_retry(
+        self,
+        names: Iterable[str] = (),
+        *,
+        all_failed: bool = False,
+        batch: str | None = None,
+        pay_again: bool = False,
+    ) -> Retry:
+        """Return which jobs :meth:`retry` would mark, and what that costs; change nothing.
+
+        Takes what :meth:`retry` takes, and raises what it raises.
         """
         names = _several(names)
         if bool(names) is all_failed:
@@ -204,16 +287,31 @@ class Desk:
             raise ConfigurationError("batch=… needs all_failed=True")
         await self._ledger.lapse()
         if all_failed:
-            found = [
-                each
-                async for each in self._ledger.jobs(batch=batch, statuses=JobStatus.retryable())
-            ]
+            statuses = JobStatus.retryable() + (JobStatus.in_doubt() if pay_again else ())
+            found = [each async for each in self._ledger.jobs(batch=batch, statuses=statuses)]
         else:
             found = [await self._find(name) for name in names]
-        event = Retried(pay_again)
         for job in found:
-            _check_retryable(job, event)
-        return _summarized([await self._ledger.record(job.id, event) for job in found])
+            check_retryable(job, Retried.of(job, pay_again=pay_again))
+        return summarized(found)
+
+    async def mark(self, found: Retry, *, pay_again: bool = False) -> Retry:
+        """Mark jobs to be sent again: those of ``found`` that have not changed since.
+
+        Args:
+            found: what :meth:`preview_retry` returned.
+            pay_again: as it was passed to :meth:`preview_retry`.
+
+        Returns:
+            What was marked. A job that has changed meanwhile (a callback may have settled it) is
+            not in it.
+        """
+        marked = []
+        for job in found.records:
+            with suppress(ContradictionError):
+                again = Retried.of(job, pay_again=pay_again)
+                marked.append(await self._ledger.record(job.id, again))
+        return summarized(marked)
 
     async def cancel(self, names: Iterable[str] = (), *, batch: str | None = None) -> Cancellation:
         """Withdraw jobs that are still ``planned``: they are not sent, and cost nothing.
@@ -356,20 +454,6 @@ def _several(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _number_in_doubt(job: JobRecord) -> int:
-    """Return the number of the latest attempt whose outcome is unknown."""
-    for attempt in reversed(job.attempts):
-        if attempt.status.is_in_doubt:
-            return attempt.number
-    raise DeskError(
-        Refusal.NOTHING_TO_SETTLE,
-        f"job {job.id} is {job.status} and has nothing to settle",
-        "another process is submitting it, or its lease has not expired"
-        if job.status is JobStatus.SUBMITTING
-        else "only creates whose outcome is unknown can be settled",
-    )
-
-
 def _not_taken(job: JobRecord, number: int) -> Released:
     """Return the event of an attempt that was not taken.
 
@@ -377,36 +461,3 @@ def _not_taken(job: JobRecord, number: int) -> Released:
     """
     others = (each for each in job.attempts if each.number != number)
     return Released(again=not any(each.status.is_in_doubt for each in others))
-
-
-def _check_retryable(job: JobRecord, event: Retried) -> None:
-    try:
-        transitions.apply(job, event)
-    except ContradictionError:
-        if job.status.is_in_doubt:
-            raise DeskError(
-                Refusal.MAY_PAY_AGAIN,
-                f"job {job.id} is {job.status}: its create may have been charged",
-                "settle it first, or pass pay_again=True",
-            ) from None
-        raise DeskError(
-            Refusal.NOT_RETRYABLE,
-            f"job {job.id} is {job.status}",
-            "only jobs that failed or were refused are sent again",
-        ) from None
-
-
-def _summarized(records: Sequence[JobRecord]) -> Retry:
-    prices = [job.credits for job in records if job.credits is not None]
-    at_risk = [
-        each.credits
-        for job in records
-        for each in job.attempts
-        if each.status.is_in_doubt and each.credits is not None
-    ]
-    return Retry(
-        records=tuple(records),
-        credits=plain(sum(prices, Decimal(0))),
-        at_risk=plain(sum(at_risk, Decimal(0))),
-        unpriced=len(records) - len(prices),
-    )

@@ -24,6 +24,7 @@ class Refusal(StrEnum):
     TASK_DOES_NOT_MATCH = "task_does_not_match"
     NOT_RETRYABLE = "not_retryable"
     MAY_PAY_AGAIN = "may_pay_again"
+    PAID_ALREADY = "paid_already"
     TOO_FEW_READINGS = "too_few_readings"
 
 
@@ -62,20 +63,47 @@ class JobList:
 
 @frozen(kw_only=True)
 class Retry:
-    """What :meth:`Desk.retry` marked to be sent again.
+    """Jobs that are to be sent again, and what that costs.
 
     Attributes:
-        records: the jobs, now ``planned``.
+        records: the jobs: as they are now (:meth:`Desk.preview_retry`), or ``planned``, after they
+            were marked (:meth:`Desk.retry`, :meth:`Desk.mark`).
         credits: what sending them again will charge, as far as prices are known.
         at_risk: credits of their earlier creates whose outcome is unknown: with ``pay_again=True``
             these may turn out to be charged as well.
+        paid_before: credits that were charged for their earlier creates, and are not refunded:
+            with ``pay_again=True`` the jobs are paid for twice.
         unpriced: how many of the jobs have no known price.
+        unpriced_before: how many of their earlier creates that were charged, or may have been,
+            have no known price.
     """
 
     records: tuple[JobRecord, ...]
     credits: Decimal
     at_risk: Decimal
+    paid_before: Decimal = Decimal(0)
     unpriced: int
+    unpriced_before: int = 0
+
+
+@frozen(kw_only=True)
+class FaultedJobs:
+    """Jobs whose creates were answered by a documented 500 or 503, as an outage leaves them.
+
+    Attributes:
+        records: the jobs, all ``faulted``.
+        attempts: what :meth:`Desk.settle_all` settles: ids of jobs, and numbers of attempts.
+        credits: what is held for these creates, as far as prices are known.
+        unpriced: how many of these creates have no known price.
+        unknown: how many jobs sent within the same time have the status ``unknown``: they are not
+            among ``records``, because nobody knows what the service answered.
+    """
+
+    records: tuple[JobRecord, ...]
+    attempts: tuple[tuple[str, int], ...]
+    credits: Decimal
+    unpriced: int
+    unknown: int
 
 
 @frozen(kw_only=True)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from aivideo.ledger.records import Reason
+from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.models import TaskId
 
 
@@ -99,10 +99,20 @@ class Retried:
     """A person asks for the job to be POSTed again.
 
     Attributes:
-        pay_again: even if an earlier POST of it may have been taken.
+        pay_again: even if an earlier POST of it may have been taken; with ``seen``, even if it
+            was: the job is running, completed or saved.
+        seen: the job's status and the number of its latest attempt, as the person has seen them.
+            A job that has changed since is not POSTed again. None: the status is not compared, and
+            a job that was taken is never POSTed again.
     """
 
     pay_again: bool = False
+    seen: tuple[JobStatus, int] | None = None
+
+    @classmethod
+    def of(cls, job: JobRecord, *, pay_again: bool) -> Retried:
+        """Ask for ``job`` to be POSTed again, provided that it has not changed since."""
+        return cls(pay_again, (job.status, job.latest))
 
 
 @frozen

@@ -65,6 +65,11 @@ class JobStatus(StrEnum):
         return self in (JobStatus.FAILED, JobStatus.REFUSED)
 
     @property
+    def is_taken(self) -> bool:
+        """Whether such a job has a task that was charged and not refunded."""
+        return self in (JobStatus.RUNNING, JobStatus.COMPLETED, JobStatus.SAVED)
+
+    @property
     def is_final(self) -> bool:
         """Whether such a job has ended for good: saved, failed, refused or withdrawn."""
         return self in (
@@ -130,6 +135,12 @@ class Reason:
     code: str | None = None
 
 
+PAID_AGAIN = Reason(
+    message="its result could not be had, and the job was paid for again", code="paid_again"
+)
+"""The reason of an attempt that has a task, and was replaced by a later attempt all the same."""
+
+
 @frozen(kw_only=True)
 class Attempt:
     """One POST of a job.
@@ -159,6 +170,16 @@ class Attempt:
     created_at: float | None = None
     completed_at: float | None = None
     credits: Decimal | None = field(default=None, converter=amount)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the job was paid for again although this attempt has a task."""
+        return self.reason is not None and self.reason.code == PAID_AGAIN.code and self.has_task
+
+    @property
+    def has_task(self) -> bool:
+        """Whether it has a task that was charged and not refunded: running or completed."""
+        return self.status in (AttemptStatus.RUNNING, AttemptStatus.COMPLETED)
 
 
 @frozen(kw_only=True)
@@ -287,13 +308,19 @@ _RANKS = {
 
 
 def most_promising(attempts: tuple[Attempt, ...]) -> Attempt | None:
-    """Return the attempt that decides a job's status, or None where all were released."""
+    """Return the attempt that decides a job's status, or None where all were released.
+
+    An attempt whose job was paid for again decides only where all later ones were released.
+    """
     if len(attempts) == 1:  # as nearly always
         return attempts[0] if attempts[0].status in _RANKS else None
     best: Attempt | None = None
+    best_rank = 2 * len(_RANKS)
     for attempt in attempts:
         rank = _RANKS.get(attempt.status)
+        if rank is not None and attempt.is_replaced:
+            rank += len(_RANKS)
         # Of two with the same status, take the later one: its reason is the current one.
-        if rank is not None and (best is None or rank <= _RANKS[best.status]):
-            best = attempt
+        if rank is not None and rank <= best_rank:
+            best, best_rank = attempt, rank
     return best

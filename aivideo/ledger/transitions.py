@@ -8,14 +8,21 @@
        │                     ├──Refused──► refused  (final; nothing was charged)
        │                     ├──Faulted──► faulted  (a 500 or 503: its credits stay held)
        │                     └──Doubted──► unknown  (never POSTed again by itself)
-       ├──────Retried (asked by a person)── failed, refused; unknown, faulted: only if told that
-       │                                   it may be paid twice
+       ├──────Retried (asked by a person)── failed, refused; only to pay again: unknown, faulted;
+       │                                   running, completed, saved
        └──Withdrawn──► withdrawn (never sent; its key may be planned again)
 
-A job has the status of its most promising attempt; if no attempt is on its way and the job waits
-to be sent, it is ``planned``. A job that does not wait and has no attempt but released ones is
-``withdrawn``; withdrawing a retry gives the job the status it had before. Four rules make a crash
-at any moment safe:
+A job that waits to be sent is ``planned``; otherwise it has the status of its most promising
+attempt. A job that does not wait and has no attempt but released ones is
+``withdrawn``; withdrawing a retry gives the job the status it had before.
+
+A job that was taken and whose result cannot be had (its URL has expired, the service does not know
+its task, its file is lost) may be paid for again. Its earlier attempt keeps its task, and stays
+charged; from the next claim on it does not decide the job's status any more, unless its task is
+heard to complete after all. A task that completes, or a file that is saved, before the job is
+claimed ends the waiting: nothing has to be paid again.
+
+Four rules make a crash at any moment safe:
 
 * Only a job that waits can be claimed, and a claim ends the waiting: the one caller whose
   compare-and-set succeeds may POST once.
@@ -53,6 +60,7 @@ from aivideo.ledger.events import (
     Withdrawn,
 )
 from aivideo.ledger.records import (
+    PAID_AGAIN,
     Attempt,
     AttemptStatus,
     JobRecord,
@@ -162,18 +170,26 @@ def _applied_to_attempt(job: JobRecord, event: AttemptEvent, number: int) -> Job
     if after is attempt:
         return job
     attempts = tuple([after if each is attempt else each for each in job.attempts])
-    waiting = job.waiting
-    if isinstance(event, Taken):
-        waiting = False  # it was taken after all: there is nothing left to send
+    waiting, path = job.waiting, job.path
+    if isinstance(event, Taken | Completed):
+        waiting = False  # there is a task, or a result, after all: there is nothing left to send
     elif isinstance(event, Released):
         waiting = waiting or (event.again and not _is_overtaken(attempts, number))
-    return _evolved(job, attempts=attempts, waiting=waiting)
+    if isinstance(event, Completed) and not _has_result(job.attempts):
+        path = None  # a file that was saved before is that of an attempt that was replaced
+    return _evolved(job, attempts=attempts, waiting=waiting, path=path)
+
+
+def _has_result(attempts: tuple[Attempt, ...]) -> bool:
+    """Return whether one of the attempts has completed, and was not replaced."""
+    return any(each.status is AttemptStatus.COMPLETED and not each.is_replaced for each in attempts)
 
 
 def _is_overtaken(attempts: tuple[Attempt, ...], number: int) -> bool:
     """Return whether a POST is under way or has a task, or a later one than ``number`` ended."""
     return any(
-        each.status.is_open or (each.number > number and each.status is not AttemptStatus.RELEASED)
+        (each.status.is_open and not each.is_replaced)
+        or (each.number > number and each.status is not AttemptStatus.RELEASED)
         for each in attempts
     )
 
@@ -212,7 +228,13 @@ def _with_facts(attempt: Attempt, event: AttemptEvent, status: AttemptStatus) ->
         case Refused(reason) | Faulted(reason) | Doubted(reason):
             return evolve(attempt, status=status, reason=reason)
         case Completed(created_at, completed_at):
-            return evolve(attempt, status=status, created_at=created_at, completed_at=completed_at)
+            return evolve(
+                attempt,
+                status=status,
+                reason=None,  # it may have been replaced, and has its result after all
+                created_at=created_at,
+                completed_at=completed_at,
+            )
         case Failed(reason, created_at):
             return evolve(attempt, status=status, reason=reason, created_at=created_at)
         case _:
@@ -231,37 +253,59 @@ def _claimed(job: JobRecord, event: Claimed) -> JobRecord:
         sent_at=event.at,
         credits=job.credits,
     )
-    return _evolved(job, attempts=(*job.attempts, attempt), waiting=False)
+    earlier = job.attempts
+    if any(each.has_task for each in earlier):
+        earlier = tuple(
+            [evolve(each, reason=PAID_AGAIN) if each.has_task else each for each in earlier]
+        )
+    return _evolved(job, attempts=(*earlier, attempt), waiting=False, path=job.path)
 
 
 def _saved(job: JobRecord, event: Saved) -> JobRecord:
-    if job.status not in (JobStatus.COMPLETED, JobStatus.SAVED):
+    waits_to_be_paid_again = job.waiting and any(
+        each.status is AttemptStatus.COMPLETED for each in job.attempts
+    )
+    if job.status not in (JobStatus.COMPLETED, JobStatus.SAVED) and not waits_to_be_paid_again:
         raise ContradictionError(f"job {job.id} is {job.status}, and has no file")
-    return evolve(job, path=event.path, size=event.size, status=JobStatus.SAVED)
+    return evolve(job, path=event.path, size=event.size, status=JobStatus.SAVED, waiting=False)
 
 
 def _retried(job: JobRecord, event: Retried) -> JobRecord:
-    if job.status is JobStatus.PLANNED:
+    status = job.status
+    if status is JobStatus.PLANNED:
         return job
-    if job.status.is_retryable or (job.status.is_in_doubt and event.pay_again):
-        return _evolved(job, attempts=job.attempts, waiting=True)
-    raise ContradictionError(
-        f"job {job.id} is {job.status}, and is not sent again"
-        + (
-            ": settle it first, or allow that it may be paid twice"
-            if job.status.is_in_doubt
-            else ""
+    if event.seen not in (None, (status, job.latest)):
+        raise ContradictionError(
+            f"job {job.id} is {status} now, and has changed since it was asked to be sent again"
         )
+    if (
+        status.is_retryable
+        or (event.pay_again and status.is_in_doubt)
+        or (event.pay_again and event.seen is not None and _may_be_replaced(job))
+    ):
+        return _evolved(job, attempts=job.attempts, waiting=True, path=job.path)
+    raise ContradictionError(
+        f"job {job.id} is {status}, and is not sent again"
+        + (": settle it first, or allow that it may be paid twice" if status.is_in_doubt else "")
+    )
+
+
+def _may_be_replaced(job: JobRecord) -> bool:
+    """Return whether a job was taken, and no other POST of it is on its way."""
+    return job.status.is_taken and not any(
+        each.status is AttemptStatus.SUBMITTING for each in job.attempts
     )
 
 
 def _withdrawn(job: JobRecord) -> JobRecord:
     if job.status is not JobStatus.PLANNED:
         raise ContradictionError(f"job {job.id} is {job.status}: too late to withdraw it")
-    return _evolved(job, attempts=job.attempts, waiting=False)
+    return _evolved(job, attempts=job.attempts, waiting=False, path=job.path)
 
 
-def _evolved(job: JobRecord, *, attempts: tuple[Attempt, ...], waiting: bool) -> JobRecord:
+def _evolved(
+    job: JobRecord, *, attempts: tuple[Attempt, ...], waiting: bool, path: str | None
+) -> JobRecord:
     """Return the job with these attempts, and the status that follows from them."""
     # Written out: attrs.evolve takes four times as long, and each POST changes its record twice.
     return JobRecord(
@@ -272,11 +316,11 @@ def _evolved(job: JobRecord, *, attempts: tuple[Attempt, ...], waiting: bool) ->
         batch=job.batch,
         key=job.key,
         callback_url=job.callback_url,
-        status=_status(attempts, waiting=waiting, is_saved=job.path is not None),
+        status=_status(attempts, waiting=waiting, is_saved=path is not None),
         waiting=waiting,
         attempts=attempts,
-        path=job.path,
-        size=job.size,
+        path=path,
+        size=None if path is None else job.size,
         planned_at=job.planned_at,
         resumable=job.resumable,
     )
@@ -292,9 +336,9 @@ _STATUS_OF_JOB: dict[AttemptStatus, JobStatus] = {
 
 def _status(attempts: tuple[Attempt, ...], *, waiting: bool, is_saved: bool) -> JobStatus:
     """Derive a job's status."""
-    best = most_promising(attempts)
-    if waiting and (best is None or not best.status.is_open):
+    if waiting:
         return JobStatus.PLANNED
+    best = most_promising(attempts)
     if best is None:
         return JobStatus.WITHDRAWN
     if best.status is AttemptStatus.COMPLETED and is_saved:

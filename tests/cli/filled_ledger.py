@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,21 @@ CLAIM = "claim"
 
 
 Said = pytest.CaptureFixture[str]
+
+
+class Terminal(io.StringIO):
+    """A terminal: what a person types, or what is shown."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, typed: str) -> Terminal:
+    """Run commands on a terminal where ``typed`` is the next line; return what it shows."""
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdin", Terminal(f"{typed}\n"))
+    monkeypatch.setattr("sys.stderr", shown)
+    return shown
 
 
 def task_id(number: int) -> str:

@@ -55,6 +55,7 @@ def test_an_error_has_an_exit_code(error: AIVideoError | OSError, code: int) -> 
         (UNPRICED, "nothing more is bought under a ceiling; it was not sent"),
         (UNPRICED, "--max-credits none"),
         (NO_MONEY, "run the same command again"),
+        (LedgerError("it is lost; pay_again=True buys it again"), "--pay-again buys it again"),
         (ManifestError(["m.csv:2: duration=5: must be"]), "m.csv:2: duration=5: must be"),
     ],
 )

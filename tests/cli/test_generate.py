@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
+import re
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +86,149 @@ def test_a_create_with_an_unknown_outcome_is_printed_after_ctrl_c(
         interrupt_at_creates(sim, Fault.MALFORMED)
         assert run(["generate", "A boat", "--base-url", sim.url]) == 130
     assert "may or may not have been taken" in capsys.readouterr().err
+
+
+@contextmanager
+def generating(sim: Simulator, *prefix: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run `aivideo generate` in a process of its own."""
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-m", "aivideo", "generate", "A boat", "--base-url", sim.url],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        **{"stderr": subprocess.PIPE, **options},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def once_at_creates(sim: Simulator, happens: Callable[[], object], fault: Fault) -> None:
+    """Have something happen while the first create is under way."""
+    rest = iter([happens])
+
+    def hook(occasion: Occasion) -> Fault:
+        if occasion.endpoint is not Endpoint.CREATE:
+            return Fault.NONE
+        next(rest, lambda: None)()
+        return fault
+
+    sim.hook = hook
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_waits_for_the_create_and_names_its_task(number: signal.Signals) -> None:
+    with serving(latency=0.5) as sim, generating(sim) as process:
+        once_at_creates(sim, lambda: process.send_signal(number), Fault.NONE)
+        _, said = process.communicate(timeout=30)
+        (task_id,) = sim.truth.tasks
+    assert process.returncode == 130
+    assert "the create was sent; waiting for its answer" in said
+    assert re.search(rf"job [0-9a-f]{{16}} is task {task_id}; continue with: aivideo task", said)
+    assert "Traceback" not in said
+
+
+def test_a_second_termination_signal_does_not_lose_the_answer() -> None:
+    with serving(latency=1.0) as sim, generating(sim) as process:
+
+        def twice() -> None:
+            process.send_signal(signal.SIGHUP)
+            threading.Timer(0.3, process.send_signal, [signal.SIGTERM]).start()
+
+        once_at_creates(sim, twice, Fault.NONE)
+        _, said = process.communicate(timeout=30)
+        (task_id,) = sim.truth.tasks
+    assert process.returncode == 130
+    assert f"is task {task_id}" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_says_that_the_outcome_of_the_create_is_unknown(number: signal.Signals) -> None:
+    with serving(latency=0.3) as sim, generating(sim) as process:
+        once_at_creates(sim, lambda: process.send_signal(number), Fault.MALFORMED)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "may or may not have been taken" in said
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+    nohup = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    with serving(latency=0.3, task_seconds=3600.0) as sim, generating(sim, *nohup) as process:
+        sent = threading.Event()
+
+        def hang_up() -> None:
+            process.send_signal(signal.SIGHUP)
+            sent.set()
+
+        once_at_creates(sim, hang_up, Fault.NONE)
+        assert sent.wait(30)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1.0)
+        assert sim.truth.creates_taken == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 130
+
+
+def test_a_terminal_that_is_closed_does_not_lose_the_answer(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    with (
+        serving(latency=0.5) as sim,
+        generating(
+            sim,
+            *(sys.executable, "-c", IN_A_TERMINAL, os.ttyname(theirs)),
+            stderr=None,
+            start_new_session=True,
+        ) as process,
+    ):
+        os.close(theirs)
+        once_at_creates(sim, lambda: os.close(ours), Fault.NONE)
+        code = process.wait(timeout=30)
+        assert sim.truth.creates_taken == 1
+    assert code == 130
+
+
+IN_A_TERMINAL = """
+import os, sys
+for number in (os.open(sys.argv[1], os.O_RDWR), 0, 1, 2):  # the first one becomes its terminal
+    if number > 2: terminal = number
+    else: os.dup2(terminal, number)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Fault.INTERNAL_ERROR, "HTTP 500 internal_error"),
+        (Fault.UPSTREAM_ERROR_TAKEN, "HTTP 503 upstream_error"),
+        (Fault.CUT_AFTER, "may or may not have been taken"),
+        (Fault.HTML_502, "HTTP 502"),
+    ],
+)
+def test_a_create_that_may_be_charged_exits_with_the_code_of_an_unknown_outcome(
+    fault: Fault, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as sim:
+        once_at_creates(sim, lambda: None, fault)
+        assert run(["generate", "A boat", "--output", "b.mp4", "--base-url", sim.url]) == 4
+        assert sim.truth.creates_seen == 1
+    said = capsys.readouterr().err
+    assert why in said
+    assert "(200 credits ($1.00))" in said
+    assert f"aivideo task TASK --save b.mp4 --base-url {sim.url}" in said
+    assert "jobs settle" not in said, "there is no ledger to settle it in"
+
+
+def test_a_server_error_that_is_no_create_exits_with_the_code_of_a_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving() as sim:
+        sim.hook = lambda _: Fault.INTERNAL_ERROR
+        assert run(["credits", "--base-url", sim.url]) == 1
 
 
 def test_a_failed_task_prints_no_command_to_continue(

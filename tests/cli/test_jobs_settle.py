@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+
+import pytest
 
 from aivideo.cli.app import run
 from aivideo.ledger.events import Taken
@@ -18,6 +22,7 @@ from tests.cli.filled_ledger import (
     LOST,
     FilledLedger,
     Said,
+    answer,
     make_task,
     one_line,
     task_id,
@@ -105,3 +110,71 @@ def test_without_a_key_a_task_is_recorded_only_with_no_check(
     assert filled.find(lost).status is JobStatus.UNKNOWN
     assert run(["jobs", "settle", lost.id, "--task-id", task_id(1), "--no-check"]) == 0
     assert filled.find(lost).status is JobStatus.RUNNING
+
+
+def at(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).isoformat()
+
+
+def outage(filled: FilledLedger) -> tuple[list[JobRecord], list[str]]:
+    """Record three jobs that an outage left in doubt, and others; return them and the options."""
+    filled.job("before", CLAIM, FAULT)
+    start = at(filled.clock + 1)
+    faulted = [filled.job(f"boat {number}", CLAIM, FAULT) for number in range(2)]
+    filled.job("no answer", CLAIM, LOST)
+    filled.job("taken", CLAIM, Taken(task_id(1)))
+    faulted.append(filled.job("of another batch", CLAIM, FAULT, batch="day"))
+    end = at(filled.clock)
+    filled.job("after", CLAIM, FAULT)
+    return faulted, ["jobs", "settle", "--not-taken", "--all-faulted-between", start, end]
+
+
+def test_what_an_outage_left_is_settled_once_it_is_confirmed(
+    filled: FilledLedger, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulted, command = outage(filled)
+    assert run(command) == 2
+    said = capsys.readouterr()
+    assert "3 faulted, sent from 2023-11-14 22:13:31 UTC to 2023-11-14 22:14:20 UTC" in said.out
+    assert "300 credits ($1.50) will be free again" in said.out
+    assert "1 with status unknown, sent in that time, is not included" in said.out
+    assert "pass --yes; nothing was changed" in said.err
+    shown = answer(monkeypatch, "no")
+    assert run(command) == 1
+    assert "Record that none of these 3 was taken? [y/N]" in shown.getvalue()
+    assert {filled.find(job).status for job in faulted} == {JobStatus.FAULTED}
+    answer(monkeypatch, "yes")
+    assert run(command) == 0
+    assert "3 settled as not taken" in capsys.readouterr().out
+    assert {filled.find(job).status for job in faulted} == {JobStatus.PLANNED}
+    assert run(["jobs", "list", "--json", "--status", "faulted", "--status", "unknown"]) == 0
+    listed = [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()]
+    assert listed == ["no answer", "before", "after"]
+
+
+def test_an_outage_is_settled_without_a_terminal_with_yes_and_for_one_batch(
+    filled: FilledLedger, capsys: Said
+) -> None:
+    faulted, command = outage(filled)
+    assert run([*command, "--batch", "day", "--yes"]) == 0
+    assert "1 settled as not taken" in capsys.readouterr().out
+    assert [filled.find(job).status for job in faulted] == ["faulted", "faulted", "planned"]
+    assert run([*command, "--batch", "day", "--yes"]) == 1
+    assert "no faulted job in batch 'day' was sent from" in one_line(capsys)
+
+
+def test_times_without_an_offset_are_local(
+    filled: FilledLedger, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/Sao_Paulo")  # UTC-3
+    time.tzset()
+    try:
+        job = filled.job("a", CLAIM, FAULT)  # at 22:13:30 UTC
+        between = ["jobs", "settle", "--not-taken", "--yes", "--all-faulted-between"]
+        assert run([*between, "2023-11-14T22:00", "2023-11-14T23:00"]) == 1
+        assert filled.find(job).status is JobStatus.FAULTED
+        assert run([*between, "2023-11-14 19:13:30", "2023-11-14 19:13:30"]) == 0
+        assert filled.find(job).status is JobStatus.PLANNED
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()

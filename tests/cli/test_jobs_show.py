@@ -8,6 +8,7 @@ import pytest
 
 from aivideo.cli.app import run
 from aivideo.ledger.events import Retried, Taken
+from aivideo.ledger.records import JobStatus
 from tests.cli.filled_ledger import CLAIM, LOST, FilledLedger, Said, task_id
 
 
@@ -36,3 +37,13 @@ def test_show_says_that_a_job_was_never_sent(filled: FilledLedger, capsys: Said)
     job = filled.job("a")
     assert run(["jobs", "show", job.id]) == 0
     assert "never sent" in capsys.readouterr().out
+
+
+def test_show_says_that_a_job_was_paid_for_again(filled: FilledLedger, capsys: Said) -> None:
+    seen = Retried(pay_again=True, seen=(JobStatus.RUNNING, 1))
+    job = filled.job("a", CLAIM, Taken(task_id(1)), seen, CLAIM, Taken(task_id(2)))
+    assert run(["jobs", "show", job.id]) == 0
+    out = capsys.readouterr().out
+    for task in (task_id(1), task_id(2)):
+        assert f"task {task}" in out
+    assert out.count("the job was paid for again") == 1

@@ -1,4 +1,7 @@
-"""Ctrl-C on a real process: requests in progress finish; the same command continues later."""
+"""Ctrl-C, or a closed terminal, on a real process: requests in progress finish.
+
+The same command continues later.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 COUNT = 24
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 async def test_ctrl_c_finishes_requests_in_progress_and_the_same_command_continues(
-    tmp_path: Path,
+    tmp_path: Path, number: signal.Signals
 ) -> None:
     manifest, output = tmp_path / "prompts.txt", tmp_path / "out"
-    manifest.write_text("\n".join(f"Prompt {number}" for number in range(COUNT)), "utf-8")
+    manifest.write_text("\n".join(f"Prompt {each}" for each in range(COUNT)), "utf-8")
     batch = (
         *("batch", manifest, "--output", output, "--duration", "4", "--aspect-ratio", "16:9"),
         *("--poll-interval", "0.2"),
@@ -45,7 +49,7 @@ async def test_ctrl_c_finishes_requests_in_progress_and_the_same_command_continu
 
         def on_event(event: WireEvent) -> bool:
             if event is WireEvent.POST_SENT and len(proxy.posts) == 6:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
             return False
 
         proxy.on_event = on_event

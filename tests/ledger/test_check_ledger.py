@@ -242,6 +242,25 @@ class KeepsOnlyTheLastAttempt(MemoryLedger):
         return super()._write(before, evolve(after, attempts=after.attempts[-1:]))
 
 
+class PaysAgainUnseen(MemoryLedger):
+    async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
+        if isinstance(event, events.Retried) and event.pay_again:
+            event = events.Retried.of(self._job(job_id), pay_again=True)
+        return await super().record(job_id, event, attempt=attempt)
+
+
+class WritesOnlyTheNewAttemptOfAClaim(MemoryLedger):
+    async def claim(
+        self, job_id: str, *, lease: float, retry_faulted: bool = False
+    ) -> JobRecord | None:
+        earlier = self._job(job_id).attempts
+        claimed = await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
+        if claimed is not None:
+            kept = evolve(claimed, attempts=(*earlier, claimed.attempts[-1]))
+            self._jobs[job_id] = kept
+        return claimed
+
+
 class ForgetsOlderTasks(MemoryLedger):
     async def find_task(self, task_id: TaskId) -> JobRecord | None:
         job = await super().find_task(task_id)
@@ -431,6 +450,8 @@ class ClosesOnce(MemoryLedger):
         (AcceptsContradictions, "of a running job is refused"),
         (GivesATaskToTwoJobs, "a task belongs to one job"),
         (KeepsOnlyTheLastAttempt, "has no attempt 1"),
+        (PaysAgainUnseen, "is sent again only by who pays again and has seen it"),
+        (WritesOnlyTheNewAttemptOfAClaim, "its new attempt decides its status"),
         (ForgetsOlderTasks, "the task of each of its attempts"),
         (SharesKeysBetweenBatches, "a key names a job within its batch only"),
         (AcceptsAnyRequestUnderAKey, "another request under a known key is refused"),

@@ -78,6 +78,7 @@ S = JobStatus
         ([*FAILED, AGAIN, Withdrawn()], S.FAILED),  # the retry is withdrawn, not the job
         ([*LOST, INSISTED, Withdrawn()], S.UNKNOWN),
         ([CLAIM, Refused(WHY), AGAIN, Withdrawn()], S.REFUSED),
+        ([*FAILED, AGAIN, CLAIM, Released()], S.PLANNED),  # a 429: it still waits
     ],
 )
 def test_the_life_of_a_job(events: list[Event], status: JobStatus) -> None:
@@ -219,6 +220,118 @@ def test_a_late_success_of_an_older_attempt_is_kept_and_counted_too() -> None:
     assert [attempt.task_id for attempt in both.attempts] == ["t1", "t2"]
     assert credits_moved(None, both) == {Holding.CHARGED: 200}
     assert (both.attempt_of("t1"), both.attempt_of("t2")) == (1, 2)
+
+
+SAVED: list[Event] = [*PAID, Completed(), Saved("old.mp4", 3)]
+COMPLETED: list[Event] = [*PAID, Completed()]
+
+
+def paid_again(history: list[Event]) -> JobRecord:
+    """Return the job of a history, after somebody asked for it to be paid for again."""
+    job = replay(*history)
+    return apply(job, Retried.of(job, pay_again=True))
+
+
+@pytest.mark.parametrize("history", [PAID, COMPLETED, SAVED])
+def test_a_job_that_was_taken_is_sent_again_only_by_who_pays_again_and_has_seen_its_status(
+    history: list[Event],
+) -> None:
+    job = replay(*history)
+    seen = (job.status, job.latest)
+    for event in (
+        Retried(),
+        Retried(pay_again=True),
+        Retried.of(job, pay_again=False),
+        Retried(pay_again=True, seen=(S.UNKNOWN, 1)),
+        Retried(pay_again=True, seen=(job.status, 2)),
+    ):
+        with pytest.raises(ContradictionError):
+            apply(job, event)
+    again = apply(job, Retried(pay_again=True, seen=seen))
+    assert (again.status, again.task_id, again.best) == (S.PLANNED, None, None)
+    assert credits_moved(None, again) == {Holding.CHARGED: 100}
+    assert apply(again, Retried(pay_again=True, seen=seen)) is again
+
+
+@pytest.mark.parametrize("history", [PAID, COMPLETED, SAVED])
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ([CLAIM], S.SUBMITTING),
+        ([CLAIM, Released()], S.PLANNED),  # a 429: it still waits
+        ([CLAIM, Doubted(WHY)], S.UNKNOWN),
+        ([CLAIM, Faulted(WHY)], S.FAULTED),
+        ([CLAIM, Refused(WHY)], S.REFUSED),
+        ([CLAIM, Taken("t2")], S.RUNNING),
+        ([CLAIM, Taken("t2"), Failed(WHY)], S.FAILED),
+        ([CLAIM, Taken("t2"), Completed()], S.COMPLETED),
+        ([CLAIM, Taken("t2"), Completed(), Saved("new.mp4", 4)], S.SAVED),
+    ],
+)
+def test_the_new_attempt_of_a_job_that_is_paid_for_again_decides_its_status(
+    history: list[Event], events: list[Event], status: JobStatus
+) -> None:
+    job = replay(*events, job=paid_again(history))
+    assert job.status is status
+    assert job.attempt_of("t") == 1, "the earlier task is not forgotten"
+    assert holding(job.attempts[0].status) is Holding.CHARGED, "both count"
+    assert (job.best is None) or job.best.number == 2
+    if status is S.SAVED:
+        assert (job.path, job.size) == ("new.mp4", 4)
+
+
+@pytest.mark.parametrize(
+    ("history", "status"), [(PAID, S.RUNNING), (COMPLETED, S.COMPLETED), (SAVED, S.SAVED)]
+)
+@pytest.mark.parametrize("events", [[], [CLAIM, Released()]])
+def test_withdrawing_to_pay_again_leaves_the_status_as_it_was(
+    history: list[Event], status: JobStatus, events: list[Event]
+) -> None:
+    job = replay(*events, Withdrawn(), job=paid_again(history))
+    assert job.status is status
+    assert job.task_id == "t"
+
+
+def test_nothing_is_paid_again_once_the_earlier_task_completes_or_its_file_is_saved() -> None:
+    completed = apply(paid_again(PAID), Completed(1.0, 2.0), 1)
+    assert (completed.status, completed.waiting) == (S.COMPLETED, False)
+    saved = apply(paid_again(COMPLETED), Saved("late.mp4", 3))
+    assert (saved.status, saved.waiting, saved.path) == (S.SAVED, False, "late.mp4")
+    failed = apply(paid_again(PAID), Failed(WHY), 1)
+    assert failed.status is S.PLANNED, "refunded; it is still to be sent"
+    assert credits_moved(None, failed) == {Holding.REFUNDED: 100}
+
+
+def test_an_earlier_task_that_completes_late_is_the_result_of_a_job_that_was_paid_for_again() -> (
+    None
+):
+    job = replay(CLAIM, Taken("t2"), job=paid_again(PAID))
+    assert (job.status, job.task_id) == (S.RUNNING, "t2")
+    late = apply(job, Completed(1.0, 2.0), 1)
+    assert (late.status, late.task_id) == (S.COMPLETED, "t")
+    saved = apply(apply(late, Saved("t.mp4", 3)), Completed(), 2)
+    assert (saved.status, saved.path) == (S.SAVED, "t.mp4"), "its file is not forgotten"
+
+
+def test_the_file_of_an_earlier_result_is_not_that_of_the_new_one() -> None:
+    job = replay(CLAIM, Taken("t2"), Completed(), job=paid_again(SAVED))
+    assert (job.status, job.path, job.size) == (S.COMPLETED, None, None)
+
+
+def test_a_job_with_a_post_under_way_is_not_paid_for_again() -> None:
+    job = apply(replay(*LOST, INSISTED, CLAIM), Taken("t1"), 1)
+    assert job.status is S.RUNNING
+    with pytest.raises(ContradictionError):
+        apply(job, Retried.of(job, pay_again=True))
+
+
+def test_a_job_in_doubt_that_has_changed_since_it_was_seen_is_not_sent_again() -> None:
+    seen = replay(*LOST)
+    insisted = Retried.of(seen, pay_again=True)
+    assert apply(seen, insisted).status is S.PLANNED
+    for event in (Taken("t"), Faulted(WHY)):
+        with pytest.raises(ContradictionError, match="has changed since"):
+            apply(apply(seen, event), insisted)
 
 
 def test_a_task_is_that_of_one_attempt() -> None:

@@ -28,6 +28,7 @@ from aivideo import (
     TaskNotFoundError,
 )
 from aivideo._api import callback_tokens as callbacks
+from aivideo.desk import Desk
 from aivideo.errors import JobHandle
 from aivideo.ledger import Ledger
 from aivideo.ledger.records import JobRecord
@@ -218,6 +219,31 @@ async def test_a_callback_settles_an_unknown_whose_task_failed() -> None:
         assert await here.ledger.totals() == CreditTotals(refunded=100)
         with pytest.raises(TaskFailedError):
             await job
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_a_callback_for_a_job_that_waits_to_be_paid_again_sends_nothing(
+    is_live: bool,
+) -> None:
+    ledger = MemoryLedger()
+    async with app(ledger=ledger) as here:
+        job = await here.session.submit(BOAT, key="boat")
+        await Desk(ledger).retry([job.id], pay_again=True)
+        receiver = here.session
+        if not is_live:
+            receiver = Session(
+                "sk-test", base_url=here.sim.url, ledger=ledger, callback_secret=SECRET
+            )
+        here.is_down = True  # the service's own callback does not arrive
+        await asyncio.sleep(650)
+        assert job.task_id is not None
+        body = body_of(here.sim, job.task_id)
+        assert await receiver.receive_callback(here.token(job), body) is not None
+        await asyncio.sleep(60)
+        found = await here.record(job)
+        assert (found.status, found.waiting) == (JobStatus.COMPLETED, False)
+        assert here.sim.truth.creates_seen == 1
+        await receiver.aclose()
 
 
 async def test_a_callback_settles_a_server_error_that_was_taken_all_the_same() -> None:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from aivideo import (
+    BudgetExceededError,
     ConfigurationError,
     Failed,
+    InternalServerError,
+    JobStatus,
+    MemoryLedger,
     Outcome,
+    ResultExpiredError,
     Session,
     SessionClosedError,
     Sora2,
+    SubmitUnknownError,
+    Succeeded,
+    TaskNotFoundError,
 )
 from aivideo._api.transport import Incoming
+from aivideo.ledger.records import JobRecord
+from aivideo.ledger.totals import CreditTotals
 from aivideo.simulator import (
+    Faults,
+    Nth,
     Scenario,
     Service,
     serve,
@@ -117,7 +131,10 @@ async def test_an_error_of_save_to_is_raised_after_the_other_jobs_have_ended(
     assert {outcome.index for outcome in outcomes} == {0, 2}
 
 
-@pytest.mark.parametrize("settings", [{"batch": ""}, {"key": str}, {"retry_failed": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch": ""}, {"key": str}, {"retry_failed": True}, {"pay_again": True}],
+)
 async def test_batch_options_without_a_batch_name_are_refused_before_any_request_is_read(
     settings: dict[str, Any],
 ) -> None:
@@ -150,3 +167,186 @@ async def test_closing_a_session_during_downloads_gives_session_closed_errors(
     errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
     assert [type(error) for error in errors] == [SessionClosedError] * 3
     await closing[0]
+
+
+# --- paying again ---------------------------------------------------------------------------------
+
+LONG_AGO = 100_000.0
+"""Seconds: a task that completed so long ago has an expired URL, one of 10,000 s ago has not."""
+
+
+def sold_long_ago(**settings: object) -> Service:
+    return Service(scenario(epoch=time.time() - LONG_AGO, **settings))
+
+
+async def outcome_of(
+    sold: Service | DirectTransport,
+    ledger: MemoryLedger,
+    folder: Path,
+    *,
+    retry_failed: bool = False,
+    pay_again: bool = False,
+    max_credits: int | None = None,
+    session_max_credits: int | None = None,
+) -> Outcome:
+    """Ask for the same job of the same batch again, in a new session."""
+    transport = sold if isinstance(sold, DirectTransport) else DirectTransport(sold)
+    async with Session(
+        "sk-test", transport=transport, ledger=ledger, max_credits=session_max_credits
+    ) as session:
+        outcomes = session.generate_many(
+            [BOAT],
+            batch="b",
+            save_to=folder,
+            retry_failed=retry_failed,
+            pay_again=pay_again,
+            max_credits=max_credits,
+        )
+        [outcome] = [each async for each in outcomes]
+        return outcome
+
+
+async def the_job(ledger: MemoryLedger) -> JobRecord:
+    [record] = [each async for each in ledger.jobs()]
+    return record
+
+
+async def saved_and_lost(transport: DirectTransport, ledger: MemoryLedger, folder: Path) -> None:
+    """Buy the job, lose its file, and wait until its URL has expired."""
+    first = await outcome_of(transport, ledger, folder)
+    assert isinstance(first, Succeeded)
+    assert first.path is not None
+    first.path.unlink()
+    await asyncio.sleep(90_000)
+
+
+async def test_a_lost_file_whose_url_has_expired_is_bought_again_only_with_pay_again(
+    tmp_path: Path,
+) -> None:
+    transport, ledger = DirectTransport(sold_long_ago()), MemoryLedger()
+    await saved_and_lost(transport, ledger, tmp_path)
+    for retry_failed in (False, True):
+        refused = await outcome_of(transport, ledger, tmp_path, retry_failed=retry_failed)
+        assert isinstance(refused, Failed)
+        assert isinstance(refused.error, ResultExpiredError)
+        assert "its file was saved earlier" in str(refused.error)
+        assert "pay_again=True buys it again" in str(refused.error)
+    assert transport.service.truth.creates_seen == 1
+    again = await outcome_of(transport, ledger, tmp_path, pay_again=True)
+    assert isinstance(again, Succeeded)
+    assert again.path is not None
+    assert again.path.is_file()
+    record = await the_job(ledger)
+    assert (record.status, record.path) == (JobStatus.SAVED, str(again.path))
+    assert [each.task_id for each in record.attempts] == [*transport.service.truth.tasks]
+    assert await ledger.totals() == CreditTotals(charged=200), "both count"
+    assert isinstance(await outcome_of(transport, ledger, tmp_path, pay_again=True), Succeeded)
+    assert transport.service.truth.creates_seen == 2, "its file is there: nothing is paid again"
+
+
+async def test_a_task_that_vanished_is_bought_again_only_with_pay_again(tmp_path: Path) -> None:
+    sold, ledger = Service(scenario(task_seconds=3600.0)), MemoryLedger()
+    transport = DirectTransport(sold)
+    async with Session("sk-test", transport=transport, ledger=ledger) as session:
+        outcomes = session.generate_many([BOAT], batch="b")
+        waiting = asyncio.ensure_future(anext(outcomes))
+        await asyncio.sleep(10)
+        waiting.cancel()
+    sold.scenario = evolve(sold.scenario, not_found_for=1e9)
+    refused = await outcome_of(transport, ledger, tmp_path)
+    assert isinstance(refused, Failed)
+    assert isinstance(refused.error, TaskNotFoundError)
+    assert "pay_again=True buys it again" in str(refused.error)
+    assert (await the_job(ledger)).status is JobStatus.RUNNING
+    assert sold.truth.creates_seen == 1
+    # The second task vanishes too: once per call is enough.
+    again = await outcome_of(transport, ledger, tmp_path, pay_again=True)
+    assert isinstance(again, Failed)
+    assert isinstance(again.error, TaskNotFoundError)
+    assert again.task_id == (await the_job(ledger)).task_id
+    assert sold.truth.creates_seen == 2
+    assert await ledger.totals() == CreditTotals(charged=200)
+    # Both are heard of again: the ledger takes in both.
+    sold.scenario = evolve(sold.scenario, not_found_for=0.0)
+    assert isinstance(await outcome_of(transport, ledger, tmp_path), Succeeded)
+    statuses = [str(each.status) for each in (await the_job(ledger)).attempts]
+    assert statuses == ["completed", "completed"]
+    assert sold.truth.creates_seen == 2
+
+
+async def test_to_pay_again_counts_towards_the_ceiling(tmp_path: Path) -> None:
+    transport, ledger = DirectTransport(sold_long_ago()), MemoryLedger()
+    await saved_and_lost(transport, ledger, tmp_path)
+    for over in (
+        await outcome_of(transport, ledger, tmp_path, pay_again=True, max_credits=150),
+        await outcome_of(transport, ledger, tmp_path, pay_again=True, session_max_credits=50),
+    ):
+        assert isinstance(over, Failed)
+        assert isinstance(over.error, BudgetExceededError)
+    assert transport.service.truth.creates_seen == 1
+
+
+async def test_jobs_in_doubt_are_sent_again_only_with_retry_failed_and_pay_again(
+    tmp_path: Path,
+) -> None:
+    sold = Service(scenario(faults=Faults(create_cut_after=Nth(1), create_internal_error=Nth(2))))
+    ledger = MemoryLedger()
+    first = await outcome_of(sold, ledger, tmp_path)
+    assert isinstance(first, Failed)
+    for again in (
+        await outcome_of(sold, ledger, tmp_path),
+        await outcome_of(sold, ledger, tmp_path, retry_failed=True),
+        await outcome_of(sold, ledger, tmp_path, pay_again=True),
+    ):
+        assert isinstance(again, Failed)
+        assert isinstance(again.error, SubmitUnknownError)
+    assert sold.truth.creates_seen == 1
+    transport = DirectTransport(sold)
+
+    async def insisted() -> Outcome:
+        return await outcome_of(transport, ledger, tmp_path, retry_failed=True, pay_again=True)
+
+    faulted = await insisted()
+    assert isinstance(faulted, Failed)
+    assert isinstance(faulted.error, InternalServerError)
+    assert isinstance(await insisted(), Succeeded)
+    assert sold.truth.creates_seen == 3
+    assert await ledger.totals() == CreditTotals(charged=100, unknown=200)
+    assert isinstance(await insisted(), Succeeded)
+    assert sold.truth.creates_seen == 3, "what has a result is not paid again"
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0])
+async def test_two_processes_that_pay_again_for_one_task_buy_one_more(
+    tmp_path: Path, delay: float
+) -> None:
+    sold, ledger = Service(scenario(task_seconds=3600.0, latency=1.0)), MemoryLedger()
+    transport = DirectTransport(sold)
+    async with Session("sk-test", transport=transport, ledger=ledger) as session:
+        outcomes = session.generate_many([BOAT], batch="b")
+        waiting = asyncio.ensure_future(anext(outcomes))
+        await asyncio.sleep(10)
+        waiting.cancel()
+    [lost] = sold.truth.tasks
+    sold.truth.tasks.pop(lost)
+
+    async def process(number: int) -> Outcome:
+        await asyncio.sleep(number * delay)
+        handle = ledger.sharing(f"process-{number}")
+        return await outcome_of(transport, handle, tmp_path / str(number), pay_again=True)
+
+    ends = await asyncio.gather(process(0), process(1))
+    assert sold.truth.creates_seen == 2
+    [bought] = sold.truth.tasks
+    assert [end.task.id for end in ends if isinstance(end, Succeeded)] == [bought, bought]
+
+
+async def test_a_ceiling_that_forbids_to_pay_again_is_said_in_the_session_that_bought_it(
+    tmp_path: Path,
+) -> None:
+    sold, ledger = Service(scenario(task_seconds=3600.0)), MemoryLedger()
+    asyncio.get_running_loop().call_later(60, sold.truth.tasks.clear)
+    over = await outcome_of(sold, ledger, tmp_path, pay_again=True, session_max_credits=150)
+    assert isinstance(over, Failed)
+    assert isinstance(over.error, BudgetExceededError)
+    assert sold.truth.creates_seen == 1

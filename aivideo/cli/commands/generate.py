@@ -13,6 +13,7 @@ from aivideo import manifest as batches
 from aivideo.cli import exits
 from aivideo.cli.console import money, print_json
 from aivideo.cli.options import AsJSON, BaseURL, Flag, Whole
+from aivideo.cli.signals import cancelled_by_signals
 from aivideo.errors import (
     AIVideoError,
     ConfigurationError,
@@ -44,6 +45,10 @@ def generate(
     """Make one clip and save it.
 
     Example: aivideo generate "A paper boat in the rain" --duration 8 --output boat.mp4
+
+    SIGTERM and SIGHUP do what Ctrl-C does: a create under way gets its answer first, and the task
+    is named. A create that may have been charged (no answer, or a 500 or 503) exits with code 4:
+    do not repeat the command before you have looked at the dashboard.
 
     Parameters
     ----------
@@ -90,26 +95,26 @@ async def _generate(
 ) -> int:
     console = Console(stderr=True)
     job: Job | None = None
-    try:
-        async with session:
-            job = await session.enqueue(request)
-            with console.status("submitting …") as status:
-                try:
-                    await job.submitted()
-                except asyncio.CancelledError:
-                    if job.status is JobStatus.SUBMITTING:
-                        exits.warn("the create was sent; waiting for its answer")
-                    raise
-                console.print(f"task {job.task_id}: {money(request.credits)}", highlight=False)
-                status.update("waiting: minutes to hours. Ctrl-C leaves the task running")
-                task = await job.result(wait_timeout=wait_timeout)
-                status.update("downloading …")
-                path = await job.save(output)
-    except (asyncio.CancelledError, AIVideoError) as error:
-        # After the session has closed: only then is the answer to a create in flight known.
-        if job is not None:
-            _print_how_to_continue(job, error, task_options)
-        raise
+    with cancelled_by_signals() as this:
+        try:
+            async with session:
+                job = await session.enqueue(request)
+                with console.status("submitting …") as status:
+                    try:
+                        await job.submitted()
+                    except asyncio.CancelledError:
+                        if job.status is JobStatus.SUBMITTING:
+                            exits.warn("the create was sent; waiting for its answer")
+                        raise
+                    console.print(f"task {job.task_id}: {money(request.credits)}", highlight=False)
+                    status.update("waiting: minutes to hours. Ctrl-C leaves the task running")
+                    task = await job.result(wait_timeout=wait_timeout)
+                    status.update("downloading …")
+                    path = await job.save(output)
+        except (asyncio.CancelledError, AIVideoError, OSError) as error:
+            # After the session has closed: only then is the answer to a create in flight known.
+            interrupted = bool(this.cancelling())  # OSError: its terminal has been closed
+            return _ended_early(job, error, task_options, interrupted=interrupted)
     if as_json:
         print_json({"task_id": task.id, "file": path, "credits": request.credits})
     else:
@@ -117,13 +122,46 @@ async def _generate(
     return exits.OK
 
 
-def _print_how_to_continue(job: Job, error: BaseException, task_options: list[str]) -> None:
-    if isinstance(error, TaskFailedError | ResultExpiredError):
-        return  # there is nothing to continue
-    if job.task_id is not None:
-        exits.warn(f"continue with: {shlex.join(['aivideo', 'task', job.task_id, *task_options])}")
-    elif isinstance(job.error, SubmitUnknownError) and isinstance(error, asyncio.CancelledError):
-        exits.warn(str(job.error))
+def _ended_early(
+    job: Job | None,
+    error: BaseException,
+    task_options: list[str],
+    *,
+    interrupted: bool,
+) -> int:
+    """Say what became of the create, and how to go on; return the exit code.
+
+    Raises:
+        BaseException: ``error``, where it says itself what happened.
+    """
+    in_doubt = job is not None and (job.status.is_in_doubt or job.status is JobStatus.SUBMITTING)
+    if job is not None and job.task_id is not None:
+        if not isinstance(error, TaskFailedError | ResultExpiredError):
+            how = shlex.join(["aivideo", "task", job.task_id, *task_options])
+            exits.warn(f"job {job.id} is task {job.task_id}; continue with: {how}")
+    elif job is not None and in_doubt:
+        exits.warn(_how_to_settle(job, error, task_options))
+    elif interrupted:
+        exits.warn("nothing was sent")
+    if interrupted:
+        return exits.INTERRUPTED
+    if in_doubt:
+        return exits.UNKNOWN
+    raise error
+
+
+def _how_to_settle(job: Job, error: BaseException, task_options: list[str]) -> str:
+    """Say what to do about a create of unknown outcome; there is no ledger to settle it in."""
+    why = job.error or error
+    reason = why.reason if isinstance(why, SubmitUnknownError) else str(why)
+    price = "" if job.credits is None else f" ({money(job.credits)})"
+    how = shlex.join(["aivideo", "task", "TASK", *task_options])
+    return (
+        f"job {job.id}: the create may or may not have been taken and charged{price}: "
+        f"{reason.rstrip('.') or 'no answer was received'}. Look at the dashboard: if its task is "
+        f"there, fetch it with: {how}; if it is not there after 15 minutes, run the same command "
+        "again"
+    )
 
 
 def check_target(target: Path) -> None:

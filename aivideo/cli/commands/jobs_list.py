@@ -98,7 +98,8 @@ async def _list(
     _print_sums(listed.counts, listed.totals, console)
     if any(listed.counts.get(each) for each in JobStatus.in_doubt()):
         console.print()
-        how_to_settle(ledger_option(path), console)
+        faulted = listed.counts.get(JobStatus.FAULTED, 0)
+        how_to_settle(ledger_option(path), console, faulted=faulted)
     return exits.OK
 
 

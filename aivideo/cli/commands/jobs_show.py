@@ -13,7 +13,7 @@ from aivideo.cli.console import ledger_option, money, print_json, say
 from aivideo.cli.job_table import status_of, time_of
 from aivideo.cli.ledgers import desk_for_reading
 from aivideo.cli.options import AsJSON, LedgerPath
-from aivideo.ledger.records import Attempt, JobRecord
+from aivideo.ledger.records import PAID_AGAIN, Attempt, JobRecord
 from aivideo.models import Sora2
 
 
@@ -74,7 +74,9 @@ def _details(attempt: Attempt) -> list[str]:
     lines = []
     if attempt.task_id:
         lines.append(f"task {attempt.task_id}")
-    if attempt.reason is not None:
+    if attempt.is_replaced:
+        lines.append(PAID_AGAIN.message)
+    elif attempt.reason is not None:
         status = f"HTTP {attempt.reason.status} " if attempt.reason.status else ""
         lines.append(f"{status}{attempt.reason.code or ''} {attempt.reason.message}".strip())
     return lines

@@ -54,6 +54,7 @@ async def check_ledger(open_ledger: OpenLedger, *, durable: bool = True) -> None
     * outcomes: each is recorded, by whichever handle; a repeated one changes nothing; a
       contradicting one is refused and changes nothing; a task belongs to one attempt; only planned
       jobs can be withdrawn; each attempt keeps its task, its reason and its own reserved amount;
+      a job that was taken is sent again only by who pays again and has seen its status;
     * reading: by id, key and task; in order and page by page; by batch and status; counts, totals,
       and the account's readings;
     * closing: a cancelled call is atomic, handles may be closed twice, and if ``durable`` nothing

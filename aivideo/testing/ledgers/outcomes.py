@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 
-from aivideo.errors import ContradictionError, LedgerError
+from aivideo.errors import BudgetExceededError, ContradictionError, LedgerError
 from aivideo.ledger import transitions
 from aivideo.ledger.events import (
     Claimed,
@@ -186,6 +187,63 @@ async def _each_attempt_is_kept(bench: Bench) -> None:
     assert await bench.one.find_task(f"t1-{batch}") == both, promise
 
 
+async def _a_job_that_was_taken_is_paid_again_only_by_who_has_seen_it(bench: Bench) -> None:
+    histories: tuple[tuple[Event, ...], ...] = ((), (Completed(),), (Completed(), Saved("x.mp4")))
+    for events in histories:
+        batch = bench.batch()
+        await bench.one.set_ceiling(batch, Decimal(200))
+        job = await bench.after(Taken(f"t1-{batch}"), *events, batch=batch)
+        promise = f"a job that is {job.status} is sent again only by who pays again and has seen it"
+        seen = Retried.of(job, pay_again=True)
+        changed = Retried(pay_again=True, seen=(job.status, job.latest + 1))
+        for event in (Retried(), PAY_TWICE, Retried.of(job, pay_again=False), changed):
+            await refused(bench.two.record(job.id, event), ContradictionError, promise)
+        assert await bench.one.find(job.id) == job, f"{promise}, and a refusal changes nothing"
+        await bench.two.record(job.id, seen)
+        found = await bench.expect(job, JobStatus.PLANNED, promise)
+        assert found == transitions.apply(job, seen), f"{promise}: it was read as {found!r}"
+        claimed = await bench.one.claim(job.id, lease=LEASE)
+        assert claimed is not None, f"{promise}: then it can be claimed"
+        promise = f"{promise}; then its new attempt decides its status, and both are counted"
+        found = await bench.expect(job, JobStatus.SUBMITTING, promise)
+        assert found == claimed, f"{promise}: {claimed!r} was read as {found!r}"
+        await bench.two.record(job.id, Released())
+        await bench.expect(job, JobStatus.PLANNED, promise)
+        await bench.one.claim(job.id, lease=LEASE)
+        await bench.two.record(job.id, Taken(f"t2-{batch}"))
+        found = await bench.expect(job, JobStatus.RUNNING, promise)
+        assert found.task_id == f"t2-{batch}", promise
+        for handle in bench.handles:
+            assert await handle.find_task(f"t1-{batch}") == found, promise
+        assert await bench.one.totals(batch=batch) == CreditTotals(charged=200), promise
+        await bench.one.record(job.id, Completed())
+        found = await bench.expect(job, JobStatus.COMPLETED, promise)
+        assert found.path is None, f"{promise}: the earlier file is not that of the new task"
+        await bench.two.record(job.id, Retried.of(found, pay_again=True))
+        over = bench.one.claim(job.id, lease=LEASE)
+        await refused(over, BudgetExceededError, "to pay again counts towards the ceiling")
+
+
+async def _an_earlier_task_may_complete_after_the_job_was_paid_again(bench: Bench) -> None:
+    promise = "a task that completes while its job waits to be paid again ends the waiting"
+    batch = bench.batch()
+    job = await bench.after(Taken(f"t1-{batch}"), batch=batch)
+    await bench.two.record(job.id, Retried.of(job, pay_again=True))
+    await bench.one.record(job.id, Completed(1.0, 2.0), attempt=1)
+    await bench.expect(job, JobStatus.COMPLETED, promise)
+    assert await bench.two.claim(job.id, lease=LEASE) is None, promise
+    promise = "an earlier task that completes late is the job's result"
+    batch = bench.batch()
+    job = await bench.after(Taken(f"t1-{batch}"), batch=batch)
+    await bench.two.record(job.id, Retried.of(job, pay_again=True))
+    await bench.two.claim(job.id, lease=LEASE)
+    await bench.two.record(job.id, Taken(f"t2-{batch}"))
+    late = await bench.one.record(job.id, Completed(1.0, 2.0), attempt=1)
+    found = await bench.expect(job, JobStatus.COMPLETED, promise)
+    assert found == late, f"{promise}: {late!r} was read as {found!r}"
+    assert found.task_id == f"t1-{batch}", promise
+
+
 async def _each_attempt_counts_with_its_reserved_amount(bench: Bench) -> None:
     promise = "each attempt counts with the amount that was reserved when it was claimed"
     batch = bench.batch()
@@ -236,6 +294,8 @@ CHECKS: tuple[Check, ...] = (
     _a_withdrawn_retry_has_the_status_it_had_before,
     _a_task_belongs_to_one_attempt,
     _each_attempt_is_kept,
+    _a_job_that_was_taken_is_paid_again_only_by_who_has_seen_it,
+    _an_earlier_task_may_complete_after_the_job_was_paid_again,
     _each_attempt_counts_with_its_reserved_amount,
     _only_a_permitted_claim_repeats_a_faulted_create,
 )
