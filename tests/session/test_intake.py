@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -98,48 +98,46 @@ def test_a_key_of_a_subclass_of_str_becomes_a_plain_str() -> None:
     assert key == "boat"
 
 
+BAD_CALLS: tuple[tuple[str, Any], ...] = (
+    ("key", uuid4()),
+    ("key", "\ud800"),
+    ("key", "boat\0"),
+    ("callback_url", "https://you.example/\udce9"),
+    ("model", "veo\ud800"),
+    ("input", {"prompt": "\ud800"}),
+    ("input", {"seed": 2**64}),
+    ("request", "a boat"),
+)
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize("call", ["submit", "enqueue", "generate"])
-@pytest.mark.parametrize(
-    ("field", "bad"),
-    [
-        ("key", uuid4()),
-        ("key", "\ud800"),
-        ("key", "boat\0"),
-        ("callback_url", "https://you.example/\udce9"),
-        ("model", "veo\ud800"),
-        ("input", {"prompt": "\ud800"}),
-        ("input", {"seed": 2**64}),
-        ("request", "a boat"),
-    ],
-)
-async def test_one_bad_call_among_sixty_fails_alone(
-    tmp_path: Path, on_disk: bool, call: str, field: str, bad: Any
+async def test_each_bad_call_among_sixty_fails_alone(
+    tmp_path: Path, on_disk: bool, call: str
 ) -> None:
-    def made(model: str = "veo-3", input: object = None) -> Generation:  # noqa: A002
-        return Generation(model, cast(Any, input or {"prompt": "a boat"}), credits=10)
-
     async def one(number: int) -> object:
-        request: Any = made()
-        arguments: dict[str, Any] = {"key": f"boat-{number}"}
-        if number == 30 and field in ("key", "callback_url"):
-            arguments[field] = bad
-        elif number == 30:
-            request = bad if field == "request" else made(**{field: bad})
+        field, bad = bad_calls.get(number, ("", None))
+        made = {"model": "veo-3", "input": {"prompt": "a boat"}}
+        arguments = {"key": f"boat-{number}"}
+        if field in made:
+            made[field] = bad
+        elif field != "request":
+            arguments[field or "key"] = bad or f"boat-{number}"
+        request = bad if field == "request" else Generation(**made, credits=10)  # type: ignore[arg-type]
         return await getattr(session, call)(request, **arguments)
 
+    bad_calls = dict(enumerate(BAD_CALLS, start=20))
     sold = service()
     ledger = SqliteLedger(tmp_path / "jobs.db") if on_disk else MemoryLedger()
     async with session_of(sold, ledger=ledger) as session:
         ends = await asyncio.gather(*map(one, range(60)), return_exceptions=True)
-        failed = {n: end for n, end in enumerate(ends) if isinstance(end, BaseException)}
-        assert [*failed] == [30]
-        assert type(failed[30]) is InvalidRequestError
-        assert failed[30].field == field
-        if call == "enqueue":
-            await asyncio.gather(*(job for job in session.jobs()))
+        failed = [end for end in ends if isinstance(end, BaseException)]
+        assert [type(error) for error in failed] == [InvalidRequestError] * 8
+        fields = [getattr(error, "field", None) for error in failed]
+        assert fields == [field for field, _ in BAD_CALLS]
+        await asyncio.gather(*session.jobs())
     await ledger.aclose()
-    assert sold.truth.creates_taken == 59
+    assert sold.truth.creates_taken == 52
 
 
 async def test_a_generation_whose_input_was_changed_to_what_is_not_json_is_refused() -> None:
