@@ -256,7 +256,7 @@ def check_key(key: object) -> str | None:
     """
     if key is None:
         return None
-    if not is_name(key):
+    if not isinstance(key, str) or not is_name(key):
         rule = "must be a str that is not blank, without NUL and lone surrogates"
         raise InvalidRequestError.because("key", key, rule, "use str(…)")
     return str.__str__(key)

@@ -166,8 +166,9 @@ class GenerateMany:
         if self._producer is not None:
             self._producer.cancel()
         submitting, self._submitting = self._submitting, {}
-        for submission in filter(None, submitting.values()):
-            submission.callers -= 1
+        for submission in submitting.values():
+            if submission is not None:
+                submission.callers -= 1
         for task, submission in submitting.items():
             # Another call of the same batch may wait for it, or resume() has taken it up.
             if submission is not None and not submission.callers and not submission.enqueued:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from attrs import evolve
@@ -425,12 +425,12 @@ class NoColumn:
     ids=lambda bad: next(iter(bad)),
 )
 async def test_a_value_that_sqlite_refuses_fails_its_call_alone_in_a_full_group(
-    tmp_path: Path, bad: dict[str, object]
+    tmp_path: Path, bad: dict[str, Any]
 ) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         jobs = [job(key=f"k{n}") for n in range(60)]
         for number in (7, 30):
-            jobs[number] = evolve(jobs[number], **bad)  # type: ignore[misc]
+            jobs[number] = evolve(jobs[number], **bad)
         ends = await asyncio.gather(*map(ledger.plan, jobs), return_exceptions=True)
         failed = [n for n, end in enumerate(ends) if isinstance(end, BaseException)]
         assert failed == [7, 30]
