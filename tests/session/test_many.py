@@ -21,6 +21,7 @@ from aivideo import (
     JobStatus,
     MemoryLedger,
     Outcome,
+    RateLimit,
     Session,
     SessionClosedError,
     Sora2,
@@ -90,6 +91,21 @@ async def test_an_early_exit_submits_nothing_more_and_leaves_no_asyncio_task() -
         await asyncio.sleep(0)
         remaining = asyncio.all_tasks() - before
         assert not {task for task in remaining if "aivideo/simulator" not in repr(task)}
+
+
+async def test_an_early_exit_does_not_send_a_job_that_two_of_its_requests_share() -> None:
+    sold = Service(scenario(latency=0.2))
+    slow = RateLimit.window(1, seconds=1000)
+    async with session_of(sold, rate_limit=slow) as session:
+        outcomes = session.generate_many(
+            [*boats(1), BOAT, BOAT], batch="boats", key=lambda _, request: request.input["prompt"]
+        )
+        waiting = asyncio.ensure_future(anext(outcomes))
+        await asyncio.sleep(10)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await asyncio.sleep(5000)
+    assert sold.truth.creates_seen == 1
 
 
 async def test_an_iterable_that_raises_loses_no_submitted_job() -> None:
