@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         TaskFailedError,
         TaskNotFoundError,
         UpstreamError,
+        UserCodeError,
         WaitTimeoutError,
     )
     from aivideo.events import (
@@ -179,6 +180,7 @@ __all__ = [
     "Transport",
     "UnrecognizedTask",
     "UpstreamError",
+    "UserCodeError",
     "WaitTimeoutError",
     "__version__",
 ]

@@ -26,8 +26,14 @@ def one_line(text: str, limit: int = 400) -> str:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """Return a scrubbed ``repr`` of a value that a message quotes; a long one is cut."""
-    text = scrub(repr(value))
+    """Return a scrubbed ``repr`` of a value that a message quotes; a long one is cut.
+
+    The value may be any object that a user passed: one whose ``repr`` raises is named by its type.
+    """
+    try:
+        text = scrub(repr(value))
+    except Exception:
+        return f"<{type(value).__name__}, whose repr() raises>"
     if len(text) <= limit:
         return text
     length = len(value) if isinstance(value, str) else len(text)

@@ -28,6 +28,7 @@
     ├── SessionClosedError          the session closed during the call; the job continues
     ├── BudgetExceededError         the next POST would exceed ``max_credits``
     ├── QueueFullError              more jobs are queued than allowed
+    ├── UserCodeError               ``on_job``, ``save_to`` or ``key`` raised an exception
     ├── DownloadError               a result could not be downloaded or written
     │   └── ResultExpiredError      its URL has expired
     └── LedgerError                 the ledger cannot be read, written or trusted
@@ -498,6 +499,35 @@ class QueueFullError(AIVideoError):
             f"{limit} jobs are waiting to be submitted, which is the limit. Try again later."
         )
         self.limit = limit
+
+
+class UserCodeError(AIVideoError):
+    """A function that the caller passed to ``generate_many`` raised an exception.
+
+    The message names the function, the job and its task, the exception, and what became of the
+    job. ``__cause__`` is the exception itself (pickling does not keep it).
+
+    Attributes:
+        function: the name of the argument: ``on_job``, ``save_to`` or ``key``.
+        index: the request's position in the input of ``generate_many``, from 0.
+        job: the job, or None if ``key`` raised: no job was recorded.
+        task_id: the service's id of the job's task, or None if the job was not sent.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        function: str,
+        index: int,
+        job: JobHandle | None = None,
+        task_id: TaskId | None = None,
+    ) -> None:
+        super().__init__(one_line(message, 600))
+        self.function = function
+        self.index = index
+        self.job = job
+        self.task_id = task_id
 
 
 class DownloadError(AIVideoError):

@@ -33,6 +33,7 @@ from aivideo.errors import (
     SpendLimitError,
     SubmitUnknownError,
     TaskFailedError,
+    UserCodeError,
     WaitTimeoutError,
 )
 from aivideo.ledger.records import JobStatus
@@ -79,6 +80,7 @@ def every_error() -> list[AIVideoError]:
         TaskFailedError(failed),
         BudgetExceededError(text, needed=Decimal(100), held=Decimal(900), ceiling=Decimal(950)),
         QueueFullError(10),
+        UserCodeError(text, function="on_job", index=3, job=new_job(), task_id="t1"),
         DownloadError(text, task=failed, status=500),
         ResultExpiredError(text, task=failed, status=403),
         LedgerError("something"),

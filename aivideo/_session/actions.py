@@ -8,12 +8,13 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import TypeAlias
 
 from aivideo._polling.poller import Poller
+from aivideo._session import user_code
 from aivideo._session.downloads import Downloads, closed_under
 from aivideo._session.job import Job
 from aivideo._session.live import LiveJobs
@@ -125,7 +126,7 @@ class Actions:
         assert isinstance(task, CompletedTask | FailedTask)  # a wait ends with no other
         return task
 
-    async def updates_of(self, job: Job) -> AsyncIterator[Task]:
+    async def updates_of(self, job: Job) -> AsyncGenerator[Task, None]:
         """Yield the states of a job's task; see :meth:`Job.updates`."""
         task_id = await self.task_id_of(job)
         self._watching.watch(task_id, job.request)
@@ -162,17 +163,18 @@ class Actions:
     # --- on_update ----------------------------------------------------------------------------
 
     def listen(self, job: Job, on_update: OnUpdate) -> None:
-        """Call ``on_update`` at each change of a job's task."""
+        """Call ``on_update`` at each change of a job's task.
+
+        An exception of it is logged with the job and the task, and the job goes on. It is called
+        again, except after a ``SystemExit``, a ``KeyboardInterrupt`` or a ``CancelledError``.
+        """
 
         async def listen() -> None:
             try:
-                async for task in self.updates_of(job):
-                    try:
-                        said = on_update(task)
-                        if inspect.isawaitable(said):
-                            await said
-                    except Exception:
-                        log.exception("on_update of job %s failed; the job goes on", job.id)
+                async with aclosing(self.updates_of(job)) as updates:
+                    async for task in updates:
+                        if not await _call(on_update, job, task):
+                            break
             except AIVideoError as error:
                 log.debug("updates of job %s ended: %s", job.id, error)
             finally:
@@ -189,6 +191,25 @@ class Actions:
                     await listener.ended.wait()
         except TimeoutError:
             log.warning("on_update took more than %g s; it is cancelled", LAST_UPDATES_TIMEOUT)
+
+
+async def _call(on_update: OnUpdate, job: Job, task: Task) -> bool:
+    """Call ``on_update``; returns whether to call it again."""
+    try:
+        said = on_update(task)
+        if inspect.isawaitable(said):
+            await said
+    except BaseException as error:
+        if user_code.is_cancellation(error) or isinstance(error, GeneratorExit):
+            raise  # the session closes, or its event loop ends
+        again = isinstance(error, Exception)
+        log.error(  # noqa: TRY400  a scrubbed traceback: the task has signed URLs
+            "on_update of job %s failed for task %s; the job goes on%s\n%s",
+            *(job.id, task.id, "" if again else ", and on_update is not called again for it"),
+            user_code.traceback_of(error),
+        )
+        return again
+    return True
 
 
 def _task_id_or_error(job: Job) -> TaskId:

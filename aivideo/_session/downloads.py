@@ -98,3 +98,23 @@ def closed_under(job: Job) -> SessionClosedError:
         f"session.job({job.task_id!r})",
         job=job,
     )
+
+
+def file_name(task: CompletedTask, index: int) -> str:
+    """Return the name of a result's file in a folder that the user gave.
+
+    Args:
+        task: the task; a URL's suffix decides the file's.
+        index: the request's position in the input, from 0.
+    """
+    suffix = Path(task.urls[0].partition("?")[0]).suffix if task.urls else ""
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in task.id)[:80]
+    return f"{index + 1:05d}-{safe}{suffix or '.mp4'}"
+
+
+def is_whole(path: Path, size: int | None) -> bool:
+    """Return whether a file is there, with ``size`` bytes; None: of any size."""
+    try:
+        return path.is_file() and size in (None, path.stat().st_size)
+    except OSError:  # a folder that may not be read, a name that is too long
+        return False

@@ -12,7 +12,7 @@ from aivideo._session.recorder import Recorder
 from aivideo._session.submitter import Submitter, why_untaken
 from aivideo._session.supervisor import Supervisor
 from aivideo._session.watching import Watching
-from aivideo.catalog import Catalog, is_web_url
+from aivideo.catalog import Catalog, is_name, is_web_url
 from aivideo.errors import (
     ContradictionError,
     InvalidRequestError,
@@ -101,12 +101,12 @@ class Intake:
         if self._is_closed():
             raise SessionClosedError("the session is closed; nothing was sent")
         check_request(request, callback_url)
-        check_key(key)
+        key = check_key(key)
         self._catalog.check_price(request)
         record = JobRecord(
             id=secrets.token_hex(8),
             request=request,
-            fingerprint=fingerprint(request),
+            fingerprint=content_of(request),
             credits=request.credits,
             batch=batch,
             key=key,
@@ -263,13 +263,37 @@ def check_request(request: Request, callback_url: str | None = None) -> None:
         )
 
 
-def check_key(key: object) -> None:
-    """Check a key: a str that is not blank, or None.
+def content_of(request: Request) -> str:
+    """Return the fingerprint of a request.
+
+    Raises:
+        InvalidRequestError: the ``input`` of a :class:`Generation` was changed after it was made,
+            and is not JSON any more.
+    """
+    try:
+        return fingerprint(request)
+    except TypeError as error:
+        raise InvalidRequestError.because(
+            "input",
+            request.input,
+            f"is not JSON ({error})",
+            "use str, int, float, bool, list, dict",
+        ) from None
+
+
+def check_key(key: object) -> str | None:
+    """Check a key: a str that is not blank and that every ledger can store, or None.
+
+    Returns:
+        The key. A subclass of str (a ``StrEnum``) becomes a plain str: a ledger must not call its
+        methods.
 
     Raises:
         InvalidRequestError: it is neither.
     """
-    if key is not None and not (isinstance(key, str) and key.strip()):
-        raise InvalidRequestError.because(
-            "key", key, "must be a str that is not blank", "use str(…)"
-        )
+    if key is None:
+        return None
+    if not isinstance(key, str) or not is_name(key):
+        rule = "must be a str that is not blank, without NUL and lone surrogates"
+        raise InvalidRequestError.because("key", key, rule, "use str(…)")
+    return str.__str__(key)

@@ -339,12 +339,16 @@ class LiveJobs:
     # --- instrumentation ----------------------------------------------------------------------
 
     def emit(self, event: SessionEvent) -> None:
-        """Tell the instrumentation; an error of it is logged and affects no job."""
+        """Tell the instrumentation; whatever it raises is logged and affects no job.
+
+        That includes ``SystemExit`` and ``CancelledError``: raised here, they would end the task
+        that records a POST, or the event loop with all its POSTs.
+        """
         if self._instrumentation is None:
             return
         try:
             self._instrumentation(event)
-        except Exception:
+        except BaseException:
             log.exception("the instrumentation failed on %r", event)
 
 

@@ -3,6 +3,9 @@
 There is no asyncio task per running job. A job is a task while it is being submitted, a small
 waiter in the poller while it runs, and a task again while its file is fetched. So memory grows with
 the jobs that run, not with the requests that there are.
+
+What a function of the user raises is the outcome of the one job that it was called for, and is
+kept from the tasks of this module by :mod:`aivideo._session.user_code`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import logging
 import os
 import secrets
 from collections import Counter, deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -21,20 +25,24 @@ from typing import Literal, TypeAlias
 from attrs import field, frozen
 
 from aivideo._polling.poller import Poller
+from aivideo._redaction import shown
+from aivideo._session import user_code
 from aivideo._session.actions import Actions
-from aivideo._session.downloads import Downloads, closed_under
-from aivideo._session.intake import Intake, check_key, check_request
+from aivideo._session.downloads import Downloads, closed_under, file_name, is_whole
+from aivideo._session.intake import Intake, check_key, check_request, content_of
 from aivideo._session.job import Job
-from aivideo._session.live import IfUnsent, LiveJobs
+from aivideo._session.live import IfUnsent, LiveJobs, Submission
 from aivideo._session.submitter import Submitter
 from aivideo._session.watching import Watching
 from aivideo.errors import (
     AIVideoError,
+    DownloadError,
     InvalidRequestError,
     ResultExpiredError,
     SessionClosedError,
     TaskFailedError,
     TaskNotFoundError,
+    UserCodeError,
 )
 from aivideo.ledger import Ledger
 from aivideo.ledger.records import JobRecord, JobStatus
@@ -46,7 +54,6 @@ from aivideo.models import (
     Request,
     Succeeded,
     Task,
-    fingerprint,
 )
 
 log = logging.getLogger("aivideo.session")
@@ -102,6 +109,9 @@ class GenerateMany:
         options: which jobs the requests are.
         window: how many may wait to be submitted, and how many outcomes to be taken, at most.
         on_job: called with each job before it is sent, or None.
+
+    Raises:
+        ConfigurationError: ``save_to``, ``on_job`` or ``key`` has another type.
     """
 
     def __init__(
@@ -113,6 +123,7 @@ class GenerateMany:
         window: int,
         on_job: Callable[[Job], object] | None = None,
     ) -> None:
+        user_code.check_functions(save_to, options.key, on_job)
         self._workers = workers
         self._window = window
         self._on_job = on_job
@@ -127,17 +138,19 @@ class GenerateMany:
         self._named: dict[str, str] = {}
         self._ready: deque[Outcome] = deque()
         self._changed = asyncio.Event()
-        self._submitting: dict[asyncio.Task[None], Job] = {}
+        self._submitting: dict[asyncio.Task[None], Submission | None] = {}
         self._waiting = 0
         self._fetching: set[asyncio.Task[None]] = set()
         self._producer: asyncio.Task[None] | None = None
-        self._callers_error: BaseException | None = None
+        self._is_reading = False
+        self._is_exiting = False
+        self._to_raise: BaseException | None = None
         self._bought_again: set[str] = set()
         self.was_left = False
         """Whether nobody takes outcomes any more."""
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
-        """Yield how each ended, as they end; then raise what the caller's own code raised."""
+        """Yield how each ended, as they end; then raise what ended the reading of requests."""
         producer = self._producer = asyncio.create_task(self._produce())
         producer.add_done_callback(lambda _: self._changed.set())
         while True:
@@ -150,24 +163,26 @@ class GenerateMany:
                 continue
             self._changed.clear()
             await self._changed.wait()
-        await producer  # raises what the caller's iterable raised, after all else has ended
-        if self._callers_error is not None:
-            raise self._callers_error
+        if self._to_raise is not None:
+            raise self._to_raise
+        await producer  # raises only if its event loop is being torn down
 
     async def leave(self) -> None:
         """Stop: nothing more is submitted; what was taken is polled on by the session."""
         self.was_left = True
         if self._producer is not None:
             self._producer.cancel()
-        for task, job in list(self._submitting.items()):
-            live = self._workers.live.get(job.id)
-            submission = None if live is None else live.submission
+        submitting, self._submitting = self._submitting, {}
+        for submission in submitting.values():
+            if submission is not None:
+                submission.callers -= 1
+        for task, submission in submitting.items():
             # Another call of the same batch may wait for it, or resume() has taken it up.
-            if submission is not None and submission.callers <= 1 and not submission.enqueued:
+            if submission is not None and not submission.callers and not submission.enqueued:
                 submission.interrupt()
             task.cancel()
         self._waiting = 0
-        tasks: list[asyncio.Task[None]] = [*self._submitting, *self._fetching]
+        tasks: list[asyncio.Task[None]] = [*submitting, *self._fetching]
         if self._producer is not None:
             tasks.append(self._producer)
         for fetching in self._fetching:
@@ -177,36 +192,74 @@ class GenerateMany:
     # --- submitting ---------------------------------------------------------------------------
 
     async def _produce(self) -> None:
+        """Read and submit the requests; what ends that early is raised after the last outcome."""
+        try:
+            await self._set_ceiling()
+            async with aclosing(_each(self._requests)) as requests:
+                await self._begin_all(requests)
+        except BaseException as error:
+            if user_code.is_cancellation(error):
+                raise
+            self._raise_later(error)
+
+    async def _begin_all(self, requests: AsyncIterator[Request]) -> None:
+        index = 0
+        while not self._is_exiting:
+            self._is_reading = True
+            try:
+                request = await anext(requests)
+            except StopAsyncIteration:
+                return
+            finally:
+                self._is_reading = False
+            await self._room()
+            if not self._is_exiting:
+                await self._begin(request, index)
+            index += 1
+
+    async def _set_ceiling(self) -> None:
         ceiling = self._options.max_credits
         if ceiling is not None:
             assert self._batch is not None
             await self._workers.ledger.set_ceiling(
                 self._batch, None if ceiling == "none" else ceiling
             )
-        index = 0
-        async for request in _each(self._requests):
-            await self._room()
-            try:
-                check_request(request)  # before its key is asked for
-                job, record = await self._workers.intake.plan(
-                    request,
-                    key=self._key(index, request),
-                    batch=self._batch,
-                    index=index,
-                    replace=not self._is_new_work,
-                    retry_failed=self._options.retry_failed,
-                    pay_again=self._options.pay_again,
-                    if_unsent=IfUnsent.WITHDRAW if self._is_new_work else IfUnsent.KEEP,
-                )
-            except AIVideoError as error:
-                self._ended(Failed(request, error, index=index))
-            else:
-                if self._on_job is not None:
-                    self._on_job(job)
-                submitting = asyncio.create_task(self._submit(job, record, index))
-                self._submitting[submitting] = job
-                submitting.add_done_callback(self._submitted)
-            index += 1
+
+    async def _begin(self, request: Request, index: int) -> None:
+        """Plan a request and start submitting it; if it cannot be, that is its outcome."""
+        try:
+            check_request(request)  # before its key is asked for
+            job, record = await self._workers.intake.plan(
+                request,
+                key=self._key(index, request),
+                batch=self._batch,
+                index=index,
+                replace=not self._is_new_work,
+                retry_failed=self._options.retry_failed,
+                pay_again=self._options.pay_again,
+                if_unsent=IfUnsent.WITHDRAW if self._is_new_work else IfUnsent.KEEP,
+            )
+        except AIVideoError as error:
+            self._ended(Failed(request, error, index=index))
+            return
+        live = self._workers.live.get(job.id)
+        submission = None if live is None else live.submission
+        if submission is not None:
+            submission.callers += 1
+        raised = None if self._on_job is None else user_code.raised_by(self._on_job, job)
+        if raised is None:
+            work = self._submit(job, record, index)
+        else:
+            self._note_exit(raised)
+            stopped = False
+            # Its first step was not taken. If another call waits for the job too, it goes on.
+            if submission is not None and submission.callers == 1 and not submission.enqueued:
+                submission.interrupt()
+                stopped = True
+            work = self._refuse(job, record.request, index, raised, stopped=stopped)
+        submitting = asyncio.create_task(work)
+        self._submitting[submitting] = submission
+        submitting.add_done_callback(self._submitted)
 
     def _key(self, index: int, request: Request) -> str | None:
         """Name the job of a request: the same request again, in another run, is the same job.
@@ -215,14 +268,18 @@ class GenerateMany:
             InvalidRequestError: it is not a str, or this call has named another request so. (The
                 ledger would replace the one by the other while it waits, as it does from one run
                 to the next.)
+            UserCodeError: the function that names it raised an exception.
         """
         if self._is_new_work:
             return None
-        content = fingerprint(request)
+        content = content_of(request)
         name_of = self._options.key
         if name_of is not None:
-            key = name_of(index, request)
-            check_key(key)
+            key = check_key(user_code.call("key", lambda: name_of(index, request), index))
+            if key is None:  # it would be a new job in each run
+                raise InvalidRequestError.because(
+                    "key", key, "must be a str", "return a name from key=, or leave key= out"
+                )
             if self._named.setdefault(key, content) != content:
                 raise InvalidRequestError.because(
                     "key", key, "was used for another request", "use a key per request"
@@ -232,34 +289,43 @@ class GenerateMany:
         return f"{content}-{self._occurrences[content]}"
 
     async def _room(self) -> None:
-        """Wait until reading one request more serves a purpose."""
+        """Wait until submitting one request more serves a purpose."""
         limit = self._window
-        while len(self._submitting) >= limit or len(self._ready) >= limit:
+        while not self._is_exiting and (
+            len(self._submitting) >= limit or len(self._ready) >= limit
+        ):
             self._changed.clear()
             await self._changed.wait()
 
     async def _submit(self, job: Job, record: JobRecord, index: int) -> None:
         request = record.request
-        if self._ended_earlier(record, index):
-            return
-        live = self._workers.live.get(job.id)
-        submission = None if live is None else live.submission
-        if submission is not None:
-            submission.callers += 1
         try:
+            if self._ended_earlier(job, record, index):
+                return
             task_id = await self._workers.actions.task_id_of(job)
         except AIVideoError as error:
-            self._ended(Failed(request, error, index=index))
+            self._ended(Failed(request, error, task_id=job.task_id, index=index))
             return
-        finally:
-            if submission is not None:
-                submission.callers -= 1
         self._workers.watching.watch(task_id, request)
         self._waiting += 1
         self._workers.poller.wait_with(_Waiter(self, job, index), task_id)
 
-    def _ended_earlier(self, record: JobRecord, index: int) -> bool:
-        """Yield the end of a job that an earlier run has seen, if nothing is left to be done."""
+    async def _refuse(
+        self, job: Job, request: Request, index: int, raised: BaseException, *, stopped: bool
+    ) -> None:
+        """Yield the failure of a job for which ``on_job`` raised; if stopped, once it is unsent."""
+        if stopped:
+            with suppress(AIVideoError):
+                await self._workers.actions.task_id_of(job)
+        error = user_code.error_of("on_job", raised, index, job)
+        self._ended(Failed(request, error, task_id=job.task_id, index=index))
+
+    def _ended_earlier(self, job: Job, record: JobRecord, index: int) -> bool:
+        """Yield the end of a job that an earlier run has seen, if nothing is left to be done.
+
+        Raises:
+            UserCodeError: ``save_to`` raised an exception.
+        """
         task = record.ended_task()
         if isinstance(task, FailedTask):
             error = TaskFailedError(task)
@@ -267,26 +333,44 @@ class GenerateMany:
             return True
         if task is None or record.status is not JobStatus.SAVED or record.path is None:
             return False
-        places = [Path(record.path)]
-        if self._save_to is not None:
-            places.append(self._path(record.request, task, index))  # the folder was moved, say
-        for path in places:
-            if path.is_file() and record.size in (None, path.stat().st_size):
-                self._ended(Succeeded(record.request, task, path, index=index))
-                return True
+        path = Path(record.path)
+        if not is_whole(path, record.size) and self._save_to is not None:
+            path = self._path(job, record.request, task, index)  # the folder was moved, say
+        if is_whole(path, record.size):
+            self._ended(Succeeded(record.request, task, path, index=index))
+            return True
         return False  # missing, or not whole: fetched again while its URL lives
 
     def _submitted(self, submitting: asyncio.Task[None]) -> None:
-        self._submitting.pop(submitting, None)
-        self._changed.set()
-        if not submitting.cancelled():
-            self._keep_error(submitting.exception())
+        submission = self._submitting.pop(submitting, None)
+        if submission is not None:
+            submission.callers -= 1
+        self._task_ended(submitting)
 
-    def _keep_error(self, error: BaseException | None) -> None:
-        """Keep an exception of the caller's own code; it is raised after the last outcome."""
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._changed.set()
+        error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("a job of generate_many has no outcome: %r", error)
-            self._callers_error = self._callers_error or error
+            self._raise_later(error)
+
+    # --- ending early ------------------------------------------------------------------------
+
+    def _note_exit(self, raised: BaseException | None) -> None:
+        """Read no further request if user code asks for the end of the program."""
+        if not isinstance(raised, user_code.EXITS):
+            return
+        self._raise_later(raised)
+        self._is_exiting = True
+        self._changed.set()
+        if self._is_reading and self._producer is not None:
+            self._producer.cancel()  # it waits for the next request, perhaps for long
+
+    def _raise_later(self, error: BaseException) -> None:
+        """Keep what is to be raised after the last outcome: the first exit, or the first error."""
+        kept = self._to_raise
+        if kept is None or (isinstance(error, user_code.EXITS) > isinstance(kept, user_code.EXITS)):
+            self._to_raise = error
 
     # --- ends ---------------------------------------------------------------------------------
 
@@ -312,17 +396,22 @@ class GenerateMany:
 
     async def _fetch(self, job: Job, request: Request, task: CompletedTask, index: int) -> None:
         try:
-            path = await self._workers.downloads.save(job, task, self._path(request, task, index))
+            path = self._path(job, request, task, index)
+            path = await self._workers.downloads.save(job, task, path)
         except AIVideoError as error:
             self._failed(job, request, error, index)
+        except Exception as error:  # of a transport that the user has written, say
+            failed = DownloadError(
+                f"the result of task {task.id} could not be fetched: {shown(error)}", task=task
+            )
+            failed.__cause__ = error
+            self._ended(Failed(request, failed, task_id=task.id, index=index))
         else:
             self._ended(Succeeded(request, task, path, index=index))
 
     def _fetched(self, fetching: asyncio.Task[None]) -> None:
         self._fetching.discard(fetching)
-        self._changed.set()
-        if not fetching.cancelled():
-            self._keep_error(fetching.exception())
+        self._task_ended(fetching)
 
     # --- paying again -------------------------------------------------------------------------
 
@@ -333,7 +422,7 @@ class GenerateMany:
             if self._options.pay_again and job.id not in self._bought_again and not self.was_left:
                 self._bought_again.add(job.id)
                 buying = asyncio.create_task(self._buy_again(job, request, error, index))
-                self._submitting[buying] = job
+                self._submitting[buying] = None
                 buying.add_done_callback(self._submitted)
                 return
             error = _with_cure(error, job.status)
@@ -350,16 +439,28 @@ class GenerateMany:
             self._ended(Failed(request, _with_cure(why, job.status), task_id=lost, index=index))
             return
         log.warning("the result of task %s is lost; job %s is paid for again", lost, job.id)
+        live = self._workers.live.get(job.id)
+        buying = asyncio.current_task()
+        if live is not None and live.submission is not None and buying in self._submitting:
+            live.submission.callers += 1
+            self._submitting[buying] = live.submission
         await self._submit(job, record, index)
 
-    def _path(self, request: Request, task: CompletedTask, index: int) -> Path:
-        assert self._save_to is not None
-        if callable(self._save_to):
-            return Path(self._save_to(index, request))
-        suffix = Path(task.urls[0].partition("?")[0]).suffix if task.urls else ""
-        return Path(self._save_to) / f"{index + 1:05d}-{_safe(task.id)}{suffix or '.mp4'}"
+    def _path(self, job: Job, request: Request, task: CompletedTask, index: int) -> Path:
+        """Return where a result is to be saved.
+
+        Raises:
+            UserCodeError: ``save_to`` raised an exception, or returned no path.
+        """
+        save_to = self._save_to
+        assert save_to is not None
+        if callable(save_to):
+            return user_code.path_from(save_to, request, index, job)
+        return Path(save_to) / file_name(task, index)
 
     def _ended(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed) and isinstance(outcome.error, UserCodeError):
+            self._note_exit(outcome.error.__cause__)
         self._ready.append(outcome)
         self._changed.set()
 
@@ -401,14 +502,12 @@ def _with_cure(error: AIVideoError, status: JobStatus) -> AIVideoError:
     return error
 
 
-async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:
+async def _each(
+    requests: Iterable[Request] | AsyncIterable[Request],
+) -> AsyncGenerator[Request, None]:
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request
     else:
         for request in requests:
             yield request
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]

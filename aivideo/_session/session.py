@@ -233,7 +233,8 @@ class Session:
             request: what to make; it costs ``request.credits`` when taken.
             callback_url: called by the service when the task has ended.
             key: your name for the job: the same key again is the same job, and sends nothing.
-            on_update: called at each change of the task.
+            on_update: called at each change of the task. What it raises is logged, and the job
+                goes on.
 
         Raises:
             InvalidRequestError: the request, ``callback_url`` or ``key`` breaks a rule; or ``key``
@@ -396,8 +397,15 @@ class Session:
                 is sent: whoever leaves early can tell from it what was taken.
 
         Yields:
-            :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`. What ``requests``, ``key``,
-            ``save_to`` or ``on_job`` raise comes after the last of them.
+            :class:`~aivideo.Succeeded` or :class:`~aivideo.Failed`. What ``key``, ``save_to`` or
+            ``on_job`` raise for one request is its outcome, a ``Failed`` with a
+            :class:`~aivideo.UserCodeError`: if ``key`` or ``on_job`` raised, it is not sent.
+
+        Raises:
+            ConfigurationError: an argument breaks a rule; no request was read.
+            SystemExit, KeyboardInterrupt: ``key``, ``save_to`` or ``on_job`` raised it. No further
+                request is read, and it is raised after the last outcome of those that were.
+            Exception: ``requests`` raised it; likewise.
         """
         self._parts.supervisor.check_loop()
         if batch is not None and not is_name(batch):

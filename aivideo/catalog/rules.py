@@ -106,8 +106,17 @@ class URLs:
 
 
 def is_name(value: object) -> bool:
-    """Return whether ``value`` is a str that is not blank."""
-    return isinstance(value, str) and bool(value.strip())
+    """Return whether ``value`` is a str that is not blank and that every ledger can store.
+
+    A lone surrogate has no UTF-8 form, and a database may cut a text at a NUL character.
+    """
+    if not isinstance(value, str) or "\0" in value or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_web_url(value: object) -> bool:

@@ -463,6 +463,66 @@ async def test_a_value_that_sqlite_cannot_store_does_not_affect_the_others(
         assert found == verdict, "an answer is money: it is recorded, whatever else is in its group"
 
 
+class NoColumn:
+    """A value for which SQLite has no type."""
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"key": NoColumn()},
+        {"key": "\ud800"},
+        {"planned_at": NoColumn()},
+        {"size": 2**63},
+        {"id": None},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+async def test_a_value_that_sqlite_refuses_fails_its_call_alone_in_a_full_group(
+    tmp_path: Path, bad: dict[str, Any]
+) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        jobs = [job(key=f"k{n}") for n in range(60)]
+        for number in (7, 30):
+            jobs[number] = evolve(jobs[number], **bad)
+        ends = await asyncio.gather(*map(ledger.plan, jobs), return_exceptions=True)
+        failed = [n for n, end in enumerate(ends) if isinstance(end, BaseException)]
+        assert failed == [7, 30]
+        assert all("cannot hold" in str(ends[number]) for number in failed)
+        assert len([each async for each in ledger.jobs()]) == 58
+
+
+async def test_a_group_with_a_bad_step_commits_each_other_step_once(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        jobs = [await ledger.plan(job(batch="b", key=f"k{n}")) for n in range(3)]
+        bad = evolve(job(), key=NoColumn())  # type: ignore[arg-type]
+        claims = [ledger.claim(each.id, lease=100.0) for each in jobs]
+        *claimed, refused = await asyncio.gather(*claims, ledger.plan(bad), return_exceptions=True)
+        assert isinstance(refused, LedgerError)
+        assert [each.latest for each in claimed if not isinstance(each, BaseException | None)] == [
+            *(1, 1, 1)
+        ]
+        assert (await ledger.totals(batch="b")).reserved == 300
+
+
+async def test_a_disk_that_is_full_is_not_tried_for_each_call(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def full(_: file.LedgerFile) -> None:
+        tried.append(1)
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    async with opened(tmp_path / "jobs.db") as ledger:
+        ends = await asyncio.gather(
+            ledger._step(full), ledger.plan(job()), ledger._step(full), return_exceptions=True
+        )
+        assert [type(end) for end in ends] == [LedgerError] * 3
+        assert len(tried) == 1
+        await ledger.plan(job())
+
+
 async def test_a_cancelled_call_does_not_cancel_the_others(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         jobs = [job() for _ in range(20)]

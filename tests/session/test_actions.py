@@ -103,6 +103,58 @@ async def test_on_update_hears_each_change_and_may_fail(
     assert f"on_update of job {job.id} failed" in caplog.text
 
 
+@pytest.mark.parametrize("awaits", [False, True])
+@pytest.mark.parametrize(
+    "raised",
+    [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()],
+    ids=lambda raised: type(raised).__name__,
+)
+async def test_an_exit_in_on_update_is_logged_while_posts_are_under_way_and_ends_its_calls(
+    raised: BaseException, awaits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    def on_update(task: Task) -> None:
+        heard.append(task.status)
+        raise raised
+
+    async def later(task: Task) -> None:
+        await asyncio.sleep(0.1)
+        on_update(task)
+
+    sold = service(latency=20.0)
+    async with session_of(sold) as session:
+        job = await session.submit(BOAT, on_update=later if awaits else on_update)
+        others = [await session.enqueue(BOAT) for _ in range(3)]
+        await job
+        for other in others:
+            await other
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 1, "the listener has ended"
+    assert len(heard) == 1
+    assert sold.truth.creates_taken == 4
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert all(text in record.getMessage() for text in (job.id, job.task_id or "", "not called"))
+
+
+async def test_the_log_of_an_on_update_that_raises_shows_no_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def on_update(_: Task) -> None:
+        raise RuntimeError(
+            "cannot use https://bucket.example/a.mp4?X-Signature=1f2e with sk-live-1"
+        )
+
+    async with session_of(service()) as session:
+        job = await session.submit(BOAT, on_update=on_update)
+        await job
+    assert "cannot use https://bucket.example/a.mp4" in caplog.text
+    assert job.task_id is not None
+    assert job.task_id in caplog.text
+    assert "1f2e" not in caplog.text
+    assert "sk-live-1" not in caplog.text
+
+
 async def test_closing_waits_a_few_seconds_for_on_update_and_then_cancels_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from aivideo import (
+    Generation,
     InternalServerError,
     InvalidRequestError,
     JobStatus,
@@ -16,6 +19,7 @@ from aivideo import (
     Session,
     SessionClosedError,
     Sora2,
+    SqliteLedger,
     SubmitUnknownError,
 )
 from aivideo._session.intake import check_key, check_request
@@ -70,10 +74,80 @@ def test_a_callback_url_that_is_no_web_url_is_refused(url: object) -> None:
         check_request(BOAT, url)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("key", ["", "  ", 5, b"boat", ("a",)])
+@pytest.mark.parametrize("key", ["", "  ", 5, b"boat", ("a",), "\ud800", "boat\0"])
 def test_a_key_that_is_no_text_is_refused(key: object) -> None:
     with pytest.raises(InvalidRequestError, match="key"):
         check_key(key)
+
+
+def test_a_key_of_a_subclass_of_str_becomes_a_plain_str() -> None:
+    class Name(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "another"
+
+        def __hash__(self) -> int:
+            raise RuntimeError("not hashable")
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("not comparable")
+
+    key = check_key(Name("boat"))
+    assert type(key) is str
+    assert key == "boat"
+
+
+BAD_CALLS: tuple[tuple[str, Any], ...] = (
+    ("key", uuid4()),
+    ("key", "\ud800"),
+    ("key", "boat\0"),
+    ("callback_url", "https://you.example/\udce9"),
+    ("model", "veo\ud800"),
+    ("input", {"prompt": "\ud800"}),
+    ("input", {"seed": 2**64}),
+    ("request", "a boat"),
+)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("call", ["submit", "enqueue", "generate"])
+async def test_each_bad_call_among_sixty_fails_alone(
+    tmp_path: Path, on_disk: bool, call: str
+) -> None:
+    async def one(number: int) -> object:
+        field, bad = bad_calls.get(number, ("", None))
+        made = {"model": "veo-3", "input": {"prompt": "a boat"}}
+        arguments = {"key": f"boat-{number}"}
+        if field in made:
+            made[field] = bad
+        elif field != "request":
+            arguments[field or "key"] = bad or f"boat-{number}"
+        request = bad if field == "request" else Generation(**made, credits=10)  # type: ignore[arg-type]
+        return await getattr(session, call)(request, **arguments)
+
+    bad_calls = dict(enumerate(BAD_CALLS, start=20))
+    sold = service()
+    ledger = SqliteLedger(tmp_path / "jobs.db") if on_disk else MemoryLedger()
+    async with session_of(sold, ledger=ledger) as session:
+        ends = await asyncio.gather(*map(one, range(60)), return_exceptions=True)
+        failed = [end for end in ends if isinstance(end, BaseException)]
+        assert [type(error) for error in failed] == [InvalidRequestError] * 8
+        fields = [getattr(error, "field", None) for error in failed]
+        assert fields == [field for field, _ in BAD_CALLS]
+        await asyncio.gather(*session.jobs())
+    await ledger.aclose()
+    assert sold.truth.creates_taken == 52
+
+
+async def test_a_generation_whose_input_was_changed_to_what_is_not_json_is_refused() -> None:
+    request = Generation("veo-3", {"prompt": "a boat"}, credits=10)
+    request.input["image"] = b"pixels"  # type: ignore[index]
+    sold = service()
+    async with session_of(sold) as session:
+        with pytest.raises(InvalidRequestError, match="is not JSON"):
+            await session.submit(request)
+    assert sold.truth.creates_seen == 0
 
 
 async def test_the_same_key_is_the_same_job_and_another_request_under_it_is_refused() -> None:

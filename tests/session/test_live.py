@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from attrs import evolve
 
-from aivideo import CreditTotals, JobChanged, JobStatus, SessionEvent, Sora2, SubmitUnknownError
+from aivideo import (
+    CreditTotals,
+    JobChanged,
+    JobStatus,
+    Session,
+    SessionEvent,
+    Sora2,
+    SubmitUnknownError,
+    Succeeded,
+)
 from aivideo._session.job import Job
 from aivideo._session.live import IfUnsent, LiveJob, LiveJobs, Submission
 from aivideo.ledger import events
@@ -16,6 +26,8 @@ from aivideo.ledger.records import JobRecord, Reason
 from aivideo.ledger.totals import Holding
 from aivideo.ledger.transitions import apply
 from aivideo.models import fingerprint
+from aivideo.simulator import Scenario, Service
+from aivideo.testing import DirectTransport
 
 BOAT = Sora2("A paper boat", duration=4, aspect_ratio="16:9")
 WHY = Reason(message="reset")
@@ -140,6 +152,27 @@ def test_instrumentation_is_told_of_each_change_and_may_fail(
     assert change.task_id == "t"
     assert "the instrumentation failed" in caplog.text
     assert live.job.status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()],
+    ids=lambda raised: type(raised).__name__,
+)
+@pytest.mark.anyio
+async def test_instrumentation_that_exits_is_logged_and_loses_no_post(
+    raised: BaseException, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def tell(_: SessionEvent) -> None:
+        raise raised
+
+    sold = Service(Scenario(task_seconds=60.0, media="stub", latency=5.0))
+    async with Session("sk-test", transport=DirectTransport(sold), instrumentation=tell) as session:
+        outcomes = [each async for each in session.generate_many([BOAT] * 3, save_to=tmp_path)]
+    assert [type(outcome) for outcome in outcomes] == [Succeeded] * 3
+    assert sold.truth.creates_seen == 3
+    assert "the instrumentation failed on JobChanged" in caplog.text
+    assert "the instrumentation failed on FileSaved" in caplog.text
 
 
 @pytest.mark.anyio

@@ -61,6 +61,7 @@ from aivideo import (
     Transport,
     UnrecognizedTask,
     UpstreamError,
+    UserCodeError,
     WaitTimeoutError,
 )
 from aivideo.catalog import Catalog, Model, PerSecond, default_catalog
@@ -280,6 +281,11 @@ async def money(session: Session, request: Request) -> str:
         assert_type(error.job, JobHandle)
         assert_type(error.reason, str)
         return error.job.status
+    except UserCodeError as error:
+        assert_type(error.function, str)
+        assert_type(error.job, JobHandle | None)
+        assert_type(error.task_id, str | None)
+        return error.function
     except TaskFailedError as error:
         assert_type(error.task, FailedTask)
         return error.task.error.code

@@ -15,7 +15,7 @@ from decimal import Decimal
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aivideo._amounts import exact, of_millionths, to_millionths
 from aivideo.errors import AIVideoError, LedgerError
@@ -44,6 +44,18 @@ KNOWN = 1024
 
 _COLUMNS = (Holding.CHARGED, Holding.RESERVED, Holding.UNKNOWN, Holding.REFUNDED)
 _NO_CREDITS = CreditTotals()
+
+
+Step: TypeAlias = "Callable[[LedgerFile], object]"
+"""What is done inside a transaction."""
+
+
+class _StepError(Exception):
+    """One step cannot be taken; ``__cause__`` says why, ``place`` which one it is."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
 
 
 class LedgerFile:
@@ -104,42 +116,57 @@ class LedgerFile:
             self.connection.close()
             raise
 
-    def group(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
+    def group(self, steps: Sequence[Step]) -> list[object]:
         """Take all steps in one transaction; return each one's result, or the error it raised.
 
         A step that raises an :class:`~aivideo.AIVideoError` has written nothing: it checks before
-        it writes. After any other exception (a text that is not UTF-8, a number too large for
-        SQLite) each step gets a transaction of its own, so that the others are not lost with it.
+        it writes. A step with a value that SQLite cannot store (a wrong type, a text that is not
+        UTF-8, a number that is too large) fails alone: the transaction is rolled back, and the
+        other steps are taken in another one.
 
         Raises:
             LedgerError: the transaction was not committed.
         """
-        try:
-            return self._in_one(steps)
-        except LedgerError:
-            raise
-        except Exception as error:
-            if len(steps) == 1:
-                return [LedgerError(f"ledger {self.path} cannot hold this: {error}")]
-        results: list[object] = []
-        for step in steps:
+        refused: dict[int, LedgerError] = {}
+        while True:
+            numbers = [number for number in range(len(steps)) if number not in refused]
             try:
-                results += self.group([step])
-            except LedgerError as error:
-                results.append(error)
-        return results
+                done = self._in_one([steps[number] for number in numbers])
+            except _StepError as error:
+                refused[numbers[error.place]] = self._cannot_hold(error.__cause__)
+            except LedgerError:
+                raise
+            except Exception as error:  # what the steps together add to the totals
+                if len(steps) == 1:
+                    return [self._cannot_hold(error)]
+                return [self._alone(step) for step in steps]
+            else:
+                results = refused | dict(zip(numbers, done, strict=True))
+                return [results[number] for number in range(len(steps))]
 
-    def _in_one(self, steps: Sequence[Callable[[LedgerFile], object]]) -> list[object]:
+    def _alone(self, step: Step) -> object:
+        try:
+            return self.group([step])[0]
+        except LedgerError as error:
+            return error
+
+    def _cannot_hold(self, error: BaseException | None) -> LedgerError:
+        return LedgerError(f"ledger {self.path} cannot hold this: {error}")
+
+    def _in_one(self, steps: Sequence[Step]) -> list[object]:
+        """Take steps in one transaction.
+
+        Raises:
+            _StepError: one of them cannot be taken; nothing was committed.
+            LedgerError: none of them can: the disk is full, the file locked or damaged.
+        """
         results: list[object] = []
         run = self.connection.execute
         try:
             opening.patiently(self.connection, lambda: run(self._begin), self.patience)
             self._forget_if_changed()
             for step in steps:
-                try:
-                    results.append(step(self))
-                except AIVideoError as error:
-                    results.append(error)
+                results.append(self._result_of(step, len(results)))
             self._add_credits()
             run("COMMIT")
         except sqlite3.Error as error:
@@ -152,6 +179,16 @@ class LedgerFile:
         self.owner.remove_files_of(self._gone)
         self._gone.clear()
         return results
+
+    def _result_of(self, step: Step, place: int) -> object:
+        try:
+            return step(self)
+        except AIVideoError as error:
+            return error
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not opening.is_of_one_step(error):
+                raise
+            raise _StepError(place) from error
 
     def _roll_back(self) -> None:
         self._forget()

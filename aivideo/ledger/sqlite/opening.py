@@ -67,6 +67,15 @@ def trouble(path: Path, error: Exception) -> LedgerError:
     return LedgerError(f"ledger {path}: {cure or error}")
 
 
+def is_of_one_step(error: sqlite3.Error) -> bool:
+    """Return whether SQLite refused the values of one step; else its file or disk has a problem."""
+    if isinstance(error, sqlite3.OperationalError):
+        # "integer overflow" in a sum; full disks and locks have codes of their own.
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR
+    refusals = (sqlite3.DataError, sqlite3.IntegrityError)
+    return isinstance(error, (*refusals, sqlite3.InterfaceError, sqlite3.ProgrammingError))
+
+
 def damaged(path: Path, what: str) -> LedgerError:
     """Return the error for a file with contents that no ledger writes."""
     return LedgerError(f"ledger {path}: {_DAMAGED} ({what})")
