@@ -97,6 +97,7 @@ PURE = {
     "aivideo._polling.lifecycle",
     "aivideo._polling.watched",
     "aivideo._session.consequences",
+    "aivideo._session.outage",
     "aivideo.ledger.records",
     "aivideo.ledger.events",
     "aivideo.ledger.transitions",

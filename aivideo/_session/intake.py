@@ -8,8 +8,9 @@ from collections.abc import Collection
 
 from aivideo._session.job import Job, JobActions
 from aivideo._session.live import IfUnsent, LiveJob, LiveJobs, new_job
+from aivideo._session.reasons import why_untaken
 from aivideo._session.recorder import Recorder
-from aivideo._session.submitter import Submitter, why_untaken
+from aivideo._session.submitter import Submitter
 from aivideo._session.supervisor import Supervisor
 from aivideo._session.watching import Watching
 from aivideo.catalog import Catalog, is_name, is_web_url

@@ -26,15 +26,14 @@ import random
 
 from attrs import define, field, frozen
 
-from aivideo._api import callback_tokens, wire
+from aivideo._api import callback_tokens
 from aivideo._api.client import Client
 from aivideo._api.send_deadline import SendDeadline
 from aivideo._pacing.limiter import GateClosed, Limiter, Permit
 from aivideo._pacing.turns import RequestKind
-from aivideo._session import consequences
+from aivideo._session import consequences, reasons
 from aivideo._session.consequences import Consequence, GateEffect, PermitEnd, Then
 from aivideo._session.gate import Gate, OutageProbe
-from aivideo._session.job import Job
 from aivideo._session.live import IfUnsent, LiveJob, LiveJobs, Submission
 from aivideo._session.recorder import Recorder
 from aivideo._session.supervisor import Supervisor
@@ -45,7 +44,6 @@ from aivideo.errors import (
     APIStatusError,
     ContradictionError,
     InvalidRequestError,
-    JobWithdrawnError,
     LedgerError,
     SessionClosedError,
     SubmitUnknownError,
@@ -212,11 +210,11 @@ class Submitter:
         if isinstance(error, SubmitUnknownError):
             return error
         if submission.fault is not None and live.record.status is JobStatus.FAULTED:
-            return _still_faulted(submission.fault, error)
+            return reasons.still_faulted(submission.fault, error)
         if live.may_be_bought and not isinstance(error, APIStatusError):
             return await self._in_doubt(live, error)
         if live.job.status is JobStatus.WITHDRAWN:
-            return _withdrawn(live.job)
+            return reasons.withdrawn(live.job)
         if error is None:
             error = SessionClosedError("submitting stopped", job=live.job)
         elif not isinstance(error, AIVideoError):
@@ -251,7 +249,7 @@ class Submitter:
                 self._recorder.withdraw_later(live.id)
             return error
         if submission.if_unsent is IfUnsent.KEEP:
-            return _with_note(error, _who_sends_it(live.record))
+            return reasons.with_note(error, reasons.who_sends_it(live.record))
         try:
             withdrawn = await self._recorder.withdraw(live.id)
         except ContradictionError:
@@ -260,7 +258,11 @@ class Submitter:
             self._recorder.withdraw_later(live.id)
         else:
             self._live.apply(live, withdrawn)
-        return _with_note(error, "it was not sent") if _says_nothing(error) else error
+        return (
+            reasons.with_note(error, "it was not sent")
+            if isinstance(error, SessionClosedError)
+            else error
+        )
 
     async def _submit(self, live: LiveJob, submission: Submission) -> None:
         """Send a job's create until it has a verdict that ends the submission.
@@ -441,9 +443,9 @@ class Submitter:
                 case JobStatus.SUBMITTING:
                     await asyncio.sleep(FOLLOW_INTERVAL)
                 case JobStatus.WITHDRAWN:
-                    raise _withdrawn(live.job)
+                    raise reasons.withdrawn(live.job)
                 case _:
-                    raise why_untaken(live.job, record) or LedgerError(
+                    raise reasons.why_untaken(live.job, record) or LedgerError(
                         f"job {live.id} is {record.status}"
                     )
 
@@ -495,49 +497,6 @@ def _checked(what: Consequence, record: JobRecord, number: int) -> Consequence:
         return what
     text = f"the response names task {event.task_id}, which is the task of another job"
     return consequences.contradicted(text)
-
-
-def _still_faulted(fault: AIVideoError, later: Exception | None) -> AIVideoError:
-    """Return the error of a job answered by 500 or 503, given how sending it again ended."""
-    if later is None or later is fault:
-        return fault
-    return _with_note(fault, f"sent again as allowed, and then: {later}")
-
-
-def why_untaken(job: Job, record: JobRecord) -> AIVideoError | None:
-    """Return, as an error, why a job has no task; None where it has one, or waits for one."""
-    reason = record.reason or Reason(message="no reason was recorded")
-    match record.status:
-        case JobStatus.UNKNOWN:
-            return SubmitUnknownError(reason.message, job=job)
-        case JobStatus.FAULTED | JobStatus.REFUSED:
-            return wire.error_as(reason.status or 0, reason.code, reason.message)
-        case JobStatus.WITHDRAWN:
-            return _withdrawn(job)
-        case _:
-            return None
-
-
-def _withdrawn(job: Job) -> JobWithdrawnError:
-    return JobWithdrawnError(f"job {job.id} was withdrawn; nothing was sent", job=job)
-
-
-def _who_sends_it(record: JobRecord) -> str:
-    """Say who may send a job later that stays planned."""
-    if record.batch is not None:
-        return f"not sent yet: the batch {record.batch!r} sends it"
-    if record.resumable:
-        return "not sent yet: session.resume() sends it"
-    return f"not sent yet: submit it again with key={record.key!r}"
-
-
-def _says_nothing(error: AIVideoError) -> bool:
-    return isinstance(error, SessionClosedError)
-
-
-def _with_note(error: AIVideoError, note: str) -> AIVideoError:
-    error.args = (f"{error} ({note})", *error.args[1:])
-    return error
 
 
 def _check_unchanged(planned: JobRecord, now: JobRecord) -> None:
