@@ -31,6 +31,10 @@ from aivideo.errors import APIConnectionError
 _BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
 
 
+class ClaimLapsedError(APIConnectionError):
+    """A request was not written since its deadline had passed; the service may well be there."""
+
+
 @frozen
 class Instant:
     """One moment by two clocks.
@@ -101,9 +105,9 @@ def applied(deadline: SendDeadline | None) -> Generator[None]:
         _current.reset(token)
 
 
-def too_late() -> APIConnectionError:
+def too_late() -> ClaimLapsedError:
     """Return the error of a request that was not written since its deadline had passed."""
-    return APIConnectionError(
+    return ClaimLapsedError(
         "the request could not be written before its claim lapses (was the process suspended?); "
         "nothing was sent",
         written=False,

@@ -222,8 +222,8 @@ class FreezingLedger(MemoryLedger):
     def unix(self) -> float:
         return 1_800_000_000.0 + self.seconds_frozen
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
-        claimed = await super().claim(job_id, lease=lease)
+    async def claim(self, job_id: str, *, lease: float, **settings: Any) -> JobRecord | None:
+        claimed = await super().claim(job_id, lease=lease, **settings)
         meanwhile, self._meanwhile = self._meanwhile, None
         if meanwhile is not None:
             self.seconds_frozen += lease + 1
