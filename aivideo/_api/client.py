@@ -154,14 +154,16 @@ class Client:
         endpoint = self._catalog.find(request.model).endpoint
         message = wire.create(request, callback_url, endpoint=endpoint)
         try:
+            token = send_deadline.CURRENT.set(not_after)
             try:
-                with send_deadline.applied(not_after):
-                    # A transport may wait before it writes; ours checks this again then.
-                    if not_after is not None and not_after.has_passed():
-                        raise send_deadline.too_late()
-                    response = await self._send(message)
+                # A transport may wait before it writes; ours checks this again then.
+                if not_after is not None and not_after.has_passed():
+                    raise send_deadline.too_late()
+                response = await self._send(message)
             except APIConnectionError as error:
                 response = error
+            finally:
+                send_deadline.CURRENT.reset(token)
             return verdict.of_create(response, wall_now=time.time())
         except Exception as error:
             # A custom transport raised an error that is not ours: the POST may have been sent.

@@ -20,9 +20,9 @@ it is. :class:`~aivideo._api.client.Client` checks it before it calls any transp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import TypeAlias
 
 from attrs import frozen
 
@@ -31,17 +31,13 @@ from aivideo.errors import APIConnectionError
 _BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
 
 
-@frozen
-class Instant:
-    """One moment by two clocks.
+class ClaimLapsedError(APIConnectionError):
+    """A request was not written since its deadline had passed; the service may well be there."""
 
-    Attributes:
-        boot: seconds since boot, suspensions included where the system has such a clock.
-        wall: Unix seconds.
-    """
 
-    boot: float
-    wall: float
+Instant: TypeAlias = tuple[float, float]
+"""One moment by two clocks: the seconds since boot, suspensions included where the system has such
+a clock, and Unix seconds."""
 
 
 def boot_seconds() -> float:
@@ -51,12 +47,7 @@ def boot_seconds() -> float:
 
 def now() -> Instant:
     """Read both clocks."""
-    return Instant(boot_seconds(), time.time())
-
-
-def elapsed(since: Instant, until: Instant) -> float:
-    """Return the seconds between two moments, by the clock that shows more of them."""
-    return max(until.boot - since.boot, until.wall - since.wall)
+    return boot_seconds(), time.time()
 
 
 @frozen
@@ -64,46 +55,34 @@ class SendDeadline:
     """The deadline of one POST.
 
     Attributes:
-        since: the moment before the claim.
-        seconds: how long after it the first byte may be written.
+        boot: the last moment by the clock since boot.
+        wall: the last moment by the wall clock.
         clock: reads both clocks.
     """
 
-    since: Instant
-    seconds: float
+    boot: float
+    wall: float
     clock: Callable[[], Instant] = now
 
     @classmethod
     def after(cls, seconds: float, clock: Callable[[], Instant] = now) -> SendDeadline:
-        """Return the deadline that is ``seconds`` from now."""
-        return cls(clock(), seconds, clock)
+        """Return the deadline that is ``seconds`` from now. Call it before the claim."""
+        boot, wall = clock()
+        return cls(boot + seconds, wall + seconds, clock)
 
     def has_passed(self) -> bool:
         """Return whether it is too late to write the first byte."""
-        return elapsed(self.since, self.clock()) >= self.seconds
+        boot, wall = self.clock()
+        return boot >= self.boot or wall >= self.wall
 
 
-_current: ContextVar[SendDeadline | None] = ContextVar("aivideo_send_deadline", default=None)
+CURRENT: ContextVar[SendDeadline | None] = ContextVar("aivideo_send_deadline", default=None)
+"""The deadline of the request that is being sent; None: it has none."""
 
 
-def current() -> SendDeadline | None:
-    """Return the deadline of the request that is being sent; None: it has none."""
-    return _current.get()
-
-
-@contextmanager
-def applied(deadline: SendDeadline | None) -> Generator[None]:
-    """Have ``deadline`` apply to the request that is sent within the block."""
-    token = _current.set(deadline)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-def too_late() -> APIConnectionError:
+def too_late() -> ClaimLapsedError:
     """Return the error of a request that was not written since its deadline had passed."""
-    return APIConnectionError(
+    return ClaimLapsedError(
         "the request could not be written before its claim lapses (was the process suspended?); "
         "nothing was sent",
         written=False,

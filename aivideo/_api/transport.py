@@ -12,9 +12,9 @@ whichever exception. This errs on the safe side: a connection that breaks betwee
 the first byte counts as written.
 
 A POST whose claim lapses must not be written any more (:mod:`aivideo._api.send_deadline`). This is
-checked when a connection was assigned, and again directly before the first byte is handed to the
-socket: aiohttp keeps the head of a request until its body is written, and asks the body to write
-itself (:func:`_body_class`). Nothing is awaited between that check and the write.
+checked directly before the first byte is handed to the socket: aiohttp keeps the head of a request
+until its body is written, and asks the body to write itself (:func:`_body_class`). Nothing is
+awaited between the check and the write.
 
 Three habits of HTTP clients are turned off, since each of them would send a paid POST twice or lose
 it (observed with aiohttp 3.14, and held by ``tests/api/test_transport.py``):
@@ -159,7 +159,7 @@ class _Exchange:
     def __init__(self, task: asyncio.Task[Any], due: float) -> None:
         self.task = task
         self.due = due
-        self.not_after = send_deadline.current()
+        self.not_after = send_deadline.CURRENT.get()
         self.expired = False
         self.too_late = False
         self.written = False
@@ -256,11 +256,6 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
                     break
                 connection.close()
             exchange.protocol = protocol
-            try:
-                exchange.check_not_too_late(bytes_written=0)
-            except _TooLateError:
-                connection.close()
-                raise
             exchange.written = True
             return connection
 

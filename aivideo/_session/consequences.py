@@ -11,7 +11,9 @@ Throttled        Released      rejected          –                   sent agai
 Exhausted        Released      accepted          closed              the job's error
 Refused          Refused       accepted          answered            the job's error
 Refused 401/403  Released      accepted          answered, closed    the job's error
-Unsent           Released      lost              unconnected         sent again, a few times
+Unsent           Released      lost              unconnected, but    sent again, a few times
+                                                 not if its claim
+                                                 had lapsed
 Faulted          Faulted       accepted          doubted             the job's error; sent again
                                                                      if the user allowed it
 Unknown          Doubted       lost              doubted             the job is unknown
@@ -31,6 +33,7 @@ from typing import assert_never
 from attrs import evolve, frozen
 
 from aivideo._api import verdict
+from aivideo._api.send_deadline import ClaimLapsedError
 from aivideo.errors import (
     AIVideoError,
     APIStatusError,
@@ -160,10 +163,11 @@ def _row(heard: verdict.Verdict) -> Consequence:
                 error=error,
             )
         case verdict.Unsent(error):
+            lapsed = isinstance(error, ClaimLapsedError)
             return Consequence(
                 event=events.Released(),
                 permit=PermitEnd.LOST,
-                gate=GateEffect.UNCONNECTED,
+                gate=GateEffect.NONE if lapsed else GateEffect.UNCONNECTED,
                 then=Then.SEND_IF_NOT_CONNECTED,
                 error=error,
             )

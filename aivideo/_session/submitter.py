@@ -343,7 +343,8 @@ class Submitter:
             permit.unused()
             await self._record(live, claimed, events.Released(again=not retry))
             raise
-        if self._gate.outage.is_held:  # an outage began while the claim was written
+        interrupted = live.submission is not None and live.submission.interrupted
+        if interrupted or self._gate.outage.is_held:  # since the claim was begun
             permit.unused()
             held = consequences.held_back(again=not retry)
             await self._record(live, claimed, held.event)

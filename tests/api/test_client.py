@@ -22,7 +22,7 @@ from aivideo import (
     SubmitUnknownError,
 )
 from aivideo._api import transport, verdict, wire
-from aivideo._api.send_deadline import Instant, SendDeadline
+from aivideo._api.send_deadline import ClaimLapsedError, SendDeadline
 from aivideo._api.transport import Incoming
 from aivideo._api.wire import Answer
 from aivideo.catalog import Model, default_catalog
@@ -243,10 +243,11 @@ class Broken:
 
 
 async def test_a_late_create_does_not_reach_any_transport() -> None:
-    clock = iter([Instant(0.0, 0.0), Instant(0.0, 85.0)])
+    clock = iter([(0.0, 0.0), (0.0, 85.0)])
     late = SendDeadline.after(85.0, clock.__next__)
     heard = await Client("sk-x", transport=Broken()).submit(BOAT, not_after=late)
     assert isinstance(heard, verdict.Unsent)
+    assert isinstance(heard.error, ClaimLapsedError)
     assert "nothing was sent" in str(heard.error)
 
 

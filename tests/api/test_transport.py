@@ -9,8 +9,8 @@ import inspect
 import ssl
 import traceback
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,17 @@ class Clock:
         self.seconds = 0.0
 
     def __call__(self) -> Instant:
-        return Instant(self.seconds, self.seconds)
+        return self.seconds, self.seconds
+
+
+@contextmanager
+def deadline_after(seconds: float, clock: Clock) -> Iterator[None]:
+    """Let a deadline apply to what is sent within the block."""
+    token = send_deadline.CURRENT.set(SendDeadline.after(seconds, clock))
+    try:
+        yield
+    finally:
+        send_deadline.CURRENT.reset(token)
 
 
 @pytest.mark.parametrize("freeze", ["while it connects", "between connecting and the first byte"])
@@ -211,14 +221,14 @@ async def test_a_post_whose_deadline_passes_before_its_first_byte_is_not_written
 
     monkeypatch.setattr(frozen_class, method, frozen)
     async with serving() as seen:
-        with send_deadline.applied(SendDeadline.after(85.0, clock)):
+        with deadline_after(85.0, clock):
             with pytest.raises(APIConnectionError, match="nothing was sent") as caught:
                 await post(transport, seen.url)
             assert not caught.value.written
         await asyncio.sleep(1)
         assert (seen.connections, seen.requests) == (1, [])
         monkeypatch.undo()
-        with send_deadline.applied(SendDeadline.after(85.0, clock)):
+        with deadline_after(85.0, clock):
             assert await post(transport, seen.url) == 200
         assert seen.heads[0].count("Content-Length: 8") == 1
         assert "content-type: application/json" in seen.heads[0].lower()
@@ -239,7 +249,7 @@ async def test_a_post_that_is_late_after_a_byte_was_written_does_not_count_as_un
     monkeypatch.setattr(StreamWriter, "write_headers", at_once)
     async with serving() as seen:
         with (
-            send_deadline.applied(SendDeadline.after(85.0, clock)),
+            deadline_after(85.0, clock),
             pytest.raises(APIConnectionError) as caught,
         ):
             await post(transport, seen.url)

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+from typing import Any
 
 from aivideo import Session, Sora2, SqliteLedger
 from aivideo._session import submitter
@@ -27,11 +28,9 @@ class StoppingLedger(SqliteLedger):
 
     _stopped = False
 
-    async def claim(
-        self, job_id: str, *, lease: float, retry_faulted: bool = False
-    ) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float, **settings: Any) -> JobRecord | None:
         """Claim, and stop."""
-        claimed = await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
+        claimed = await super().claim(job_id, lease=lease, **settings)
         if not self._stopped:
             self._stopped = True
             sys.stdout.write("claimed\n")

@@ -17,6 +17,7 @@ from aivideo import (
     UpstreamError,
 )
 from aivideo._api import verdict
+from aivideo._api.send_deadline import too_late
 from aivideo._session import consequences
 from aivideo._session.consequences import GateEffect, PermitEnd, Then
 from aivideo.ledger import events
@@ -172,3 +173,9 @@ def test_a_retry_of_a_500_that_was_not_taken_leaves_the_job_faulted() -> None:
     ):
         assert consequences.of(answer, retry=True).event == events.Released(again=False)
     assert consequences.of(verdict.Accepted("t"), retry=True).event == events.Taken("t")
+
+
+def test_a_create_whose_claim_lapsed_says_nothing_about_the_connection() -> None:
+    lapsed = consequences.of(verdict.Unsent(too_late()))
+    assert lapsed.gate is GateEffect.NONE
+    assert lapsed.event == events.Released()

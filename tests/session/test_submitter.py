@@ -304,10 +304,8 @@ class FreezingLedger(MemoryLedger):
     def unix(self) -> float:
         return 1_800_000_000.0 + self.seconds_frozen
 
-    async def claim(
-        self, job_id: str, *, lease: float, retry_faulted: bool = False
-    ) -> JobRecord | None:
-        claimed = await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
+    async def claim(self, job_id: str, *, lease: float, **settings: Any) -> JobRecord | None:
+        claimed = await super().claim(job_id, lease=lease, **settings)
         meanwhile, self._meanwhile = self._meanwhile, None
         if meanwhile is not None:
             self.seconds_frozen += lease + 1
