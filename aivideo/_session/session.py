@@ -385,7 +385,8 @@ class Session:
             max_credits: a ceiling over all that the batch was ever charged, has reserved or may
                 have cost, in all processes and runs: an int, a str or a Decimal. It is stored with
                 the batch: left out, the stored one counts; ``"none"`` lifts it. Without ``batch``,
-                over this call.
+                over this call. Nothing more is bought under it while a create of unknown price is
+                charged, reserved or of unknown outcome.
             retry_failed: send those again that failed (and were refunded) or were refused.
             on_job: called with each request's job (``job.index`` is the request's index) before it
                 is sent: whoever leaves early can tell from it what was taken.
