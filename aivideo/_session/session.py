@@ -387,7 +387,8 @@ class Session:
             max_credits: a ceiling over all that the batch was ever charged, has reserved or may
                 have cost, in all processes and runs: an int, a str or a Decimal. It is stored with
                 the batch: left out, the stored one counts; ``"none"`` lifts it. Without ``batch``,
-                over this call.
+                over this call. Nothing more is bought under it while a create of unknown price is
+                charged, reserved or of unknown outcome.
             retry_failed: send those again that failed (and were refunded) or were refused.
             pay_again: allow to pay twice. A job that was taken and whose result cannot be had (its
                 URL has expired, the service does not know its task, its file is lost) is bought

@@ -116,7 +116,8 @@ class Generation:
 
     If the catalogue has rules for the model, the request is checked and priced by them. Otherwise
     it is sent **unchecked, and its price is unknown** unless ``credits`` states it: under
-    ``max_credits`` a request of unknown price is refused.
+    ``max_credits`` a request of unknown price is refused. A price stated below that of the
+    session's catalogue is refused when the request is submitted.
 
     ``attrs.evolve`` makes a new request by the built-in catalogue: one with stated credits keeps
     them, any other is priced again.

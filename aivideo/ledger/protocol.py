@@ -60,7 +60,8 @@ class Ledger(Protocol):
 
         Raises:
             BudgetExceededError: its price would pass the batch's ceiling, or is not known under
-                one.
+                one; or there is a ceiling, and an earlier attempt of the batch, without a known
+                price, is charged, reserved or unknown (``CreditTotals.unpriced``).
         """
         ...
 
