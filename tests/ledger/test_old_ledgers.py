@@ -20,7 +20,7 @@ from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.sqlite import SqliteLedger, opening, schema
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.totals import CreditTotals, credits_moved
-from aivideo.manifest import Batch, BatchSettings, Defaults, check_files, prepare, read_manifest
+from aivideo.manifest import Batch, BatchSettings, Defaults, prepare, read_manifest
 from aivideo.simulator import Scenario, Service
 from aivideo.simulator.truth import TaskRecord
 from aivideo.testing import DirectTransport
@@ -230,10 +230,10 @@ async def test_nothing_bought_before_is_bought_again(
     running = Counter(service.truth.prompts_taken())
     lines = read_manifest(FILES / manifest, Defaults(None, None))
     async with Session("sk-test", transport=DirectTransport(service), ledger=ledger) as session:
-        plan = await prepare(ledger, name, lines)
+        before = len(jobs)
+        plan = await prepare(ledger, lines, folder, BatchSettings(name=name))
         assert not plan.orphans, "each job is found by its line"
-        assert all(each.record is not None for each in plan.matches)
-        check_files(folder, plan, overwrite=False)
+        assert len([job async for job in ledger.jobs()]) == before, "no line is a new job"
         report = await Batch(session, plan, folder, BatchSettings(name=name)).run()
     await ledger.aclose()
     assert Counter(service.truth.prompts_taken()) - running == Counter(bought)
