@@ -73,6 +73,7 @@ class Intake:
         batch: str | None = None,
         index: int | None = None,
         replace: bool = False,
+        known_only: bool = False,
         retry_failed: bool = False,
         if_unsent: IfUnsent = IfUnsent.KEEP,
         enqueued: bool = False,
@@ -86,6 +87,7 @@ class Intake:
             batch: the batch it belongs to.
             index: its place among the requests it came with.
             replace: let the job ask for ``request`` where it asked for another and was not taken.
+            known_only: record nothing: find the job of ``key``, as it is.
             retry_failed: send it again if it failed (and was refunded) or was refused.
             if_unsent: what becomes of it if its submission fails before the POST has left.
             enqueued: whether it stays in the queue although nobody waits for it, and ``resume()``
@@ -114,7 +116,10 @@ class Intake:
         )
         new_id = record.id
         try:
-            record = await self._ledger.plan(record, replace=replace)
+            if known_only:
+                record = await self._known(record)
+            else:
+                record = await self._ledger.plan(record, replace=replace)
             if retry_failed and record.status.is_retryable:
                 record = await self._retried(record)
         except BaseException:
@@ -195,6 +200,18 @@ class Intake:
         job.status, job.task_id = record.status, record.task_id
         job.error = why_untaken(job, record)
         return job
+
+    async def _known(self, job: JobRecord) -> JobRecord:
+        """Find the job that has the key of ``job``.
+
+        Raises:
+            InvalidRequestError: there is none, or it asks for another request by now.
+        """
+        known = None if job.key is None else await self._ledger.find_key(job.batch, job.key)
+        if known is None or known.fingerprint != job.fingerprint:
+            problem = "is not known" if known is None else "was used for another request"
+            raise InvalidRequestError.because("key", job.key, problem, "record the job first")
+        return known
 
     async def _retried(self, record: JobRecord) -> JobRecord:
         try:

@@ -64,12 +64,14 @@ class BatchOptions:
         key: names a job; None: its content and its occurrence number.
         max_credits: a new ceiling of the batch; "none": lift it; None: leave it as it is stored.
         retry_failed: whether jobs that failed or were refused are sent again.
+        known_only: whether only jobs that the ledger knows as asked for are taken on.
     """
 
     batch: str | None = None
     key: KeyOf | None = None
     max_credits: Decimal | Literal["none"] | None = None
     retry_failed: bool = field(default=False, kw_only=True)
+    known_only: bool = field(default=False, kw_only=True)
 
 
 @frozen
@@ -187,6 +189,7 @@ class GenerateMany:
                     batch=self._batch,
                     index=index,
                     replace=not self._is_new_work,
+                    known_only=self._options.known_only,
                     retry_failed=self._options.retry_failed,
                     if_unsent=IfUnsent.WITHDRAW if self._is_new_work else IfUnsent.KEEP,
                 )

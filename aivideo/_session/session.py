@@ -361,6 +361,7 @@ class Session:
         key: KeyOf | None = None,
         max_credits: int | str | Decimal | None = None,
         retry_failed: bool = False,
+        known_only: bool = False,
         on_job: Callable[[Job], object] | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Make many, and yield how each ended, in the order they end.
@@ -387,6 +388,9 @@ class Session:
                 the batch: left out, the stored one counts; ``"none"`` lifts it. Without ``batch``,
                 over this call.
             retry_failed: send those again that failed (and were refunded) or were refused.
+            known_only: record nothing: take on only jobs that the ledger knows by their ``key``. A
+                request fails if its key is not known, is known for another request by now, or was
+                withdrawn.
             on_job: called with each request's job (``job.index`` is the request's index) before it
                 is sent: whoever leaves early can tell from it what was taken.
 
@@ -397,13 +401,21 @@ class Session:
         self._parts.supervisor.check_loop()
         if batch is not None and not is_name(batch):
             raise ConfigurationError("batch= must be a name, or None for new work")
-        if batch is None and (key is not None or retry_failed):
-            raise ConfigurationError("key= and retry_failed= go with batch=: name the batch")
+        if batch is None and (key is not None or retry_failed or known_only):
+            raise ConfigurationError(
+                "key=, retry_failed= and known_only= go with batch=: name the batch"
+            )
         call = GenerateMany(
             self._parts.workers,
             requests,
             save_to,
-            BatchOptions(batch, key, _ceiling(max_credits), retry_failed=retry_failed),
+            BatchOptions(
+                batch,
+                key,
+                _ceiling(max_credits),
+                retry_failed=retry_failed,
+                known_only=known_only,
+            ),
             self._settings.max_requests_in_flight,
             on_job,
         )

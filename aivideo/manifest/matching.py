@@ -19,12 +19,11 @@ from itertools import count
 
 from attrs import evolve, frozen
 
-from aivideo import models
 from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.ledger.rules import is_untaken
 from aivideo.manifest.names import content_name, same_file
 from aivideo.manifest.reading import Line, ManifestError
-from aivideo.models import TaskId
+from aivideo.models import TaskId, fingerprint
 
 _SENT = (JobStatus.SUBMITTING, JobStatus.RUNNING, JobStatus.COMPLETED)
 
@@ -47,18 +46,17 @@ class Match:
 
     @property
     def is_to_be_planned(self) -> bool:
-        """Whether the ledger does not hold it as a job to be sent yet, and the line asks for it."""
+        """Whether the ledger does not hold it as the line asks for it, and may still do so."""
+        record, request = self.record, self.line.request
         if self.stated_task is not None:
             return False
-        if self.record is None:
+        if record is None:
             return not self.line.unknown
         # To ask for a withdrawn job again revives it.
-        return self.record.status is JobStatus.WITHDRAWN or self._is_changed
-
-    @property
-    def _is_changed(self) -> bool:
-        record = self.record
-        return record is not None and record.fingerprint != models.fingerprint(self.line.request)
+        if record.status is JobStatus.WITHDRAWN or record.fingerprint != fingerprint(request):
+            return True
+        is_repriced = request.credits not in (None, record.credits)
+        return is_repriced and (record.status is JobStatus.PLANNED or record.status.is_retryable)
 
     def would_be_sent(self, *, retry_failed: bool = False) -> bool:
         """Whether a run would send a create for it."""
@@ -141,7 +139,7 @@ def _by_id(
         if record is None:
             continue
         del left[line.id]
-        if models.fingerprint(line.request) == record.fingerprint:
+        if fingerprint(line.request) == record.fingerprint:
             found[line.number] = record
         elif is_untaken(record):
             changed[line.number] = record
@@ -167,7 +165,7 @@ def _by_content(
         alike[record.fingerprint].append(record)
 
     def take(line: Line) -> bool:
-        jobs = alike.get(models.fingerprint(line.request))
+        jobs = alike.get(fingerprint(line.request))
         if not jobs:
             return False
         found[line.number] = record = jobs.popleft()

@@ -165,6 +165,9 @@ class Batch:
                 batch=settings.name,
                 key=lambda index, _: self._sending[index].line.id,
                 retry_failed=settings.retry_failed,
+                # prepare() has recorded them. A run that started later may have changed one, and a
+                # person may have withdrawn one: it stays so.
+                known_only=True,
                 # TODO pay_again=settings.pay_again  (connect when generate_many has it)
                 on_job=self._note_job,
             )

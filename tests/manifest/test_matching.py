@@ -227,6 +227,9 @@ def test_only_what_the_ledger_does_not_hold_as_asked_is_planned() -> None:
         (unknown("x", "a"), False),
         (refused, False),
         (planned("x", "another"), True),
+        (evolve(planned("x", "a"), credits=99), True),
+        (evolve(refused, credits=99), True),
+        (evolve(saved("x", "a"), credits=99), False),
     ):
         assert Match(line(1, "a"), job).is_to_be_planned == is_planned, job
     for known in ({"task_id": "t"}, {"unknown": True}):

@@ -13,12 +13,19 @@ import pytest
 from aivideo import (
     ConfigurationError,
     Failed,
+    InvalidRequestError,
+    JobWithdrawnError,
+    MemoryLedger,
     Outcome,
     Session,
     SessionClosedError,
     Sora2,
+    Succeeded,
 )
 from aivideo._api.transport import Incoming
+from aivideo.ledger.events import Withdrawn
+from aivideo.ledger.records import JobRecord
+from aivideo.models import fingerprint
 from aivideo.simulator import (
     Scenario,
     Service,
@@ -117,7 +124,9 @@ async def test_an_error_of_save_to_is_raised_after_the_other_jobs_have_ended(
     assert {outcome.index for outcome in outcomes} == {0, 2}
 
 
-@pytest.mark.parametrize("settings", [{"batch": ""}, {"key": str}, {"retry_failed": True}])
+@pytest.mark.parametrize(
+    "settings", [{"batch": ""}, {"key": str}, {"retry_failed": True}, {"known_only": True}]
+)
 async def test_batch_options_without_a_batch_name_are_refused_before_any_request_is_read(
     settings: dict[str, Any],
 ) -> None:
@@ -150,3 +159,39 @@ async def test_closing_a_session_during_downloads_gives_session_closed_errors(
     errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
     assert [type(error) for error in errors] == [SessionClosedError] * 3
     await closing[0]
+
+
+@pytest.mark.parametrize(
+    ("happened", "error", "message"),
+    [
+        ("nothing", InvalidRequestError, "is not known"),
+        ("another request", InvalidRequestError, "was used for another request"),
+        ("withdrawn", JobWithdrawnError, "withdrawn"),
+        ("planned", None, ""),
+    ],
+)
+async def test_with_known_only_nothing_but_a_job_that_was_recorded_is_sent(
+    happened: str, error: type[Exception] | None, message: str
+) -> None:
+    sold, ledger = Service(scenario()), MemoryLedger()
+    (boat,) = boats(1)
+    if happened != "nothing":
+        request = BOAT if happened == "another request" else boat
+        job = JobRecord(
+            id="x", request=request, fingerprint=fingerprint(request), batch="b", key="k"
+        )
+        await ledger.plan(job)
+    if happened == "withdrawn":
+        await ledger.record("x", Withdrawn())
+    async with Session("sk-test", transport=DirectTransport(sold), ledger=ledger) as session:
+        outcomes = session.generate_many(
+            [boat], batch="b", key=lambda index, request: "k", known_only=True
+        )
+        (outcome,) = [outcome async for outcome in outcomes]
+    assert sold.truth.creates_seen == (error is None)
+    if error is None:
+        assert isinstance(outcome, Succeeded)
+    else:
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, error)
+        assert message in str(outcome.error)

@@ -40,6 +40,7 @@ from aivideo.manifest import (
     BatchSettings,
     Defaults,
     ManifestError,
+    Plan,
     Result,
     content_name,
     prepare,
@@ -471,6 +472,22 @@ async def test_withdrawn_jobs_are_sent_again_only_by_their_lines(setup: BatchSet
     assert setup.taken() == {"a": 1, "b": 1}
 
 
+async def test_jobs_that_are_withdrawn_while_their_batch_runs_are_not_sent(
+    setup: BatchSetup,
+) -> None:
+    prompts = [f"p{number}" for number in range(100)]
+    running = asyncio.create_task(setup.run(*prompts, session={"max_requests_per_minute": 300}))
+    await asyncio.sleep(2)
+    ledger = setup.ledger()
+    cancelled = await Desk(ledger).cancel(batch="out")
+    await ledger.aclose()
+    assert len(cancelled.withdrawn) > 70, "all lines are recorded before the first one is sent"
+    report = await running
+    assert report.count("saved") == 100 - len(cancelled.withdrawn)
+    withdrawn = {job.request.input["prompt"] for job in cancelled.withdrawn}
+    assert setup.taken() == {prompt: 1 for prompt in prompts if prompt not in withdrawn}
+
+
 async def test_a_spend_cap_can_be_waited_for(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, spend_limit=200, spend_window=600.0)
     start = asyncio.get_running_loop().time()
@@ -703,6 +720,34 @@ async def test_runs_that_start_at_once_with_other_ids_buy_each_line_once(
         assert statuses(report) == ["saved"] * 30
     assert setup.taken() == {f"p{number}": 1 for number in range(30)}
     assert not [*setup.folder.glob("*-planning")], "the lock file is removed"
+
+
+async def test_a_line_that_a_later_run_has_changed_is_not_changed_back(setup: BatchSetup) -> None:
+    (setup.folder / "out").mkdir()
+
+    async def prepared(ledger: SqliteLedger, *rows: Row) -> Plan:
+        manifest = setup.folder / "manifest.jsonl"
+        manifest.write_bytes(b"\n".join(orjson.dumps(as_row(row)) for row in rows))
+        lines = read_manifest(manifest, Defaults(4, "16:9"))
+        return await prepare(ledger, lines, setup.folder / "out", settings)
+
+    settings = BatchSettings(name="out")
+    one, two = setup.ledger(), setup.ledger()
+    async with setup.session(one) as first, setup.session(two) as second:
+        earlier = await prepared(one, {"id": "x", "prompt": "a"}, {"id": "y", "prompt": "b"})
+        # Ids that are given to other lines, before anything is sent.
+        later = await prepared(two, {"id": "x", "prompt": "new"}, {"id": "y", "prompt": "a"})
+        runs = [
+            Batch(first, earlier, setup.folder / "out", settings),
+            Batch(second, later, setup.folder / "out", settings),
+        ]
+        reports = await asyncio.gather(*(run.run() for run in runs))
+    await one.aclose()
+    await two.aclose()
+    assert setup.taken() == {"new": 1, "a": 1}
+    assert statuses(reports[1]) == ["saved", "saved"]
+    assert statuses(reports[0]) == ["failed", "failed"]
+    assert "was used for another request" in str(reports[0].results[0].error)
 
 
 async def test_a_run_waits_for_another_one_to_record_its_lines(
