@@ -9,9 +9,11 @@ STAMP := .venv/.aivideo-installed
 CODE := $(wildcard aivideo tests examples benchmarks)
 SEEDS ?= 2000
 JOBS ?= 2
+SECONDS ?= 600
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check coverage soak outage kills simulate-faults mutations format clean venv
+.PHONY: help demo test slow check coverage soak outage kills rivals simulate-faults mutations format clean venv
 
 help:
 	@echo "make demo             twelve videos from the stand-in service, no API key needed"
@@ -22,6 +24,7 @@ help:
 	@echo "make outage           an hour of outage in four kinds, 10,000 jobs: how many end in doubt"
 	@echo "make soak             20,000 jobs over six virtual hours, about a minute"
 	@echo "make kills            a batch killed 30 times: what it paid, how unknown jobs were settled"
+	@echo "make rivals           four processes run one batch whose manifest is edited; SECONDS=600 SEED=1"
 	@echo "make simulate-faults  faults, crashes and torn disks drawn from seeds; SEEDS=10000 JOBS=2"
 	@echo "make mutations        break each law of money: the simulation must notice"
 	@echo "make format           format the code and apply ruff's fixes"
@@ -45,6 +48,9 @@ soak: venv
 
 kills: venv
 	"$(PY)" -m tests.durable.kills
+
+rivals: venv
+	"$(PY)" -m tests.durable.rivals --seconds $(SECONDS) --seed $(SEED)
 
 simulate-faults: venv
 	"$(PY)" -m tests.simulated.faults --seeds $(SEEDS) --jobs $(JOBS)

@@ -106,6 +106,8 @@ PURE = {
     "aivideo.ledger.budget",
     "aivideo.ledger.audit",
     "aivideo.manifest.matching",
+    "aivideo.manifest.names",
+    "aivideo.manifest.repeats",
 }
 """Modules that decide: no await, clock, randomness, file, socket or log."""
 

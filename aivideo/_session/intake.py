@@ -74,6 +74,7 @@ class Intake:
         batch: str | None = None,
         index: int | None = None,
         replace: bool = False,
+        known_only: bool = False,
         retry_failed: bool = False,
         pay_again: bool = False,
         if_unsent: IfUnsent = IfUnsent.KEEP,
@@ -88,6 +89,7 @@ class Intake:
             batch: the batch it belongs to.
             index: its place among the requests it came with.
             replace: let the job ask for ``request`` where it asked for another and was not taken.
+            known_only: record nothing: find the job of ``key``, as it is.
             retry_failed: send it again if it failed (and was refunded) or was refused.
             pay_again: with ``retry_failed``, send it again also if its outcome is unknown.
             if_unsent: what becomes of it if its submission fails before the POST has left.
@@ -117,7 +119,10 @@ class Intake:
         )
         new_id = record.id
         try:
-            record = await self._ledger.plan(record, replace=replace)
+            if known_only:
+                record = await self._known(record)
+            else:
+                record = await self._ledger.plan(record, replace=replace)
             if retry_failed and (
                 record.status.is_retryable or (pay_again and record.status.is_in_doubt)
             ):
@@ -231,6 +236,18 @@ class Intake:
         elif record.status is not JobStatus.RUNNING:
             self._live.fail(live, why_untaken(job, record))
         return record
+
+    async def _known(self, job: JobRecord) -> JobRecord:
+        """Find the job that has the key of ``job``.
+
+        Raises:
+            InvalidRequestError: there is none, or it asks for another request by now.
+        """
+        known = None if job.key is None else await self._ledger.find_key(job.batch, job.key)
+        if known is None or known.fingerprint != job.fingerprint:
+            problem = "is not known" if known is None else "was used for another request"
+            raise InvalidRequestError.because("key", job.key, problem, "record the job first")
+        return known
 
     async def _retried(self, record: JobRecord, *, pay_again: bool) -> JobRecord:
         try:

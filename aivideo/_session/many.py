@@ -76,6 +76,7 @@ class BatchOptions:
         retry_failed: whether jobs that failed or were refused are sent again.
         pay_again: whether jobs are paid for again whose result cannot be had, and, with
             ``retry_failed``, jobs whose outcome is unknown.
+        known_only: whether only jobs that the ledger knows as asked for are taken on.
     """
 
     batch: str | None = None
@@ -83,6 +84,7 @@ class BatchOptions:
     max_credits: Decimal | Literal["none"] | None = None
     retry_failed: bool = field(default=False, kw_only=True)
     pay_again: bool = field(default=False, kw_only=True)
+    known_only: bool = field(default=False, kw_only=True)
 
 
 @frozen
@@ -235,6 +237,7 @@ class GenerateMany:
                 batch=self._batch,
                 index=index,
                 replace=not self._is_new_work,
+                known_only=self._options.known_only,
                 retry_failed=self._options.retry_failed,
                 pay_again=self._options.pay_again,
                 if_unsent=IfUnsent.WITHDRAW if self._is_new_work else IfUnsent.KEEP,

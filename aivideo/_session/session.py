@@ -363,6 +363,7 @@ class Session:
         max_credits: int | str | Decimal | None = None,
         retry_failed: bool = False,
         pay_again: bool = False,
+        known_only: bool = False,
         on_job: Callable[[Job], object] | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Make many, and yield how each ended, in the order they end.
@@ -394,6 +395,9 @@ class Session:
                 URL has expired, the service does not know its task, its file is lost) is bought
                 again, once per call; with ``retry_failed``, those whose outcome is unknown are sent
                 again too. The earlier POST stays charged, or in doubt; ceilings count both.
+            known_only: record nothing: take on only jobs that the ledger knows by their ``key``. A
+                request fails if its key is not known, is known for another request by now, or was
+                withdrawn.
             on_job: called with each request's job (``job.index`` is the request's index) before it
                 is sent: whoever leaves early can tell from it what was taken.
 
@@ -411,9 +415,9 @@ class Session:
         self._parts.supervisor.check_loop()
         if batch is not None and not is_name(batch):
             raise ConfigurationError("batch= must be a name, or None for new work")
-        if batch is None and (key is not None or retry_failed or pay_again):
+        if batch is None and (key is not None or retry_failed or pay_again or known_only):
             raise ConfigurationError(
-                "key=, retry_failed= and pay_again= go with batch=: name the batch"
+                "key=, retry_failed=, pay_again= and known_only= go with batch=: name the batch"
             )
         call = GenerateMany(
             self._parts.workers,
@@ -425,6 +429,7 @@ class Session:
                 _ceiling(max_credits),
                 retry_failed=retry_failed,
                 pay_again=pay_again,
+                known_only=known_only,
             ),
             self._settings.max_requests_in_flight,
             on_job,

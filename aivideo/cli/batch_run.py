@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from aivideo import manifest as batches
 from aivideo.cli import exits
-from aivideo.cli.console import ledger_option, print_json, say
+from aivideo.cli.console import ledger_option, money, print_json, say
 from aivideo.cli.progress import LINE_EVERY, RunDisplay
 from aivideo.cli.signals import termination_signals
 from aivideo.cli.summary import print_summary, print_unknown, results_table, summary_document
@@ -27,7 +28,6 @@ async def run_batch(
     output: Path,
     settings: batches.BatchSettings,
     *,
-    overwrite: bool = False,
     as_json: bool = False,
     table: bool = False,
     command: str = "",
@@ -40,15 +40,15 @@ async def run_batch(
         lines: the manifest.
         output: the folder for the files.
         settings: what the run may do.
-        overwrite: replace files whose jobs the ledger does not have.
         as_json: print results and summary as JSON to stdout.
         table: print a table of all results at the end.
         command: the command that continues with what is left.
         ledger: the ledger's file, for commands to be copied.
     """
     async with session:
-        plan = await batches.prepare(session.ledger, settings.name, lines)
-        batches.check_files(output, plan, overwrite=overwrite)
+        plan = await batches.prepare(session.ledger, lines, output, settings)
+        if plan.repeated:
+            exits.warn(cost_of_repeated(plan.repeated))
         display = RunDisplay(
             len(plan.matches) + len(plan.orphans), session.statistics, as_json=as_json
         )
@@ -98,6 +98,16 @@ async def run_batch(
                     f"Go on with the same command (it sends nothing twice):\n  {command}",
                 )
         return _exit_code(report)
+
+
+def cost_of_repeated(lines: Sequence[batches.Line]) -> str:
+    """Return what it costs to buy lines again, in one line."""
+    estimate = batches.estimate(lines)
+    unknown = f", and {estimate.unpriced:,} of unknown price" if estimate.unpriced else ""
+    return (
+        f"--pay-again buys {len(lines):,} lines again that may have been paid for: "
+        f"{money(estimate.credits)}{unknown}"
+    )
 
 
 async def _print_status_lines(display: RunDisplay) -> None:

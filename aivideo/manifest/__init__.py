@@ -1,13 +1,16 @@
 """Make a clip for each line of a file: ``aivideo batch`` without its terminal output.
 
 :mod:`~aivideo.manifest.reading` reads the lines, :mod:`~aivideo.manifest.matching` finds the job
-of each line in the ledger, :mod:`~aivideo.manifest.run` submits and saves what is left, and
+of each line in the ledger, :mod:`~aivideo.manifest.preparing` records what will be sent and refuses
+what would be bought twice, :mod:`~aivideo.manifest.run` submits and saves what is left, and
 :mod:`~aivideo.manifest.results` describes how each line ended.
 """
 
 from __future__ import annotations
 
 from aivideo.manifest.matching import Match, Plan, match
+from aivideo.manifest.names import content_name, slug, text_of
+from aivideo.manifest.preparing import BatchSettings, examine, prepare
 from aivideo.manifest.reading import (
     Defaults,
     Estimate,
@@ -17,8 +20,6 @@ from aivideo.manifest.reading import (
     configure_manifest,
     estimate,
     read_manifest,
-    slug,
-    text_of,
 )
 from aivideo.manifest.results import (
     REPORT,
@@ -27,7 +28,7 @@ from aivideo.manifest.results import (
     Result,
     configure_report,
 )
-from aivideo.manifest.run import Batch, BatchSettings, check_files, prepare
+from aivideo.manifest.run import Batch
 
 __all__ = [
     "REPORT",
@@ -42,11 +43,12 @@ __all__ = [
     "Match",
     "Plan",
     "Result",
-    "check_files",
     "check_folder",
     "configure_manifest",
     "configure_report",
+    "content_name",
     "estimate",
+    "examine",
     "match",
     "prepare",
     "read_manifest",

@@ -9,13 +9,12 @@ never sent automatically): ``unfinished.jsonl``, which a stopped batch writes, u
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,8 @@ from attrs import field, fields, frozen
 
 from aivideo._amounts import exact, plain
 from aivideo.errors import AIVideoError, InvalidRequestError
-from aivideo.models import Generation, Request, Sora2, TaskId
+from aivideo.manifest.names import content_name, file_stem, same_file
+from aivideo.models import Generation, Request, Sora2, TaskId, fingerprint
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -57,7 +57,8 @@ class Line:
         number: the line number in the file, from 1.
         id: a name, unique in the manifest; the result is saved as ``<id>.mp4``.
         request: what to make.
-        named: whether the line states the ``id``; otherwise it is built from number and prompt.
+        named: whether the line states the ``id``; otherwise it is built from the content, see
+            :func:`~aivideo.manifest.names.content_name`.
         task_id: the task that the line says it became, or None.
         unknown: whether the line says that it may have become a task: it is not sent.
     """
@@ -72,7 +73,7 @@ class Line:
     @property
     def file_name(self) -> str:
         """The name of the result's file."""
-        return f"{_file_stem(self.id)}.mp4"  # keys of other programs' jobs may hold any character
+        return f"{file_stem(self.id)}.mp4"  # keys of other programs' jobs may hold any character
 
 
 @frozen
@@ -215,26 +216,28 @@ def read_manifest(path: Path, defaults: Defaults) -> list[Line]:
         number = path.read_bytes()[: error.start].count(b"\n") + 1
         raise ManifestError([f"{path}:{number}: not UTF-8; save the file as UTF-8"]) from None
     problems: list[str] = []
-    lines: list[Line] = []
-    seen: dict[str, int] = {}
+    rows: list[tuple[int, Row, Request]] = []
+    stated: dict[str, int] = {}
     for number, values in _rows(path, text, problems):
         try:
-            line = _line(number, _row(values), defaults)
+            row = _row(values)
+            rows.append((number, row, _request(row, defaults)))
         except (InvalidRequestError, ValueError) as error:
             problems.append(f"{path}:{number}: {error}")
             continue
-        earlier = seen.setdefault(same_file(line.id), number)
-        if earlier != number:
-            problems.append(
-                f"{path}:{number}: line {earlier} has the same id {line.id!r}; "
-                "each line needs its own"
-            )
-        lines.append(line)
+        if row.id is not None:
+            name = file_stem(row.id)
+            earlier = stated.setdefault(same_file(name), number)
+            if earlier != number:
+                problems.append(
+                    f"{path}:{number}: line {earlier} has the same id {name!r}; "
+                    "each line needs its own"
+                )
     if problems:
         raise ManifestError(problems)
-    if not lines:
+    if not rows:
         raise ManifestError([f"{path}: the manifest is empty; put one prompt on a line"])
-    return lines
+    return _lines(rows, stated)
 
 
 def _rows(path: Path, text: str, problems: list[str]) -> Iterable[tuple[int, Mapping[str, object]]]:
@@ -318,17 +321,31 @@ def _csv_cell(name: str, cell: str) -> object:
     return cell
 
 
-def _line(number: int, row: Row, defaults: Defaults) -> Line:
-    request = _request(row, defaults)
-    name = row.id if row.id is not None else f"{number:04d}-{slug(text_of(request))}"
-    return Line(
-        number=number,
-        id=_file_stem(name),
-        request=request,
-        named=row.id is not None,
-        task_id=row.task_id,
-        unknown=row.unknown,
-    )
+def _lines(rows: Iterable[tuple[int, Row, Request]], stated: Collection[str]) -> list[Line]:
+    """Make the lines; ``stated`` are the ids of the file, as :func:`same_file` gives them."""
+    occurrences: Counter[str] = Counter()
+    lines = []
+    for number, row, request in rows:
+        content = fingerprint(request)
+        occurrences[content] += 1
+        if row.id is not None:
+            name = file_stem(row.id)
+        else:
+            name = content_name(request, occurrences[content])
+            while same_file(name) in stated:
+                occurrences[content] += 1
+                name = content_name(request, occurrences[content])
+        lines.append(
+            Line(
+                number=number,
+                id=name,
+                request=request,
+                named=row.id is not None,
+                task_id=row.task_id,
+                unknown=row.unknown,
+            )
+        )
+    return lines
 
 
 def _request(row: Row, defaults: Defaults) -> Request:
@@ -353,36 +370,6 @@ def _request(row: Row, defaults: Defaults) -> Request:
     elif row.image_urls is not None:
         image = row.image_urls  # refused, with the reason
     return Sora2(row.prompt, duration=duration, aspect_ratio=aspect_ratio, image=image)
-
-
-def text_of(request: Request) -> str:
-    """Return a request's prompt, or its model where it has none that we know."""
-    return request.prompt if isinstance(request, Sora2) else request.model
-
-
-def slug(text: str) -> str:
-    """Return a prompt shortened to a few words that suit a file name."""
-    words = re.findall(r"[^\W_]+", text.lower())
-    return "-".join(words)[:40].strip("-") or "clip"
-
-
-def _file_stem(name: str) -> str:
-    """Return ``name`` as a file name for every system; a hash marks a name that had to change."""
-    safe = re.sub(r"[^\w.+\- ]", "_", name).strip(" .")[:100]
-    while len(safe.encode()) > 180:
-        safe = safe[:-1]
-    if safe == name and safe.upper().partition(".")[0] not in _RESERVED:
-        return safe
-    digest = hashlib.sha256(orjson.dumps(name)).hexdigest()
-    return f"{safe or 'clip'}-{digest[:6]}"
-
-
-_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
-
-
-def same_file(name: str) -> str:
-    """Return a form that is equal for names that are one file on a case-insensitive file system."""
-    return name.casefold()
 
 
 def estimate(lines: Iterable[Line]) -> Estimate:

@@ -6,13 +6,10 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import aclosing
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from attrs import frozen
+from typing import TYPE_CHECKING
 
 from aivideo._amounts import exact
 from aivideo.delivery import download
@@ -25,11 +22,11 @@ from aivideo.errors import (
     SessionClosedError,
     SpendLimitError,
 )
-from aivideo.ledger import Ledger
 from aivideo.ledger.records import JobRecord, JobStatus
 from aivideo.manifest import results as reports
-from aivideo.manifest.matching import Match, Plan, match
-from aivideo.manifest.reading import Line, ManifestError
+from aivideo.manifest.matching import Match, Plan
+from aivideo.manifest.preparing import BatchSettings
+from aivideo.manifest.reading import Line
 from aivideo.manifest.results import BatchReport, Result, result_of
 from aivideo.models import Failed, Outcome, Request, TaskId
 
@@ -48,68 +45,12 @@ _DISK_ERRORS = frozenset(
 """Errors of one file that the next file would meet as well."""
 
 
-@frozen(kw_only=True)
-class BatchSettings:
-    """What a run may do.
-
-    Attributes:
-        name: the batch's name in the ledger: the same name and line is the same job.
-        max_credits: a ceiling on the credits that all runs of the batch were charged, have
-            reserved or cannot account for. It is stored with the batch: None leaves the stored
-            ceiling as it is, "none" removes it.
-        retry_failed: send lines again that failed (and were refunded) or were refused.
-        wait_for_spend_limit: at the key's spend cap, wait until it resets.
-    """
-
-    name: str
-    max_credits: Decimal | Literal["none"] | None = None
-    retry_failed: bool = False
-    wait_for_spend_limit: bool = False
-
-
-async def prepare(ledger: Ledger, name: str, lines: Iterable[Line]) -> Plan:
-    """Match a manifest's lines with the jobs of their batch.
-
-    Raises:
-        ManifestError: an ``id`` was bought for another request.
-        LedgerError: the ledger cannot be read.
-    """
-    await ledger.lapse()
-    return match(lines, [record async for record in ledger.jobs(batch=name)])
-
-
-def check_files(folder: Path, plan: Plan, *, overwrite: bool) -> None:
-    """Check, before anything is spent, that no file exists that a new job would replace.
-
-    Lines that state their ``task_id`` are not bought, so their files may exist.
-
-    Raises:
-        ManifestError: a file exists and the ledger does not know its job: making it again would
-            pay again.
-    """
-    existing = [
-        each.line.file_name
-        for each in plan.matches
-        if each.record is None
-        and each.stated_task is None
-        and (folder / each.line.file_name).exists()
-    ]
-    if existing and not overwrite:
-        more = f", and {len(existing) - 1:,} more do" if len(existing) > 1 else ""
-        problem = (
-            f"{folder / existing[0]} already exists{more}, and the ledger has no job for it. "
-            "To make it is to pay again: pass the --ledger that it was made with, choose another "
-            "--output, or pass --overwrite to pay for new clips"
-        )
-        raise ManifestError([problem])
-
-
 class Batch:
     """One run of a batch. ``results`` grows as lines end.
 
     Args:
         session: submits, polls and downloads.
-        plan: the lines, matched with their jobs.
+        plan: the lines, matched with their jobs, of :func:`~aivideo.manifest.prepare`.
         folder: where the files are saved.
         settings: what the run may do.
         on_result: called with the result of each line that ends.
@@ -224,6 +165,10 @@ class Batch:
                 batch=settings.name,
                 key=lambda index, _: self._sending[index].line.id,
                 retry_failed=settings.retry_failed,
+                # prepare() has recorded them. A run that started later may have changed one, and a
+                # person may have withdrawn one: it stays so.
+                known_only=True,
+                # TODO pay_again=settings.pay_again  (connect when generate_many has it)
                 on_job=self._note_job,
             )
             async with aclosing(outcomes):

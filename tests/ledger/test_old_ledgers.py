@@ -22,7 +22,7 @@ from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.sqlite import SqliteLedger, opening, schema
 from aivideo.ledger.sqlite.file import LedgerFile
 from aivideo.ledger.totals import CreditTotals, credits_moved, holds_unpriced, unpriced_moved
-from aivideo.manifest import Batch, BatchSettings, Defaults, check_files, prepare, read_manifest
+from aivideo.manifest import Batch, BatchSettings, Defaults, prepare, read_manifest
 from aivideo.models import Credits
 from aivideo.simulator import Scenario, Service
 from aivideo.simulator.truth import TaskRecord
@@ -294,24 +294,44 @@ def service_of(jobs: list[JobRecord]) -> Service:
 
 
 @pytest.mark.parametrize(
-    ("manifest", "bought", "statuses"),
+    ("made_by", "manifest", "bought", "statuses"),
     [
         (
+            "85b51a5",
             "boats.csv",
             {"Planned: a lantern": 1, "Planned: a lighthouse\r\nat night": 1},
             {"saved": 11, "failed": 1, "unknown": 2},
         ),
         (
+            "85b51a5",
             "kites.jsonl",
             {"Planned: a blue kite": 1},
             # The model without a price is not sold, and is refused.
             {"saved": 2, "failed": 2},
         ),
+        # Lines without an id have their numbers in their names: 0001-a-paper-ship.
+        (
+            "b9a0047-lines",
+            "ships.txt",
+            {"Planned: a tug": 2, "# Planned: a ferry": 1},
+            {"saved": 7, "unknown": 1},
+        ),
+        (
+            "b9a0047-lines",
+            "masts.csv",
+            {"Planned: a mast with a frame": 1},
+            {"saved": 5},
+        ),
     ],
 )
 async def test_nothing_bought_before_is_bought_again(
-    old: Path, manifest: str, bought: dict[str, int], statuses: dict[str, int]
+    tmp_path: Path,
+    made_by: str,
+    manifest: str,
+    bought: dict[str, int],
+    statuses: dict[str, int],
 ) -> None:
+    old = Path(shutil.copy(FILES / f"{made_by}.db", tmp_path / "aivideo.db"))
     ledger, jobs = await read(old)
     name = Path(manifest).stem
     folder = old.parent / name
@@ -321,12 +341,12 @@ async def test_nothing_bought_before_is_bought_again(
             (folder / Path(job.path).name).write_bytes(b"x" * (job.size or 0))
     service = service_of(jobs)
     running = Counter(service.truth.prompts_taken())
-    lines = read_manifest(FILES / manifest, Defaults(None, None))
+    lines = read_manifest(FILES / manifest, Defaults(4, "16:9"))
     async with Session("sk-test", transport=DirectTransport(service), ledger=ledger) as session:
-        plan = await prepare(ledger, name, lines)
+        before = len(jobs)
+        plan = await prepare(ledger, lines, folder, BatchSettings(name=name))
         assert not plan.orphans, "each job is found by its line"
-        assert all(each.record is not None for each in plan.matches)
-        check_files(folder, plan, overwrite=False)
+        assert len([job async for job in ledger.jobs()]) == before, "no line is a new job"
         report = await Batch(session, plan, folder, BatchSettings(name=name)).run()
     await ledger.aclose()
     assert Counter(service.truth.prompts_taken()) - running == Counter(bought)

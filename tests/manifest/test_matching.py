@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import orjson
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aivideo import models
 from aivideo.ledger.events import (
@@ -18,10 +22,20 @@ from aivideo.ledger.events import (
     Retried,
     Saved,
     Taken,
+    Withdrawn,
 )
 from aivideo.ledger.records import JobRecord, JobStatus, Reason
 from aivideo.ledger.transitions import apply
-from aivideo.manifest import Defaults, Line, ManifestError, Match, Plan, match, read_manifest
+from aivideo.manifest import (
+    Defaults,
+    Line,
+    ManifestError,
+    Match,
+    Plan,
+    content_name,
+    match,
+    read_manifest,
+)
 from aivideo.models import Generation, Request, Sora2
 
 WHY = Reason(message="why")
@@ -107,13 +121,26 @@ def test_lines_that_moved_are_matched_by_content() -> None:
 
 
 def test_a_new_line_never_gets_the_key_of_another_job() -> None:
-    # Line 2 was "b"; now it is a second "a", whose key would be that of line 1.
-    records = [saved("0001-b", "b"), saved("0002-a", "a")]
-    plan = match([line(1, "a"), line(2, "a")], records)
-    assert as_pairs(plan) == [("0002-a", "0002-a"), ("0002-a+", None)]
+    # The first "a" has a job that was made with an id; the second occurrence is a new job.
+    second = content_name(boat("a"), 2)
+    lines = [line(1, "a"), evolve(line(2, "a"), id=second)]
+    third = content_name(boat("a"), 3)
+    for earlier, new in (("0002-a", second), (second, third)):
+        plan = match(lines, [saved("0001-b", "b"), saved(earlier, "a")])
+        assert as_pairs(plan) == [(earlier, earlier), (new, None)]
     # Nor the key of a job whose line is gone: its file exists.
     plan = match([line(1, "x", id="Boat")], [saved("boat", "y")])
     assert as_pairs(plan) == [("Boat+", None)]
+
+
+def test_a_new_line_never_gets_the_name_that_another_line_states() -> None:
+    first = content_name(boat("a"), 1)
+    lines = [evolve(line(1, "a"), id=first), line(2, "b", id=content_name(boat("a"), 2))]
+    plan = match(lines, [saved(first, "gone")])
+    assert as_pairs(plan) == [
+        (content_name(boat("a"), 3), None),
+        (content_name(boat("a"), 2), None),
+    ]
 
 
 def test_adding_or_removing_an_id_changes_nothing() -> None:
@@ -165,6 +192,89 @@ def test_swapped_ids_are_refused_once_one_was_taken() -> None:
     assert len(match(lines, [planned("one", "a"), planned("two", "b")]).matches) == 2
     with pytest.raises(ManifestError, match="id 'two'"):
         match(lines, [planned("one", "a"), running("two", "b")])
+
+
+def test_a_changed_line_takes_a_job_that_has_its_new_content_already() -> None:
+    # Another run may be about to send "x" for its version of the manifest: a second job of that
+    # content would buy it twice.
+    for job in (planned("x", "a"), running("x", "a"), saved("x", "a"), unknown("x", "a")):
+        plan = match([line(1, "a", id="y")], [job, planned("y", "b")])
+        assert as_pairs(plan) == [("x", "x")], job.status
+
+
+def test_a_job_that_a_changed_line_leaves_is_found_by_its_content() -> None:
+    records = [planned("x", "a"), planned("y", "b"), planned("z", "c")]
+    lines = [line(1, "b", id="new"), line(2, "c", id="y"), line(3, "d", id="other")]
+    assert as_pairs(match(lines, records)) == [("y", "y"), ("z", "z"), ("other", None)]
+
+
+def test_ids_that_are_shifted_before_anything_was_sent_are_changed_in_place() -> None:
+    records = [planned("1", "a"), planned("2", "b")]
+    lines = [line(1, "new", id="1"), line(2, "a", id="2"), line(3, "b", id="3")]
+    plan = match(lines, records)
+    assert as_pairs(plan) == [("1", "1"), ("2", "2"), ("3", None)]
+    assert all(each.is_to_be_planned for each in plan.matches)
+
+
+def test_only_what_the_ledger_does_not_hold_as_asked_is_planned() -> None:
+    withdrawn = record("x", boat("a"), Withdrawn())
+    refused = record("x", boat("a"), Claimed(), Refused(WHY))
+    for job, is_planned in (
+        (None, True),
+        (withdrawn, True),
+        (planned("x", "a"), False),
+        (saved("x", "a"), False),
+        (unknown("x", "a"), False),
+        (refused, False),
+        (planned("x", "another"), True),
+        (evolve(planned("x", "a"), credits=99), True),
+        (evolve(refused, credits=99), True),
+        (evolve(saved("x", "a"), credits=99), False),
+    ):
+        assert Match(line(1, "a"), job).is_to_be_planned == is_planned, job
+    for known in ({"task_id": "t"}, {"unknown": True}):
+        assert not Match(evolve(line(1, "a"), **known)).is_to_be_planned
+    assert not Match(evolve(line(1, "a"), task_id="t"), withdrawn).is_to_be_planned
+
+
+versions = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from([None, "x", "y", "z"])),
+    max_size=5,
+    unique_by=lambda row: row[1] or object(),
+)
+
+
+@given(st.lists(st.tuples(versions, st.lists(st.integers(0, 9), max_size=3)), max_size=5))
+def test_no_content_gets_more_jobs_than_a_version_of_the_manifest_asks_for(
+    runs: list[tuple[list[tuple[str, str | None]], list[int]]],
+) -> None:
+    """Versions are edited at random, and jobs are sent between the runs that record them."""
+    jobs: dict[str, JobRecord] = {}
+    most: Counter[str] = Counter()
+    for version, sent in runs:
+        occurrences: Counter[str] = Counter()
+        lines = []
+        for number, (prompt, name) in enumerate(version, 1):
+            occurrences[prompt] += 1
+            new = line(number, prompt, id=name)
+            if name is None:
+                new = evolve(new, id=content_name(boat(prompt), occurrences[prompt]))
+            lines.append(new)
+        try:
+            plan = match(lines, jobs.values())
+        except ManifestError:
+            continue  # an id was bought for another request
+        assert len({each.line.id for each in plan.matches}) == len(lines)
+        most |= occurrences
+        for each in plan.matches:
+            if each.is_to_be_planned:
+                jobs[each.line.id] = record(each.line.id, each.line.request)
+        for index in sent:
+            if index < len(jobs):
+                key = list(jobs)[index]
+                if jobs[key].status is JobStatus.PLANNED:
+                    jobs[key] = apply(apply(jobs[key], Claimed()), Taken(f"task-of-{key}"))
+        assert Counter(str(job.request.input["prompt"]) for job in jobs.values()) <= most
 
 
 @pytest.mark.parametrize(

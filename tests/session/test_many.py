@@ -23,6 +23,7 @@ from aivideo import (
     InvalidRequestError,
     Job,
     JobStatus,
+    JobWithdrawnError,
     MemoryLedger,
     Outcome,
     RateLimit,
@@ -36,8 +37,10 @@ from aivideo import (
     UserCodeError,
 )
 from aivideo._api.transport import Incoming
+from aivideo.ledger.events import Withdrawn
 from aivideo.ledger.records import JobRecord
 from aivideo.ledger.totals import CreditTotals
+from aivideo.models import fingerprint
 from aivideo.simulator import (
     Faults,
     Nth,
@@ -460,7 +463,13 @@ async def test_an_argument_of_a_wrong_type_is_refused_before_any_request_is_read
 
 @pytest.mark.parametrize(
     "settings",
-    [{"batch": ""}, {"key": str}, {"retry_failed": True}, {"pay_again": True}],
+    [
+        {"batch": ""},
+        {"key": str},
+        {"retry_failed": True},
+        {"pay_again": True},
+        {"known_only": True},
+    ],
 )
 async def test_batch_options_without_a_batch_name_are_refused_before_any_request_is_read(
     settings: dict[str, Any],
@@ -677,3 +686,39 @@ async def test_a_ceiling_that_forbids_to_pay_again_is_said_in_the_session_that_b
     assert isinstance(over, Failed)
     assert isinstance(over.error, BudgetExceededError)
     assert sold.truth.creates_seen == 1
+
+
+@pytest.mark.parametrize(
+    ("happened", "error", "message"),
+    [
+        ("nothing", InvalidRequestError, "is not known"),
+        ("another request", InvalidRequestError, "was used for another request"),
+        ("withdrawn", JobWithdrawnError, "withdrawn"),
+        ("planned", None, ""),
+    ],
+)
+async def test_with_known_only_nothing_but_a_job_that_was_recorded_is_sent(
+    happened: str, error: type[Exception] | None, message: str
+) -> None:
+    sold, ledger = Service(scenario()), MemoryLedger()
+    (boat,) = boats(1)
+    if happened != "nothing":
+        request = BOAT if happened == "another request" else boat
+        job = JobRecord(
+            id="x", request=request, fingerprint=fingerprint(request), batch="b", key="k"
+        )
+        await ledger.plan(job)
+    if happened == "withdrawn":
+        await ledger.record("x", Withdrawn())
+    async with Session("sk-test", transport=DirectTransport(sold), ledger=ledger) as session:
+        outcomes = session.generate_many(
+            [boat], batch="b", key=lambda index, request: "k", known_only=True
+        )
+        (outcome,) = [outcome async for outcome in outcomes]
+    assert sold.truth.creates_seen == (error is None)
+    if error is None:
+        assert isinstance(outcome, Succeeded)
+    else:
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, error)
+        assert message in str(outcome.error)

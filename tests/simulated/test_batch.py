@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import pytest
@@ -25,6 +25,7 @@ from aivideo import (
     Session,
     Sora2,
     Succeeded,
+    _file_locks,
 )
 from aivideo._api.transport import Transport
 from aivideo.delivery import download
@@ -39,8 +40,9 @@ from aivideo.manifest import (
     BatchSettings,
     Defaults,
     ManifestError,
+    Plan,
     Result,
-    check_files,
+    content_name,
     prepare,
     read_manifest,
 )
@@ -83,7 +85,6 @@ class BatchSetup:
         output: str = "out",
         stop_when: Callable[[Batch], bool] | None = None,
         results: list[Result] | None = None,
-        overwrite: bool = False,
         session: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> BatchReport:
@@ -95,7 +96,6 @@ class BatchSetup:
             output=output,
             stop_when=stop_when,
             results=results,
-            overwrite=overwrite,
             session=session,
             **settings,
         )
@@ -107,7 +107,6 @@ class BatchSetup:
         output: str = "out",
         stop_when: Callable[[Batch], bool] | None = None,
         results: list[Result] | None = None,
-        overwrite: bool = False,
         session: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> BatchReport:
@@ -117,13 +116,13 @@ class BatchSetup:
         ledger = self.ledger()
         try:
             async with self.session(ledger, **(session or {})) as working:
-                plan = await prepare(ledger, output, lines)
-                check_files(output_folder, plan, overwrite=overwrite)
+                batch_settings = BatchSettings(name=output, **settings)
+                plan = await prepare(ledger, lines, output_folder, batch_settings)
                 run = Batch(
                     working,
                     plan,
                     output_folder,
-                    BatchSettings(name=output, **settings),
+                    batch_settings,
                     on_result=None if results is None else results.append,
                 )
                 running = asyncio.create_task(run.run())
@@ -161,6 +160,11 @@ class BatchSetup:
         """Return the service's task of a prompt."""
         tasks = self.service.truth.tasks.values()
         return next(task.id for task in tasks if task.prompt == prompt)
+
+
+def name_of(prompt: str) -> str:
+    """Return the name of a line that has this prompt and no id."""
+    return content_name(boat(prompt), 1)
 
 
 def as_row(row: Row) -> Mapping[str, object]:
@@ -281,7 +285,7 @@ async def test_a_job_that_may_have_been_taken_is_reported_and_never_sent(
         assert again.credits.unknown == 100
     assert setup.creates == 2
     row = orjson.loads((setup.folder / "out" / "unfinished.jsonl").read_bytes())
-    assert (row["id"], row["unknown"]) == ("0001-a", True)
+    assert (row["id"], row["unknown"]) == (name_of("a"), True)
 
 
 async def test_a_settled_job_continues(tmp_path: Path) -> None:
@@ -341,9 +345,9 @@ async def test_adding_or_removing_ids_changes_nothing(setup: BatchSetup) -> None
     again = await setup.run({"prompt": "a", "id": "first"}, "b", "c")
     assert setup.taken() == dict.fromkeys("abc", 1)
     assert [result.line.file_name for result in again.results] == [
-        "0001-a.mp4",
+        f"{name_of('a')}.mp4",
         "boat.mp4",
-        "0003-c.mp4",
+        f"{name_of('c')}.mp4",
     ]
 
 
@@ -356,7 +360,7 @@ async def test_a_prompt_changed_under_its_id_before_it_was_taken_is_sent(
     results: list[Result] = []
     await setup.run("a", {"id": "x", "prompt": "after"}, results=results)
     assert setup.taken() == {"a": 1, "after": 1}
-    assert {result.line.file_name for result in results} == {"0001-a.mp4", "x.mp4"}
+    assert {result.line.file_name for result in results} == {f"{name_of('a')}.mp4", "x.mp4"}
 
 
 async def test_a_prompt_changed_under_its_id_after_it_was_refused_is_new_and_reported(
@@ -425,8 +429,8 @@ async def test_an_unknown_job_of_a_removed_line_is_still_reported(tmp_path: Path
     await setup.run("a", "b", session={"max_requests_in_flight": 1})
     report = await setup.run("b")
     assert [(result.line.id, result.status) for result in report.results] == [
-        ("0002-b", "saved"),
-        ("0001-a", "unknown"),
+        (name_of("b"), "saved"),
+        (name_of("a"), "unknown"),
     ]
     assert report.unfinished is not None
 
@@ -466,6 +470,22 @@ async def test_withdrawn_jobs_are_sent_again_only_by_their_lines(setup: BatchSet
     assert setup.taken() == {"a": 1}
     assert statuses(await setup.run("a", "b")) == ["saved", "saved"]
     assert setup.taken() == {"a": 1, "b": 1}
+
+
+async def test_jobs_that_are_withdrawn_while_their_batch_runs_are_not_sent(
+    setup: BatchSetup,
+) -> None:
+    prompts = [f"p{number}" for number in range(100)]
+    running = asyncio.create_task(setup.run(*prompts, session={"max_requests_per_minute": 300}))
+    await asyncio.sleep(2)
+    ledger = setup.ledger()
+    cancelled = await Desk(ledger).cancel(batch="out")
+    await ledger.aclose()
+    assert len(cancelled.withdrawn) > 70, "all lines are recorded before the first one is sent"
+    report = await running
+    assert report.count("saved") == 100 - len(cancelled.withdrawn)
+    withdrawn = {job.request.input["prompt"] for job in cancelled.withdrawn}
+    assert setup.taken() == {prompt: 1 for prompt in prompts if prompt not in withdrawn}
 
 
 async def test_a_spend_cap_can_be_waited_for(tmp_path: Path) -> None:
@@ -532,7 +552,7 @@ async def test_one_unwritable_file_does_not_stop_the_batch(
     save = download.save
 
     async def one_cannot(task: CompletedTask, target: Path, transport: Transport) -> Path:
-        if "0001" in target.name:
+        if name_of("a") in target.name:
             raise DownloadError("cannot write it", task=task, errno=number)
         return await save(task, target, transport)
 
@@ -584,10 +604,27 @@ async def test_repeated_ctrl_c_and_the_same_command(setup: BatchSetup) -> None:
 
 async def test_two_folders_on_one_ledger_are_two_batches(setup: BatchSetup) -> None:
     await setup.run("a", output="one", max_credits=100)
-    await setup.run("a", output="two", max_credits=100)
+    await setup.run("a", output="two", max_credits=100, pay_again=True)
     assert setup.taken() == {"a": 2}
     assert (await setup.run("a", output="one")).earlier == 1
+    assert (await setup.run("a", output="two")).earlier == 1
     assert setup.taken() == {"a": 2}
+
+
+async def test_lines_that_another_batch_of_the_ledger_has_bought_are_refused(
+    setup: BatchSetup,
+) -> None:
+    # The name is the folder relative to the ledger: moved, the ledger does not know it.
+    await stop_after_some_creates(setup, "a", "b", "c", count=2)
+    with pytest.raises(ManifestError) as refused:
+        await setup.run("a", "b", "c", "d", output="moved")
+    for part in ("no batch 'moved'", "2 of 4 lines", "'out'", "--batch out", "--pay-again"):
+        assert part in str(refused.value)
+    assert setup.creates == 2
+    assert {job.batch for job in (await setup.jobs()).values()} == {"out"}
+    await setup.run("a", "b", "c", "d", output="moved", pay_again=True)
+    assert setup.taken() == {"a": 2, "b": 2, "c": 1, "d": 1}
+    assert (await setup.run("a", "b", "c", "d", output="moved")).earlier == 4
 
 
 async def test_a_folder_that_moves_with_its_ledger_can_continue(
@@ -612,7 +649,7 @@ async def test_unfinished_jsonl_as_a_manifest_pays_for_nothing_twice(tmp_path: P
     await stop_after_some_creates(setup, "a", "b", "c", "d")
     unfinished = setup.folder / "out" / "unfinished.jsonl"
     rows = [orjson.loads(row) for row in unfinished.read_bytes().splitlines()]
-    assert {row["id"] for row in rows} == {"0001-a", "0002-b", "0003-c", "0004-d"}
+    assert {row["id"] for row in rows} == {name_of(prompt) for prompt in "abcd"}
     assert "task_id" in rows[1]
     copy = setup.folder / "left.jsonl"
     copy.write_bytes(unfinished.read_bytes())
@@ -645,17 +682,140 @@ async def test_two_simultaneous_runs_make_each_clip_once(setup: BatchSetup) -> N
     assert setup.taken() == dict.fromkeys(prompts, 1)
 
 
-async def test_an_existing_file_without_a_job_is_refused_unless_overwrite(
+Edit: TypeAlias = Callable[[list[Row]], list[Row]]
+
+EDITS: dict[str, Edit] = {
+    "a line on top": lambda rows: ["new", *rows],
+    "ids added": lambda rows: [{"prompt": row, "id": f"id-{row}"} for row in rows],
+    "another order": lambda rows: rows[::-1],
+    "lines removed": lambda rows: rows[1::2],
+    "nothing": lambda rows: rows,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+async def test_a_manifest_edited_while_a_run_goes_on_is_bought_once(
+    setup: BatchSetup, edit: Edit
+) -> None:
+    rows: list[Row] = [f"p{number}" for number in range(100)]
+    first = asyncio.create_task(setup.run(*rows, session={"max_requests_per_minute": 300}))
+    await asyncio.sleep(2)
+    assert 2 < setup.creates < 50
+    edited = edit(rows)
+    report = await setup.run(*edited, session={"max_requests_per_minute": 300})
+    assert statuses(report)[: len(edited)] == ["saved"] * len(edited)
+    assert statuses(await first) == ["saved"] * 100
+    wanted = [*rows, "new"] if "new" in edited else rows
+    assert setup.taken() == dict.fromkeys(map(str, wanted), 1)
+
+
+async def test_runs_that_start_at_once_with_other_ids_buy_each_line_once(
     setup: BatchSetup,
 ) -> None:
+    def named(run: int) -> list[Row]:
+        return [{"prompt": f"p{number}", "id": f"{run}-{number}"} for number in range(30)]
+
+    reports = await asyncio.gather(*(setup.run(*named(run)) for run in range(3)))
+    for report in reports:
+        assert statuses(report) == ["saved"] * 30
+    assert setup.taken() == {f"p{number}": 1 for number in range(30)}
+    assert not [*setup.folder.glob("*-planning")], "the lock file is removed"
+
+
+async def test_a_line_that_a_later_run_has_changed_is_not_changed_back(setup: BatchSetup) -> None:
     (setup.folder / "out").mkdir()
-    (setup.folder / "out" / "0002-b.mp4").write_bytes(b"bought")
-    with pytest.raises(ManifestError, match=r"0002-b\.mp4 already exists"):
-        await setup.run("a", "b")
+
+    async def prepared(ledger: SqliteLedger, *rows: Row) -> Plan:
+        manifest = setup.folder / "manifest.jsonl"
+        manifest.write_bytes(b"\n".join(orjson.dumps(as_row(row)) for row in rows))
+        lines = read_manifest(manifest, Defaults(4, "16:9"))
+        return await prepare(ledger, lines, setup.folder / "out", settings)
+
+    settings = BatchSettings(name="out")
+    one, two = setup.ledger(), setup.ledger()
+    async with setup.session(one) as first, setup.session(two) as second:
+        earlier = await prepared(one, {"id": "x", "prompt": "a"}, {"id": "y", "prompt": "b"})
+        # Ids that are given to other lines, before anything is sent.
+        later = await prepared(two, {"id": "x", "prompt": "new"}, {"id": "y", "prompt": "a"})
+        runs = [
+            Batch(first, earlier, setup.folder / "out", settings),
+            Batch(second, later, setup.folder / "out", settings),
+        ]
+        reports = await asyncio.gather(*(run.run() for run in runs))
+    await one.aclose()
+    await two.aclose()
+    assert setup.taken() == {"new": 1, "a": 1}
+    assert statuses(reports[1]) == ["saved", "saved"]
+    assert statuses(reports[0]) == ["failed", "failed"]
+    assert "was used for another request" in str(reports[0].results[0].error)
+
+
+async def test_a_run_waits_for_another_one_to_record_its_lines(
+    setup: BatchSetup, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Such as one that was suspended (Ctrl-Z) while it had the lock.
+    lock = setup.folder / "aivideo.db-planning"
+    with lock.open("wb") as file:
+        _file_locks.take(file.fileno())
+        running = asyncio.create_task(setup.run("a"))
+        await asyncio.sleep(20)
+        assert not running.done()
+    assert statuses(await running) == ["saved"]
+    assert caplog.text.count("waiting for another run to record its lines") == 1
+
+
+# --- files that exist, and other batches ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["{}.mp4", "0002-b.mp4", "0017-b.mp4"])
+async def test_an_existing_file_of_a_line_that_was_not_sent_is_refused(
+    setup: BatchSetup, name: str
+) -> None:
+    file = setup.folder / "out" / name.format(name_of("b"))
+    file.parent.mkdir()
+    file.write_bytes(b"bought")
+    for overwrite in (False, True):
+        with pytest.raises(ManifestError, match=rf"{file.name} already exists.*--pay-again"):
+            await setup.run("a", "b", overwrite=overwrite)
+    if file.stem == name_of("b"):
+        with pytest.raises(ManifestError, match="pass --overwrite as well"):
+            await setup.run("a", "b", pay_again=True)
     assert setup.creates == 0
-    assert statuses(await setup.run("a", "b", overwrite=True)) == ["saved", "saved"]
+    assert file.read_bytes() == b"bought"
+    first = await setup.run("a", "b", overwrite=True, pay_again=True)
+    assert statuses(first) == ["saved", "saved"]
     assert statuses(await setup.run("a", "b")) == ["saved", "saved"], "the ledger has the job now"
     assert setup.creates == 2
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+async def test_a_ledger_restored_from_an_early_copy_buys_nothing_again(
+    setup: BatchSetup, kept: int
+) -> None:
+    prompts = ["a", "b", "c", "d"]
+    if kept:
+        await stop_after_some_creates(setup, *prompts, count=kept)
+        ledger = setup.ledger()
+        await ledger.aclose()  # everything is in one file now
+    database = setup.folder / "aivideo.db"
+    copy = database.read_bytes() if kept else b""
+    assert statuses(await setup.run(*prompts)) == ["saved"] * 4
+    files = {path: path.read_bytes() for path in (setup.folder / "out").glob("*.mp4")}
+    for path in setup.folder.glob("aivideo.db*"):
+        path.unlink()
+    if kept:
+        database.write_bytes(copy)
+    with pytest.raises(ManifestError, match=r"already exists.*to pay again"):
+        await setup.run(*prompts)
+    assert setup.taken() == dict.fromkeys(prompts, 1)
+    assert {path: path.read_bytes() for path in files} == files
+
+
+async def test_a_numbered_file_of_a_job_is_no_file_of_another_line(setup: BatchSetup) -> None:
+    # Earlier versions named lines by number: "0001-a" is a job of the ledger, with its file.
+    await setup.run({"prompt": "a", "id": "0001-a"})
+    assert statuses(await setup.run("a", "a", "a")) == ["saved"] * 3
+    assert setup.taken() == {"a": 3}
 
 
 # --- generate_many -------------------------------------------------------------------------------
@@ -755,7 +915,7 @@ async def test_a_task_stated_only_by_the_manifest_is_saved_and_not_bought_again(
     # The ledger has the line without its task, as if it had been settled as not taken.
     await setup.run("a", "b", max_credits=100)
     assert (await setup.jobs())["a"].status is JobStatus.PLANNED
-    row = {"id": "0001-a", "prompt": "a", "task_id": task_id}
+    row = {"id": name_of("a"), "prompt": "a", "task_id": task_id}
     report = await setup.run(row, "b")
     assert statuses(report)[:2] == ["saved", "saved"]
     assert setup.taken() == {"a": 1, "b": 1}

@@ -29,8 +29,9 @@ async def test_an_unwritable_report_ends_the_run_and_the_ledger_has_all_tasks(
     monkeypatch.setattr(report, "append", full)
     scenario = Scenario(media="stub", task_seconds=(10.0, 60.0))
     async with serve(scenario) as sim, Session("sk-x", base_url=sim.url) as session:
-        plan = await prepare(session.ledger, "b", lines)
-        report_of_run = await Batch(session, plan, tmp_path, BatchSettings(name="b")).run()
+        settings = BatchSettings(name="b")
+        plan = await prepare(session.ledger, lines, tmp_path, settings)
+        report_of_run = await Batch(session, plan, tmp_path, settings).run()
         recorded = {job.request.prompt: job async for job in session.ledger.jobs()}
         bought = {task.prompt: task.id for task in sim.truth.tasks.values()}
     assert report_of_run.trouble is not None

@@ -15,12 +15,13 @@ from rich.console import Console
 from aivideo import manifest as batches
 from aivideo._amounts import dollars
 from aivideo.cli import exits
-from aivideo.cli.batch_run import run_batch
+from aivideo.cli.batch_run import cost_of_repeated, run_batch
 from aivideo.cli.console import money, print_json, say
 from aivideo.cli.ledgers import LEDGER, session_for_checks
 from aivideo.cli.options import AsJSON, BaseURL, Ceiling, Flag, Pace, WholeOrNone
 from aivideo.cli.progress import estimate_table
 from aivideo.errors import AIVideoError, ConfigurationError
+from aivideo.ledger import Ledger
 
 
 def batch(
@@ -40,6 +41,7 @@ def batch(
     poll_interval: float | None = None,
     dry_run: Flag = False,
     overwrite: Flag = False,
+    pay_again: Flag = False,
     base_url: BaseURL = None,
     as_json: AsJSON = False,
 ) -> int:
@@ -81,7 +83,11 @@ def batch(
     dry_run
         Print what it would cost, and whether the balance covers it; send no create.
     overwrite
-        Make and pay for clips whose files exist but whose jobs the ledger does not have.
+        Replace files that exist. What was bought is not bought again: see --pay-again.
+    pay_again
+        Buy again what may have been paid for: lines whose file exists although the ledger says
+        that they were not sent, and lines that were bought in another batch of the ledger. What
+        that costs is printed first.
     """
     from aivideo._session.session import Session
 
@@ -92,9 +98,13 @@ def batch(
         max_credits=max_credits,
         retry_failed=retry_failed,
         wait_for_spend_limit=on_spend_limit == "wait",
+        overwrite=overwrite,
+        pay_again=pay_again,
     )
     if dry_run:
-        return asyncio.run(_dry_run(lines, ledger_path, settings, base_url, as_json=as_json))
+        return asyncio.run(
+            _dry_run(lines, ledger_path, settings, base_url, output=output, as_json=as_json)
+        )
     common: dict[str, Any] = {
         "base_url": base_url,
         "max_running_jobs": max_running_jobs,
@@ -110,7 +120,6 @@ def batch(
             lines,
             output,
             settings,
-            overwrite=overwrite,
             as_json=as_json,
             command=shlex.join(["aivideo", *sys.argv[1:]]),
             ledger=ledger_path,
@@ -123,22 +132,23 @@ def batch_name(output: Path, ledger: Path) -> str:
     return Path(os.path.relpath(output.resolve(), ledger.resolve().parent)).as_posix()
 
 
-async def _lines_to_send(
-    lines: list[batches.Line], ledger: Path, settings: batches.BatchSettings
-) -> list[batches.Line]:
-    """Return the lines that a run would send; the ledger, if it exists, is only read."""
-    records = []
+async def _examine(
+    lines: list[batches.Line], output: Path, ledger: Path, settings: batches.BatchSettings
+) -> batches.Plan:
+    """Match the lines; the ledger, if it exists, is only read."""
+    opened: Ledger
     if ledger.exists():
         from aivideo.ledger.sqlite import SqliteLedger
 
         opened = SqliteLedger(ledger, read_only=True)
-        try:
-            records = [record async for record in opened.jobs(batch=settings.name)]
-        finally:
-            await opened.aclose()
-    plan = batches.match(lines, records)
-    retry_failed = settings.retry_failed
-    return [each.line for each in plan.matches if each.would_be_sent(retry_failed=retry_failed)]
+    else:
+        from aivideo.ledger.memory import MemoryLedger
+
+        opened = MemoryLedger()
+    try:
+        return await batches.examine(opened, lines, output, settings)
+    finally:
+        await opened.aclose()
 
 
 async def _dry_run(
@@ -147,9 +157,15 @@ async def _dry_run(
     settings: batches.BatchSettings,
     base_url: str | None,
     *,
+    output: Path,
     as_json: bool,
 ) -> int:
-    sent = await _lines_to_send(lines, ledger, settings)
+    plan = await _examine(lines, output, ledger, settings)
+    sent = [
+        each.line for each in plan.matches if each.would_be_sent(retry_failed=settings.retry_failed)
+    ]
+    if plan.repeated:
+        exits.warn(cost_of_repeated(plan.repeated))
     estimate = batches.estimate(sent)
     balance: Decimal | int | None = None
     why_not = "The balance was not read: AIVIDEO_API_KEY is not set."

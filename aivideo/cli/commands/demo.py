@@ -89,7 +89,9 @@ async def _run_demo(output: Path) -> int:
     async with simulator.serve(scenario) as sim:
         session = Session("sk-demo", base_url=sim.url)
         settings = batches.BatchSettings(name="demo")
-        code = await run_batch(session, lines, output, settings, overwrite=True, table=True)
+        for line in lines:
+            (output / line.file_name).unlink(missing_ok=True)
+        code = await run_batch(session, lines, output, settings, table=True)
     if code == exits.OK:
         console.print(
             f"Look at {output}/. Next: aivideo simulate, and in another terminal\n"
