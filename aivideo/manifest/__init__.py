@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from aivideo.manifest.matching import Match, Plan, match
 from aivideo.manifest.names import content_name, slug, text_of
-from aivideo.manifest.preparing import BatchSettings, examine, prepare
+from aivideo.manifest.preparing import BatchSettings, examine, lines_to_send, prepare
 from aivideo.manifest.reading import (
     Defaults,
     Estimate,
@@ -49,6 +49,7 @@ __all__ = [
     "content_name",
     "estimate",
     "examine",
+    "lines_to_send",
     "match",
     "prepare",
     "read_manifest",

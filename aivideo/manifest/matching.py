@@ -58,13 +58,20 @@ class Match:
         is_repriced = request.credits not in (None, record.credits)
         return is_repriced and (record.status is JobStatus.PLANNED or record.status.is_retryable)
 
-    def would_be_sent(self, *, retry_failed: bool = False) -> bool:
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether its job may or may not have been charged."""
+        return self.record is not None and self.record.status.is_in_doubt
+
+    def would_be_sent(self, *, retry_failed: bool = False, pay_again: bool = False) -> bool:
         """Whether a run would send a create for it."""
         if self.stated_task is not None:
             return False
         if self.record is None:
             return not self.line.unknown
-        if retry_failed and self.record.status.is_retryable:
+        if retry_failed and (
+            self.record.status.is_retryable or (pay_again and self.record.status.is_in_doubt)
+        ):
             return True
         # To ask for a withdrawn job again revives it.
         return self.record.status in (JobStatus.PLANNED, JobStatus.WITHDRAWN)

@@ -55,7 +55,9 @@ class BatchSettings:
         wait_for_spend_limit: at the key's spend cap, wait until it resets.
         overwrite: replace files that exist. This does not allow to buy anything again.
         pay_again: buy again what may have been paid for: lines whose file exists although the
-            ledger says that they were not sent, and lines that were bought in another batch.
+            ledger says that they were not sent, lines that were bought in another batch, lines
+            whose result cannot be had any more (expired, vanished, its file lost) and, with
+            ``retry_failed``, lines whose outcome is unknown.
     """
 
     name: str
@@ -101,8 +103,7 @@ async def examine(
     files = _names_in(folder)  # before the ledger: another run may save files meanwhile
     records = [record async for record in ledger.jobs(batch=settings.name)]
     plan = match(lines, records)
-    retry_failed = settings.retry_failed
-    to_send = [each for each in plan.matches if each.would_be_sent(retry_failed=retry_failed)]
+    to_send = lines_to_send(plan, settings)
     existing = existing_files(to_send, files, records)
     bought = None
     if to_send and not records:  # a new name: the ledger, or the folder, may have been moved
@@ -111,8 +112,19 @@ async def examine(
     if problems:
         raise ManifestError(problems)
     again = {each.line.number: each.line for each in existing}
+    again |= {each.line.number: each.line for each in to_send if each.is_in_doubt}
     again |= {line.number: line for line in (bought.lines if bought else ())}
     return evolve(plan, repeated=tuple(again.values()))
+
+
+def lines_to_send(plan: Plan, settings: BatchSettings) -> list[Match]:
+    """Return the lines for which a run would send a create."""
+    retry_failed, pay_again = settings.retry_failed, settings.pay_again
+    return [
+        each
+        for each in plan.matches
+        if each.would_be_sent(retry_failed=retry_failed, pay_again=pay_again)
+    ]
 
 
 def _problems(

@@ -168,7 +168,7 @@ class Batch:
                 # prepare() has recorded them. A run that started later may have changed one, and a
                 # person may have withdrawn one: it stays so.
                 known_only=True,
-                # TODO pay_again=settings.pay_again  (connect when generate_many has it)
+                pay_again=settings.pay_again,
                 on_job=self._note_job,
             )
             async with aclosing(outcomes):
@@ -199,9 +199,10 @@ class Batch:
         record = each.record
         if record is None:
             return False
-        return record.status.is_in_doubt or (
-            record.status.is_retryable and not self._settings.retry_failed
-        )
+        settings = self._settings
+        if record.status.is_in_doubt:
+            return not (settings.retry_failed and settings.pay_again)
+        return record.status.is_retryable and not settings.retry_failed
 
     def _waits_for_spend_limit(self, outcome: Outcome) -> bool:
         return (

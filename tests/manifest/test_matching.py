@@ -325,6 +325,15 @@ def test_only_lines_that_were_never_taken_would_be_sent() -> None:
         assert not Match(evolve(line(1, "a"), **known)).would_be_sent()
 
 
+def test_a_line_in_doubt_would_be_sent_only_where_paying_again_is_allowed() -> None:
+    for job in (unknown("x", "a"), record("x", boat("a"), Claimed(), Faulted(WHY))):
+        each = Match(line(1, "a"), job)
+        assert each.is_in_doubt
+        assert not each.would_be_sent(retry_failed=True)
+        assert not each.would_be_sent(pay_again=True)
+        assert each.would_be_sent(retry_failed=True, pay_again=True)
+
+
 def test_other_models_are_matched_by_their_input() -> None:
     def request(prompt: str) -> Generation:
         return Generation("veo-3", {"prompt": prompt}, credits=10)

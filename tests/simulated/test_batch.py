@@ -288,6 +288,23 @@ async def test_a_job_that_may_have_been_taken_is_reported_and_never_sent(
     assert (row["id"], row["unknown"]) == (name_of("a"), True)
 
 
+@pytest.mark.parametrize("fault", ["cut_after", "internal_error_taken"])
+async def test_a_line_in_doubt_is_bought_again_where_paying_again_is_allowed(
+    tmp_path: Path, fault: str
+) -> None:
+    faults: dict[str, Any] = {f"create_{fault}": Nth(1)}
+    setup = make_setup(tmp_path, faults=Faults(**faults))
+    await setup.run("a", "b", session={"max_requests_in_flight": 1})
+    alone = await setup.run("a", "b", pay_again=True)
+    assert statuses(alone) == ["unknown", "saved"], "it is not asked for again"
+    again = await setup.run("a", "b", retry_failed=True, pay_again=True)
+    assert statuses(again) == ["saved", "saved"]
+    assert setup.taken() == {"a": 2, "b": 1}
+    assert again.credits.unknown == 100, "the first create stays in doubt"
+    last = await setup.run("a", "b", retry_failed=True, pay_again=True)
+    assert (statuses(last), setup.creates) == (["saved", "saved"], 3)
+
+
 async def test_a_settled_job_continues(tmp_path: Path) -> None:
     setup = make_setup(tmp_path, faults=Faults(create_cut_after=Nth(1), create_cut_before=Nth(2)))
     first = await setup.run("a", "b", "c", session={"max_requests_in_flight": 1})

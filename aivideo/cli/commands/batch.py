@@ -86,8 +86,9 @@ def batch(
         Replace files that exist. What was bought is not bought again: see --pay-again.
     pay_again
         Buy again what may have been paid for: lines whose file exists although the ledger says
-        that they were not sent, and lines that were bought in another batch of the ledger. What
-        that costs is printed first.
+        that they were not sent, lines that were bought in another batch of the ledger, lines whose
+        result cannot be had any more (expired, vanished, its file lost) and, with --retry-failed,
+        lines whose outcome is unknown. What that costs is printed first, as far as it is known.
     """
     from aivideo._session.session import Session
 
@@ -161,9 +162,7 @@ async def _dry_run(
     as_json: bool,
 ) -> int:
     plan = await _examine(lines, output, ledger, settings)
-    sent = [
-        each.line for each in plan.matches if each.would_be_sent(retry_failed=settings.retry_failed)
-    ]
+    sent = [each.line for each in batches.lines_to_send(plan, settings)]
     if plan.repeated:
         exits.warn(cost_of_repeated(plan.repeated))
     estimate = batches.estimate(sent)
