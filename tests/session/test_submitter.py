@@ -207,7 +207,7 @@ async def test_slow_creates_never_use_a_connection_that_the_server_closes() -> N
 
 FAULT = (500, "internal_error", "api_error")
 BAD = (400, "invalid_request", "invalid_request_error")
-SLOW_DOWN = (429, "rate_limit_exceeded", "rate_limit_error")
+SLOW_DOWN: tuple[int, str, str] = (429, "rate_limit_exceeded", "rate_limit_error")
 SPENT = (429, "spend_limit_exceeded", "billing_error")
 
 
