@@ -235,9 +235,14 @@ async def test_a_callback_for_a_job_that_waits_to_be_paid_again_sends_nothing(
                 "sk-test", base_url=here.sim.url, ledger=ledger, callback_secret=SECRET
             )
         here.is_down = True  # the service's own callback does not arrive
-        await asyncio.sleep(650)
+        await asyncio.sleep(300)
         assert job.task_id is not None
         body = body_of(here.sim, job.task_id)
+        assert await receiver.receive_callback(here.token(job), body) is not None
+        await asyncio.sleep(60)
+        assert (await here.record(job)).status is JobStatus.PLANNED, "its task runs still"
+        assert here.sim.truth.creates_seen == 1
+        await asyncio.sleep(290)
         assert await receiver.receive_callback(here.token(job), body) is not None
         await asyncio.sleep(60)
         found = await here.record(job)
