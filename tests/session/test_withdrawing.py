@@ -415,3 +415,24 @@ async def test_leaving_one_of_two_calls_of_a_batch_leaves_the_others_jobs_alone(
         ends = [await stays] + [outcome async for outcome in one]
     assert not any(isinstance(end, Failed) for end in ends)
     assert sold.truth.creates_taken == 3
+
+
+async def test_a_job_whose_claim_is_written_while_the_session_closes_is_not_sent() -> None:
+    class Slow(MemoryLedger):
+        async def claim(
+            self, job_id: str, *, lease: float, retry_faulted: bool = False
+        ) -> JobRecord | None:
+            await asyncio.sleep(5)
+            return await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
+
+    sold, ledger = service(), Slow()
+    async with Session("sk-test", ledger=ledger, transport=DirectTransport(sold)) as session:
+        submitting = asyncio.create_task(session.submit(boat()))
+        enqueued = await session.enqueue(boat(1))
+        await asyncio.sleep(1)
+    with pytest.raises(SessionClosedError, match="it was not sent"):
+        await submitting
+    with pytest.raises(SessionClosedError, match="not sent yet"):
+        await enqueued
+    assert sold.truth.creates_seen == 0
+    assert await ledger.counts() == {JobStatus.WITHDRAWN: 1, JobStatus.PLANNED: 1}
