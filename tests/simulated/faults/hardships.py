@@ -27,6 +27,8 @@ from tests.simulated.faults.plan import (
 
 NEEDS: dict[str, str] = {
     "fence": "a claim whose lease has passed sends nothing",
+    "after-500": "an error that follows a 500 says that the 500 may have been charged",
+    "unwritten": "what was said to be unsent is not sent later, also if that was not written",
     "gate": "a documented 500 counts as an unknown does, and one create probes after a hold",
     "ident": "a line without id is named by its content, whatever other runs do meanwhile",
     "user-code": "a job whose on_job or key raises gets its outcome, and the others go on",

@@ -31,6 +31,7 @@ from tests.simulated.faults.content import content_of, content_of_body, content_
 from tests.simulated.faults.hardships import is_on
 from tests.simulated.faults.ledgers import CLAIM, WatchedLedger
 from tests.simulated.faults.process import Claim, Post, Process
+from tests.simulated.faults.promises import Promises
 from tests.simulated.faults.verdicts import verdict_of
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class Laws:
         """Tasks that a ledger on disk has recorded."""
         self.audits = Audits(self)
         self._posts_of_claim: dict[tuple[str, int], Post] = {}
-        self._told_unsent: dict[str, str | None] = {}
-        """Jobs that somebody was told are unsent: the key under which they may be sent later."""
+        self.promises = Promises(self)
         self._lapsed: set[tuple[str, int]] = set()
 
     def fail(self, law: str, text: str) -> None:
@@ -104,7 +104,7 @@ class Laws:
                 self.fail("law 7", f"{process.name} probes with more than one create after a hold")
         if job_id in process.not_wanted:
             self.fail("user code", f"{process.name} claims {job_id}, whose on_job has raised")
-        if job_id in self._told_unsent:
+        if self.promises.forbid(job_id):
             self.fail("unsent", f"{process.name} claims {job_id}, which was said to be unsent")
 
     def claimed(self, process: Process, record: JobRecord, since: float) -> Claim:
@@ -299,7 +299,7 @@ class Laws:
                 "law 3", f"{post.content!r}: the verdict is {post.verdict}, recorded was {event}"
             )
 
-    # --- claims that lapse, and what users were told ----------------------------------------------
+    # --- claims that lapse ----------------------------------------------
 
     def lapsed(self, who: str, unix: float, records: Sequence[JobRecord]) -> None:
         """Somebody recorded claims as abandoned: check that each was due.
@@ -336,15 +336,6 @@ class Laws:
                         f"{passed:.0f} s, while its POST may be answered within "
                         f"{owner.request_timeout:g} s",
                     )
-
-    def told_unsent(self, job_id: str, key: str | None = None) -> None:
-        """A user was told that a job is unsent: only its key, if it has one, may send it."""
-        self._told_unsent[job_id] = key
-
-    def asked_again(self, key: str) -> None:
-        """A user asks for a key again: it may be sent."""
-        for job_id in [job_id for job_id, each in self._told_unsent.items() if each == key]:
-            del self._told_unsent[job_id]
 
     # --- ends -------------------------------------------------------------------------------------
 

@@ -120,6 +120,12 @@ class WatchedLedger(_Watched, SqliteLedger):
         ).fetchone()
         return None if row is None else str(row[0])
 
+    def is_planned(self, job_id: str) -> bool:
+        """Whether a job is planned on disk."""
+        run = self.file.connection.execute
+        row = run("SELECT status FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        return row is not None and str(row[0]) == "planned"
+
     def abandon(self, *, close: bool) -> None:
         """Release what the kernel releases when a process dies."""
         owner = self.file.owner

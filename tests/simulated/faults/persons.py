@@ -25,6 +25,12 @@ def change_manually(world: World) -> None:
         _open_and(world, _settle_or_retry)
 
 
+def look(world: World) -> None:
+    """Look at the ledger while no process runs."""
+    if world.ledger.exists():
+        _open_and(world, None)
+
+
 def visit(boot: Boot) -> None:
     """Look at the ledger while processes run, and perhaps settle a job."""
     if not boot.over and boot.uses_ledger:

@@ -32,7 +32,8 @@ from aivideo.manifest import (
     read_manifest,
 )
 from tests.simulated.faults.content import content_of
-from tests.simulated.faults.ledgers import PLANNED
+from tests.simulated.faults.hardships import is_on
+from tests.simulated.faults.ledgers import PLANNED, WatchedLedger
 from tests.simulated.faults.plan import HOUR, Pause
 from tests.simulated.faults.process import Process
 
@@ -211,7 +212,9 @@ class Work:
         session, rng, key = self.session, self.world.rng, f"k{number}"
         submit: Callable[..., Coroutine[Any, Any, Job]]
         submit = session.enqueue if rng.random() < 0.5 else session.submit
-        self.world.laws.asked_again(key)
+        self.world.laws.promises.asks(self.process, key)
+        if submit == session.enqueue:
+            self.world.laws.promises.enqueued(key)
         try:
             job = await submit(request, key=key, on_update=self._on_update())
         except AIVideoError as error:
@@ -248,9 +251,20 @@ class Work:
         if "session.resume() sends it" in str(error):
             return False  # it was enqueued under the same key before
         job_id = PLANNED.get()
-        if job_id is not None and not self.world.is_being_sent(job_id):
-            self.world.laws.told_unsent(job_id, key)
+        if job_id is None:
+            return True
+        if not is_on("after-500") and self.world.laws.promises.was_faulted(job_id):
+            return False
+        if not is_on("unwritten") and self._is_planned(job_id) and key is None:
+            return False
+        if not self.world.is_being_sent(job_id):
+            self.world.laws.promises.told_unsent(self.process, job_id, key)
         return True
+
+    def _is_planned(self, job_id: str) -> bool:
+        ledger = self.process.ledger
+        assert isinstance(ledger, WatchedLedger)
+        return ledger.is_planned(job_id)
 
     async def _unkept(self) -> None:
         requests = self.process.plan.unkept

@@ -190,6 +190,7 @@ class World:
                         len(self.plan.boots),
                         BootPlan(processes=(self._final_process(),), down_before=60.0),
                     )
+                    persons.look(self)
                 if not self.laws.violations:
                     Books(self.laws).check()
             except StuckError as error:
