@@ -28,7 +28,10 @@ def _run_chunk(seeds: list[int]) -> list[Result]:
 
 
 def results(
-    seeds: Iterable[int], jobs: int, mutant: str | None = None, enabled: frozenset[str] = frozenset()
+    seeds: Iterable[int],
+    jobs: int,
+    mutant: str | None = None,
+    enabled: frozenset[str] = frozenset(),
 ) -> Iterator[Result]:
     """Simulate many seeds, in chunks in other processes if ``jobs`` is above 1."""
     if jobs == 1:
