@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aivideo.ledger import events
 from aivideo.ledger.audit import Reading
@@ -46,7 +46,7 @@ class _Watched(_AnyLedger):
             self.process.world.reached["a job was asked for again"] += 1
         return planned
 
-    async def claim(self, job_id: str, *, lease: float) -> JobRecord | None:
+    async def claim(self, job_id: str, *, lease: float, **settings: Any) -> JobRecord | None:
         """See :class:`~aivideo.ledger.Ledger`."""
         process = self.process
         laws = process.world.laws
@@ -55,7 +55,7 @@ class _Watched(_AnyLedger):
         process.claiming += 1
         since = process.world.now()
         try:
-            claimed = await super().claim(job_id, lease=lease)
+            claimed = await super().claim(job_id, lease=lease, **settings)
         finally:
             process.claiming -= 1
         if claimed is not None and process.alive:
