@@ -126,6 +126,15 @@ class WatchedLedger(_Watched, SqliteLedger):
         row = run("SELECT status FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return row is not None and str(row[0]) == "planned"
 
+    def is_in_doubt(self, job_id: str) -> bool:
+        """Whether a create of a job may have been charged, as far as is on disk."""
+        row = self.file.connection.execute(
+            "SELECT count(*) FROM attempts a JOIN jobs j ON j.seq = a.job "
+            "WHERE j.id = ? AND a.status IN ('unknown', 'faulted')",
+            (job_id,),
+        ).fetchone()
+        return bool(row[0])
+
     def abandon(self, *, close: bool) -> None:
         """Release what the kernel releases when a process dies."""
         owner = self.file.owner

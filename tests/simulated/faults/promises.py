@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from tests.simulated.faults.ledgers import WatchedLedger
 from tests.simulated.faults.process import Process
 
 if TYPE_CHECKING:
@@ -43,15 +44,9 @@ class Promises:
         self._told_unsent[job_id] = key
         if key is not None:
             self._asking[key].remove(process)
-        doubts = [
-            post
-            for post in self._laws.posts
-            if post.claim.job_id == job_id and post.verdict in ("unknown", "faulted")
-        ]
-        if doubts and not any(post.is_known for post in doubts):
-            self._laws.fail(
-                "unsent", f"{doubts[0].content!r} is in doubt, and was said to be unsent"
-            )
+        assert isinstance(process.ledger, WatchedLedger)
+        if process.ledger.is_in_doubt(job_id):
+            self._laws.fail("unsent", f"job {job_id} is in doubt, and was said to be unsent")
 
     def was_faulted(self, job_id: str) -> bool:
         """Whether a create of a job was answered with the documented 500 or 503."""
