@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import importlib.util
 import logging
 import os
 import random
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aivideo.delivery import download
 from tests.simulated.faults.loops import PROCESS
 from tests.simulated.faults.plan import KEY
-from tests.simulated.faults.process import DownloadPart, recording_fsync
+from tests.simulated.faults.process import DownloadPart, FileLock, recording_fsync
 
 if TYPE_CHECKING:
     from tests.simulated.faults.world import World
@@ -76,6 +78,7 @@ def deterministic(world: World) -> Generator[None]:
         (os, "fsync", recording_fsync(world.synced, os.fsync)),
         (download, "datetime", _Now),
         (download, "_Part", DownloadPart),
+        *_locks_of_processes(),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     gc.disable()
@@ -90,6 +93,22 @@ def deterministic(world: World) -> Generator[None]:
         random.setstate(state)
         gc.unfreeze()
         gc.enable()
+
+
+def _locks_of_processes() -> list[tuple[Any, str, Any]]:
+    """Note the file locks that processes hold: a dead one holds none."""
+    if importlib.util.find_spec("aivideo.manifest.preparing") is None:
+        return []  # this package plans the lines of a manifest without a lock
+    preparing = importlib.import_module("aivideo.manifest.preparing")
+    plain = preparing._try_to_lock
+
+    def try_to_lock(path: Any) -> int | None:
+        handle: int | None = plain(path)
+        if handle is not None:
+            PROCESS.get().locks.append(FileLock.of(handle))
+        return handle
+
+    return [(preparing, "_try_to_lock", try_to_lock)]
 
 
 class _LogChecker(logging.Handler):

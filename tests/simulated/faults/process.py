@@ -9,6 +9,7 @@ After the crash, every external call of the process hangs forever.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 from collections.abc import Callable
@@ -30,6 +31,25 @@ from tests.simulated.faults.plan import Pause, ProcessPlan
 if TYPE_CHECKING:
     from aivideo import Session
     from tests.simulated.faults.world import Boot, World
+
+
+@define
+class FileLock:
+    """A lock of an open file."""
+
+    handle: int
+    inode: int
+
+    @classmethod
+    def of(cls, handle: int) -> FileLock:
+        """Return the lock of a handle."""
+        return cls(handle, os.fstat(handle).st_ino)
+
+    def release(self) -> None:
+        """Release it as the kernel does; the handle may have been closed, and used again."""
+        with suppress(OSError):
+            if os.fstat(self.handle).st_ino == self.inode:
+                fcntl.flock(self.handle, fcntl.LOCK_UN)
 
 
 @define
@@ -89,6 +109,8 @@ class Process:
     hold: Hold = field(factory=Hold)
     not_wanted: set[str] = field(factory=set)
     """Jobs whose own ``on_job`` has raised: this process does not send them."""
+    locks: list[FileLock] = field(factory=list)
+    """Locks of files that the kernel releases when it dies."""
     lines: set[str] = field(factory=set)
     """The contents of the manifest as it read it."""
     started: float = 0.0
@@ -228,6 +250,8 @@ class Process:
         """Mark the process as dead."""
         if self.alive:
             self.posts_at_death = self.pending_posts
+            for lock in self.locks:
+                lock.release()
         self.alive = False
         self.died.set()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
@@ -28,6 +30,7 @@ from aivideo.manifest import (
     Defaults,
     Line,
     ManifestError,
+    Plan,
     prepare,
     read_manifest,
 )
@@ -45,6 +48,8 @@ PROCESS_TIMEOUT = 12 * HOUR
 
 FINAL_TIMEOUT = 100 * HOUR
 """The same for the final process, where it is a violation if jobs are still running."""
+
+MANIFEST = BatchSettings(name="m")
 
 MAY_BE_CHARGED = (SubmitUnknownError, InternalServerError, UpstreamError)
 """Errors of ``submit`` after which a create may have been charged. After all others it is unsent,
@@ -296,19 +301,16 @@ class Work:
 
     async def _manifest(self) -> None:
         world, process = self.world, self.process
-        assert process.ledger is not None
         folder = world.folder / "clips"
         folder.mkdir(exist_ok=True)
-        lines = self._lines()
         try:
-            plan = await prepare(process.ledger, "m", lines)
+            plan = await self._prepared(folder)
         except ManifestError as error:
             process.log(f"the manifest is refused: {error}")
             world.reached["a manifest was refused"] += 1
             world.manifest.give_new_ids()
-            lines = self._lines()
-            plan = await prepare(process.ledger, "m", lines)
-        batch = Batch(self.session, plan, folder, BatchSettings(name="m"))
+            plan = await self._prepared(folder)
+        batch = Batch(self.session, plan, folder, MANIFEST)
         report = await batch.run()
         for result in report.results if process.alive else ():
             if result.error is not None:
@@ -318,6 +320,17 @@ class Work:
             world.laws.succeeded(content_of(result.line.request.input), result.task_id)
             if result.path is not None and not world.laws.is_complete(result.task_id, result.path):
                 world.laws.fail("complete files", f"{result.path} is incomplete")
+
+    async def _prepared(self, folder: Path) -> Plan:
+        """Match the manifest with the ledger."""
+        assert self.process.ledger is not None
+        ledger, lines = self.process.ledger, self._lines()
+        matched: Any = prepare
+        if "settings" in inspect.signature(prepare).parameters:
+            plan: Plan = await matched(ledger, lines, folder, MANIFEST)
+        else:  # until "ident" is on
+            plan = await matched(ledger, MANIFEST.name, lines)
+        return plan
 
     def _lines(self) -> list[Line]:
         path = self.world.manifest.path
