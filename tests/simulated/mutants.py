@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from aivideo import RateLimit, SpendLimitError, models
 from aivideo._api import verdict, wire
 from aivideo._api.client import Client
 from aivideo._pacing.limiter import Limiter
-from aivideo._session import consequences, gate, intake, many, recorder, session, submitter
+from aivideo._session import consequences, gate, recorder, session, submitter
 from aivideo._session.downloads import Downloads
 from aivideo._session.gate import Gate, Outage, OutageProbe
 from aivideo._session.intake import Intake
@@ -49,6 +50,8 @@ class Mutant:
     name: str
     what: str
     apply: Callable[[], None]
+    draws: tuple[str, ...] = ()
+    """The draws of the simulation that it needs, besides those that are on."""
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -70,6 +73,20 @@ def replace(owner: Any, name: str, value: Any) -> Any:
     before = owner.__dict__[name]
     setattr(owner, name, value)
     return before
+
+
+def replace_everywhere(before: Any, value: Any) -> None:
+    """Replace a function in every module of the package that names it."""
+    found = [
+        (module, name)
+        for path, module in list(sys.modules.items())
+        if path.partition(".")[0] == "aivideo"
+        for name, each in list(vars(module).items())
+        if each is before
+    ]
+    assert found
+    for module, name in found:
+        setattr(module, name, value)
 
 
 # --- law 1: on disk before the POST's first byte --------------------------------------------------
@@ -389,11 +406,10 @@ def another_job_each_run() -> None:
 def image_not_compared() -> None:
     def fingerprint(request: Any) -> str:
         fields = {name: each for name, each in request.input.items() if name != "image_urls"}
-        return str(before(SimpleNamespace(model=request.model, input=fields)))
+        return before(SimpleNamespace(model=request.model, input=fields))  # type: ignore[no-any-return]
 
-    before = replace(models, "fingerprint", fingerprint)
-    replace(intake, "fingerprint", fingerprint)
-    replace(many, "fingerprint", fingerprint)
+    before: Any = models.fingerprint
+    replace_everywhere(before, fingerprint)
 
 
 @mutant("8", "a file counts as saved before it is on disk")

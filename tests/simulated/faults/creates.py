@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import random
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,13 @@ class Creates:
         """Have a request carried out; return the answer, and whether a create was taken."""
         truth = self._world.service.truth
         before = truth.creates_taken
+        odd = post is not None and self._is_odd()
+        if odd and self._world.rng.random() < 0.5:
+            return _odd_answer(self._world.rng), False
         answer = self._world.service.handle(request, self._world.now())
         taken = truth.creates_taken > before
+        if odd and answer.status == 200:
+            answer = _odd_answer(self._world.rng)
         if taken:
             self._world.laws.taken(process, post)
             self._note_content(process, post)
@@ -79,6 +85,14 @@ class Creates:
         self._world.reached["a create was answered with another task's id"] += 1
         return _with_task_id(answer, self.repeated[post])
 
+    def _is_odd(self) -> bool:
+        """Draw whether a create is answered by a 4xx that the API does not list."""
+        world, share = self._world, self._world.plan.odd_answers
+        if not share or world.faults_off or world.rng.random() >= share:
+            return False
+        world.reached["a create was answered by an unlisted 4xx"] += 1
+        return True
+
     def is_late(self) -> bool:
         """Draw whether a create reaches the service late."""
         share = self._world.plan.late_creates
@@ -104,6 +118,14 @@ class Creates:
             and (post.process.alive or self._world.now() - post.sent_at < 1.0)
             for post in self._world.laws.posts
         )
+
+
+def _odd_answer(rng: random.Random) -> SimAnswer:
+    """Return a 4xx that says nothing about whether a task was made."""
+    status = rng.choice((408, 409, 413, 425, 499))
+    error = {"code": "request_timeout", "message": "Try later.", "type": "timeout_error"}
+    body = orjson.dumps({"error": error}) if rng.random() < 0.7 else b"<html>Payload</html>"
+    return SimAnswer(status, {}, body)
 
 
 def _with_task_id(answer: SimAnswer, task_id: str) -> SimAnswer:

@@ -34,6 +34,7 @@ NEEDS: dict[str, str] = {
     "user-code": "a job whose on_job or key raises gets its outcome, and the others go on",
     "places": "a create answered with another job's task id is an unknown and takes no place",
     "audit": "jobs audit says under which assumption its words are true",
+    "verdicts": "a 4xx that the API does not list proves nothing about a create",
     "unpriced": "a ceiling admits nothing more after an attempt of unknown price",
 }
 """Draws that are off until the package keeps these promises; see ``ENABLED``."""
@@ -241,6 +242,14 @@ def repeated_task_ids(rng: random.Random, plan: Plan) -> Plan:
         return evolve(process, settings=process.settings | {"max_running_jobs": None})
 
     return _each_process(plan, without_cap)
+
+
+@hardship
+def odd_answers(rng: random.Random, plan: Plan) -> Plan:
+    """Answer creates, taken or not, by a 4xx that the API does not list."""
+    if not is_on("verdicts") or rng.random() < 0.9:
+        return plan
+    return evolve(plan, odd_answers=rng.choice((0.1, 0.3)))
 
 
 @hardship

@@ -24,7 +24,7 @@ from aivideo import (
 from aivideo._api.wire import Answer
 from aivideo.ledger import events
 from aivideo.ledger.events import Event
-from aivideo.ledger.records import JobRecord
+from aivideo.ledger.records import AttemptStatus, JobRecord
 from aivideo.simulator import TaskRecord
 from tests.simulated.faults.audits import Audits
 from tests.simulated.faults.content import content_of, content_of_body, content_of_task
@@ -112,9 +112,18 @@ class Laws:
         content = content_of(record.request.input)
         claim = Claim(record.id, record.latest, content, process.own_time(), since)
         process.claims.append(claim)
+        self._check_repeat(process, record, content)
         if self.world.tracing:
             process.log(f"claimed {content!r}, attempt {record.latest}")
         return claim
+
+    def _check_repeat(self, process: Process, record: JobRecord, content: str) -> None:
+        """Check that nobody sends again, unasked, what may have been charged."""
+        allowed = process.plan.settings.get("resubmit_server_errors") or not is_on("after-500")
+        doubts = {each.status for each in record.attempts[:-1] if each.status.is_in_doubt}
+        doubts -= {AttemptStatus.FAULTED} if allowed else set()
+        if doubts and content not in self.world.changed_manually:
+            self.fail("law 4", f"{process.name} sends {content!r} again, which is in doubt")
 
     def sent(self, process: Process, method: str, path: str, body: bytes | None) -> Post | None:
         """A process sends a request."""
@@ -288,6 +297,7 @@ class Laws:
             "again": (events.Released,),
             "faulted": (events.Faulted, events.Doubted),
             "unknown": (events.Doubted,),
+            "unlisted": (events.Doubted,),
             "repeated": (events.Doubted,),
         }
         assert post.verdict is not None

@@ -185,6 +185,8 @@ class Plan:
     """Whether most edits of the manifest change the prompt of a line."""
     repeated_ids: float = 0.0
     """Fraction of the creates that are answered with the id of an earlier task."""
+    odd_answers: float = 0.0
+    """Fraction of the creates that are answered by a 4xx that the API does not list."""
     late_creates: float = 0.0
     """Fraction of the creates that reach the service late, when nobody waits for the response."""
 

@@ -55,6 +55,6 @@ def apply(mutant: str | None, enabled: frozenset[str] = frozenset()) -> None:
     """Apply a mutant, if one is named, and switch draws on that are off by default."""
     hardships.ENABLED.update(enabled)
     if mutant is not None:
-        from tests.simulated.mutants import MUTANTS
+        from tests.simulated.more_mutants import all_mutants
 
-        MUTANTS[mutant].apply()
+        all_mutants()[mutant].apply()

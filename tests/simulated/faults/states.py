@@ -12,6 +12,7 @@ STATES: dict[str, str] = {
     "a create in doubt while all creates fail": "gate",
     "a create was taken after its sender had given up": "",
     "a create was answered with another task's id": "",
+    "a create was answered by an unlisted 4xx": "verdicts",
     "another spender bought": "",
     "a doubt in a ledger in memory": "",
     "equal requests were bought": "",

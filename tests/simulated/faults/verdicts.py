@@ -18,7 +18,7 @@ def verdict_of(response: Answer | APIConnectionError) -> tuple[str, str | None]:
     """Classify the response to a create; also return its task id, if it has one.
 
     The verdicts are "taken", "no" (refused), "spent" (no credits or spend limit reached), "again"
-    (rate-limited), "faulted" (server error) and "unknown".
+    (rate-limited), "faulted" (server error), "unlisted" (a 4xx that proves nothing) and "unknown".
     """
     if isinstance(response, APIConnectionError):
         return "unknown", None
@@ -39,4 +39,6 @@ def verdict_of(response: Answer | APIConnectionError) -> tuple[str, str | None]:
         return "no", None
     if (response.status, code) in SERVER_CODES:
         return "faulted", None
+    if 400 <= response.status < 500:
+        return "unlisted", None
     return "unknown", None
