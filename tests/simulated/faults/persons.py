@@ -151,7 +151,6 @@ class Manifest:
         self._world = world
         self._rows = list(world.plan.manifest)
         self._added = 0
-        self._reworded: set[str] = set()
         self.path = world.folder / "manifest.jsonl"
         self._save()
 
@@ -179,7 +178,6 @@ class Manifest:
                 rows.insert(at, self._new(rows[at].prompt))
             case "reword":
                 rows[at] = evolve(rows[at], prompt=f"A boat, manifest reworded {self._added}")
-                self._reworded.add(rows[at].prompt)
                 self._added += 1
             case "rename":
                 self._added += 1
@@ -196,10 +194,12 @@ class Manifest:
             self._world.reached["the manifest was edited while processes ran"] += 1
             self.edit()
 
-    def give_new_ids(self) -> None:
-        """Give every line a new id that was changed after its id was used."""
+    def give_new_ids(self, problems: list[str]) -> None:
+        """Give every line a new id whose id was used for another request, as the problems say."""
+        text = " ".join(problems)
         self._rows = [
-            self._new(row.prompt) if row.prompt in self._reworded else row for row in self._rows
+            self._new(row.prompt) if f"id {row.id!r} was used" in text else row
+            for row in self._rows
         ]
         self._save()
 

@@ -308,7 +308,7 @@ class Work:
         except ManifestError as error:
             process.log(f"the manifest is refused: {error}")
             world.reached["a manifest was refused"] += 1
-            world.manifest.give_new_ids()
+            world.manifest.give_new_ids(error.problems)
             plan = await self._prepared(folder)
         batch = Batch(self.session, plan, folder, MANIFEST)
         report = await batch.run()
