@@ -124,10 +124,13 @@ def unpriced_requests(rng: random.Random, plan: Plan) -> Plan:
             for request in requests
         )
 
-    later = rng.random() < 0.5 and is_on("unpriced")
-    return evolve(
-        plan, batch=some(plan.batch), keyed=some(plan.keyed), ceiling_from=1 if later else 0
-    )
+    plan = evolve(plan, batch=some(plan.batch), keyed=some(plan.keyed))
+    if rng.random() < 0.4 or not is_on("unpriced"):
+        return plan
+    # The ceiling is set when some of the batch has been bought. `resume()` would not know it.
+    ceiling = plan.batch_ceiling or rng.choice((300, 1000, 2000))
+    plan = evolve(plan, batch_ceiling=ceiling, ceiling_from=1)
+    return _each_process(plan, lambda process, _: evolve(process, resumes=False))
 
 
 @hardship

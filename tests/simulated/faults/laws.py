@@ -27,6 +27,7 @@ from aivideo.ledger.events import Event
 from aivideo.ledger.records import AttemptStatus, JobRecord
 from aivideo.simulator import TaskRecord
 from tests.simulated.faults.audits import Audits
+from tests.simulated.faults.ceilings import Ceilings
 from tests.simulated.faults.content import content_of, content_of_body, content_of_task
 from tests.simulated.faults.hardships import is_on
 from tests.simulated.faults.ledgers import CLAIM, WatchedLedger
@@ -60,6 +61,7 @@ class Laws:
         self.listed: set[str] = set()
         """Tasks that a ledger on disk has recorded."""
         self.audits = Audits(self)
+        self.ceilings = Ceilings(self)
         self._posts_of_claim: dict[tuple[str, int], Post] = {}
         self.promises = Promises(self)
         self._lapsed: set[tuple[str, int]] = set()
@@ -157,20 +159,12 @@ class Laws:
             self.fail(
                 "law 2", f"{process.name} POSTs {content!r}, which its manifest does not hold"
             )
-        if "unpriced" in content and self._ceiling_over(process, content) is not None:
-            self.fail("law 5", f"{content!r} has no known price and is POSTed under a ceiling")
+        self.ceilings.sent(process, content)
         post = Post(process, claim, content, now)
         process.posts.append(post)
         self.posts.append(post)
         self._posts_of_claim[claim.job_id, claim.number] = post
         return post
-
-    def _ceiling_over(self, process: Process, content: str) -> int | None:
-        """Return a ceiling that counts for a content in a process, or None."""
-        own: int | None = process.plan.settings.get("max_credits")
-        if own is not None or "batch" not in content:
-            return own
-        return self.world.ceiling_now()
 
     def _pace(self, process: Process) -> None:
         now = self.world.now()
@@ -206,29 +200,7 @@ class Laws:
                 "paid twice",
                 f"{content!r} was taken {len(tasks)} times, and asked for {self.asked[content]}",
             )
-        ceiling_of_process = process.plan.settings.get("max_credits")
-        if ceiling_of_process is not None:
-            held = sum(
-                each.credits
-                for each in self.world.service.truth.tasks.values()
-                if self.post_of_task[each.id].process is process and not each.refunded
-            )
-            if held > ceiling_of_process and not self.wrongly_settled:
-                self.fail(
-                    "law 5",
-                    f"{process.name} was charged {held}, its ceiling is {ceiling_of_process}",
-                )
-        ceiling = self.world.ceiling_now()
-        if ceiling is not None and "batch" in content and not self.wrongly_settled:
-            held = sum(
-                each.credits
-                for asked, made in self.by_content.items()
-                if "batch" in asked
-                for each in made
-                if not each.refunded
-            )
-            if held > ceiling:
-                self.fail("law 5", f"the batch was charged {held}, its ceiling is {ceiling}")
+        self.ceilings.taken(process, content)
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -367,28 +339,6 @@ class Laws:
                     "no task lost",
                     f"{process.name} forgot {post.content!r}, which may have been charged",
                 )
-
-    def transaction_done(self, process: Process) -> None:
-        """A ledger transaction has completed: check the ceilings."""
-        ceiling_of_process = process.plan.settings.get("max_credits")
-        if ceiling_of_process is not None and process.session is not None:
-            held = process.session.statistics().credits.held
-            if held > ceiling_of_process:
-                self.fail(
-                    "law 5",
-                    f"{process.name} counts {held} credits, its ceiling is {ceiling_of_process}",
-                )
-        ceiling = self.world.plan.batch_ceiling
-        if ceiling is None or self.wrongly_settled or self.world.plan.ceiling_from:
-            return
-        assert isinstance(process.ledger, WatchedLedger)
-        if process.ledger._file is None:
-            return  # it was closed by this transaction
-        row = process.ledger.file.connection.execute(
-            "SELECT (charged + reserved + unknown) / 1e6 FROM credit_totals WHERE batch = 'b'"
-        ).fetchone()
-        if row is not None and row[0] > ceiling:
-            self.fail("law 5", f"the ledger holds {row[0]} for a batch whose ceiling is {ceiling}")
 
     def outcome(
         self, process: Process, requests: Sequence[Request], outcome: Outcome, seen: set[int]

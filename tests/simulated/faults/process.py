@@ -307,7 +307,7 @@ class Process:
             return
         if not self.crashes_at("write"):
             _settle(future, work)
-            world.laws.transaction_done(self)
+            world.laws.ceilings.transaction_done(self)
             self.pauses_at("write")
             return
         # The process crashes in this transaction: its caller gets no result.

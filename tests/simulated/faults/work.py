@@ -346,6 +346,8 @@ class Work:
                 await self.session.credits()
             except AIVideoError as error:
                 self.process.log(f"could not read the credits: {error}"[:120])
+            else:
+                await self._audit()
             await asyncio.sleep(every)
 
     async def _audit(self) -> None:
