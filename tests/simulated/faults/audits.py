@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from aivideo.desk import Audit
 from aivideo.ledger.audit import Reading
-from aivideo.ledger.records import Attempt, AttemptStatus
 from tests.simulated.faults.hardships import is_on
 
 if TYPE_CHECKING:
     from tests.simulated.faults.laws import Laws
+    from tests.simulated.faults.process import Post
 
 READ_WITHIN = 120.0
 """Seconds between the service's answer with its counters and the end of the ledger's write."""
@@ -30,6 +30,7 @@ class Audits:
     def __init__(self, laws: Laws) -> None:
         self._laws = laws
         self._times: dict[float, float] = {}
+        self._said_untaken: set[tuple[str, int]] = set()
 
     def read(self, reading: Reading) -> None:
         """Note when a reading was stored."""
@@ -47,43 +48,44 @@ class Audits:
         assumes_nobody_else = any(word in text for word in ("nobody", "no one", "else"))
         if assumes_nobody_else and self._others_between(since - READ_WITHIN, now):
             return
-        listed = {a.task_id for job in audit.in_doubt for a in job.attempts}
         doubtful = [
-            attempt
+            (job.id, attempt)
             for job in audit.in_doubt
             for attempt in job.attempts
-            if attempt.status in (AttemptStatus.UNKNOWN, AttemptStatus.FAULTED)
-            and attempt.sent_at > finding.since.at
+            if attempt.status.is_in_doubt and attempt.sent_at > finding.since.at
         ]
-        if not is_on("audit") and self._says_too_much_today(finding.now.at, doubtful, now):
+        sent_at = max((attempt.sent_at for _, attempt in doubtful), default=0.0)
+        if not is_on("audit") and self._says_too_much_today(finding.now.at, sent_at, now):
             return
-        hidden = [
+        posts = {(job_id, attempt.number) for job_id, attempt in doubtful}
+        tasks = [
             task
-            for content, tasks in laws.by_content.items()
-            if not laws.is_unkept(content)
-            for task in tasks
-            if task.id not in listed
-            and task.id not in laws.listed
-            and since < task.created <= laws.world.now()
+            for task_id, task in laws.world.service.truth.tasks.items()
+            if laws.post_of_task[task_id].name in posts
         ]
-        charged = [task for task in hidden if not task.refunded or task.ends > now - READ_WITHIN]
-        if finding.conclusion == "none charged" and charged:
+        charged = [task for task in tasks if not task.refunded or task.ends > now - READ_WITHIN]
+        if finding.conclusion == "none charged":
+            self._said_untaken |= posts
+            if charged:
+                laws.fail("audit", f"{len(charged)} POSTs in doubt are charged. It says: {text}")
+        if finding.conclusion == "all charged" and len(tasks) < len(doubtful):
             laws.fail(
                 "audit",
-                f"no POST in doubt is charged, it says, but {len(charged)} are: {text}",
-            )
-        if finding.conclusion == "all charged" and len(hidden) < len(doubtful):
-            laws.fail(
-                "audit",
-                f"all {len(doubtful)} POSTs in doubt are charged, it says, but {len(hidden)} are",
+                f"{len(tasks)} of {len(doubtful)} POSTs in doubt were taken. It says: {text}",
             )
 
-    def _says_too_much_today(self, read_at: float, doubtful: list[Attempt], now: float) -> bool:
+    def taken(self, post: Post) -> None:
+        """Check that no audit has said of a POST that is taken now that it is not charged."""
+        if post.name in self._said_untaken:
+            self._laws.fail("audit", f"{post.content!r} is taken after an audit said it was not")
+
+    def _says_too_much_today(self, read_at: float, sent_at: float, now: float) -> bool:
         """Whether an audit is known to be wrong where others spend, or a create may be taken."""
         return (
             bool(self._laws.world.plan.late_creates)
             or self._others_between(0.0, now)
-            or any(attempt.sent_at > read_at - SETTLED_AFTER for attempt in doubtful)
+            or any("unpriced" in content for content in self._laws.by_content)
+            or sent_at > read_at - SETTLED_AFTER
         )
 
     def _others_between(self, begin: float, end: float) -> bool:

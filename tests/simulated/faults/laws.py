@@ -201,6 +201,7 @@ class Laws:
                 f"{content!r} was taken {len(tasks)} times, and asked for {self.asked[content]}",
             )
         self.ceilings.taken(process, content)
+        self.audits.taken(post)
 
     # --- answers ----------------------------------------------------------------------------------
 

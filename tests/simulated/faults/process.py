@@ -85,6 +85,11 @@ class Post:
     is_known: bool = False
     """Whether a ledger knows its task, perhaps from a callback."""
 
+    @property
+    def name(self) -> tuple[str, int]:
+        """The id of its job, and the number of its attempt."""
+        return self.claim.job_id, self.claim.number
+
 
 @define(eq=False)
 class Process:

@@ -94,7 +94,7 @@ class Work:
         await self.session.aclose()
         if running:
             # Closing the session must end all waiting calls; a GET that is under way ends first.
-            await asyncio.wait(running, timeout=1.0 + process.request_timeout * plan.manifest)
+            await asyncio.wait(running, timeout=1.0 + 3 * process.request_timeout * plan.manifest)
             if process.alive and self.pending:
                 world.laws.fail("one outcome", f"still waiting after close: {self.pending}")
 
