@@ -16,10 +16,6 @@ READ_WITHIN = 120.0
 """Seconds between the service's answer with its counters and the end of the ledger's write."""
 
 
-SETTLED_AFTER = 15 * 60.0
-"""Seconds after which a create that was sent is taken, or never will be."""
-
-
 class Audits:
     """Checks findings against the service's true state.
 
@@ -54,8 +50,7 @@ class Audits:
             for attempt in job.attempts
             if attempt.status.is_in_doubt and attempt.sent_at > finding.since.at
         ]
-        sent_at = max((attempt.sent_at for _, attempt in doubtful), default=0.0)
-        if not is_on("audit") and self._says_too_much_today(finding.now.at, sent_at, now):
+        if not is_on("audit"):
             return
         posts = {(job_id, attempt.number) for job_id, attempt in doubtful}
         tasks = [
@@ -78,15 +73,6 @@ class Audits:
         """Check that no audit has said of a POST that is taken now that it is not charged."""
         if post.name in self._said_untaken:
             self._laws.fail("audit", f"{post.content!r} is taken after an audit said it was not")
-
-    def _says_too_much_today(self, read_at: float, sent_at: float, now: float) -> bool:
-        """Whether an audit is known to be wrong where others spend, or a create may be taken."""
-        return (
-            bool(self._laws.world.plan.late_creates)
-            or self._others_between(0.0, now)
-            or any("unpriced" in content for content in self._laws.by_content)
-            or sent_at > read_at - SETTLED_AFTER
-        )
 
     def _others_between(self, begin: float, end: float) -> bool:
         """Whether anybody else bought on the account, or got a refund, in an interval."""
