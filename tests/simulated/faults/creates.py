@@ -59,7 +59,7 @@ class Creates:
         if taken:
             self._world.laws.taken(process, post)
             self._note_content(process, post)
-            if answer.status == 200 and answer.cut is None and post is not None:
+            if post is not None and _names_a_task(answer):
                 answer = self._with_repeated_id(answer, post)
         return answer, taken
 
@@ -126,6 +126,15 @@ def _odd_answer(rng: random.Random) -> SimAnswer:
     error = {"code": "request_timeout", "message": "Try later.", "type": "timeout_error"}
     body = orjson.dumps({"error": error}) if rng.random() < 0.7 else b"<html>Payload</html>"
     return SimAnswer(status, {}, body)
+
+
+def _names_a_task(answer: SimAnswer) -> bool:
+    """Whether the sender of a create will read the id of a task in its answer."""
+    try:
+        body = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return False
+    return answer.status == 200 and answer.cut is None and "taskId" in (body.get("data") or {})
 
 
 def _with_task_id(answer: SimAnswer, task_id: str) -> SimAnswer:

@@ -255,6 +255,8 @@ class Work:
             return False
         if "session.resume() sends it" in str(error):
             return False  # it was enqueued under the same key before
+        if isinstance(error, SessionClosedError) and "not sent" not in str(error):
+            return False  # it followed a POST of another process
         job_id = PLANNED.get()
         if job_id is None:
             return True
