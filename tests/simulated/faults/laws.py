@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6
 CREDITS = "/v1/credits"
+ABANDONED = events.ABANDONED.reason
+"""The reason of an attempt that lapsed; kept here, since a mutant may replace the event."""
 
 
 class Laws:
@@ -295,7 +297,7 @@ class Laws:
         for record in records:
             for attempt in record.attempts:
                 lapse = (record.id, attempt.number)
-                if attempt.reason != events.ABANDONED.reason or lapse in self._lapsed:
+                if attempt.reason != ABANDONED or lapse in self._lapsed:
                     continue
                 self._lapsed.add(lapse)
                 owner = self.world.owners.get(attempt.owner)
