@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -18,11 +19,11 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from aivideo import RateLimit, SpendLimitError
+from aivideo import RateLimit, SpendLimitError, models
 from aivideo._api import verdict, wire
 from aivideo._api.client import Client
 from aivideo._pacing.limiter import Limiter
-from aivideo._session import consequences, outage, session
+from aivideo._session import consequences, outage, recorder, session, submitter
 from aivideo._session.downloads import Downloads
 from aivideo._session.gate import Gate, OutageProbe
 from aivideo._session.intake import Intake
@@ -34,7 +35,8 @@ from aivideo._session.recorder import Recorder
 from aivideo._session.submitter import Submitter
 from aivideo.delivery import download
 from aivideo.errors import APIConnectionError, LedgerError
-from aivideo.ledger import events, rules, transitions
+from aivideo.ledger import budget, events, rules, transitions
+from aivideo.ledger.memory import MemoryLedger
 from aivideo.ledger.records import AttemptStatus, JobRecord, JobStatus
 from aivideo.ledger.sqlite import file as sqlite_file
 from aivideo.ledger.sqlite import opening
@@ -49,6 +51,8 @@ class Mutant:
     name: str
     what: str
     apply: Callable[[], None]
+    draws: tuple[str, ...] = ()
+    """The draws of the simulation that it needs, besides those that are on."""
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -70,6 +74,20 @@ def replace(owner: Any, name: str, value: Any) -> Any:
     before = owner.__dict__[name]
     setattr(owner, name, value)
     return before
+
+
+def replace_everywhere(before: Any, value: Any) -> None:
+    """Replace a function in every module of the package that names it."""
+    found = [
+        (module, name)
+        for path, module in list(sys.modules.items())
+        if path.partition(".")[0] == "aivideo"
+        for name, each in list(vars(module).items())
+        if each is before
+    ]
+    assert found
+    for module, name in found:
+        setattr(module, name, value)
 
 
 # --- law 1: on disk before the POST's first byte --------------------------------------------------
@@ -137,6 +155,11 @@ def no_compare_and_set() -> None:
         return before(evolve(job, status=JobStatus.PLANNED), **settings)  # type: ignore[no-any-return]
 
     before = replace(rules, "claim", claim)
+
+
+@mutant("2", "a caller that follows a job is given another request's task")
+def followed_unchecked() -> None:
+    replace(submitter, "_check_unchanged", lambda *_: None)
 
 
 @mutant("2", "a POST whose connection broke is sent again by the client")
@@ -262,6 +285,23 @@ def callback_believed() -> None:
     before_retrieve = replace(Questions, "retrieve", retrieve)
 
 
+@mutant("4", "a lease ends before its POST may time out")
+def lease_too_short() -> None:
+    replace(submitter, "LEASE_MARGIN", -15.0)
+
+
+@mutant("4", "a ledger in memory forgets jobs that may have been charged")
+def doubts_forgotten() -> None:
+    def drop_oldest(self: MemoryLedger) -> None:
+        while len(self._ended) > self._keep_ended:
+            job = self._jobs.pop(self._ended.popleft(), None)
+            for attempt in () if job is None else job.attempts:
+                if attempt.task_id is not None:
+                    self._by_task.pop(attempt.task_id, None)
+
+    replace(MemoryLedger, "_drop_oldest", drop_oldest)
+
+
 # --- law 5: ceilings ------------------------------------------------------------------------------
 
 
@@ -288,6 +328,15 @@ def reserved_late() -> None:
 
     before_claim = replace(Recorder, "claim", claim)
     reserve = replace(LiveJobs, "reserve", lambda *_: None)
+
+
+@mutant("5", "a session's ceiling admits requests of unknown price")
+def unpriced_admitted() -> None:
+    def admit(model: str, needed: Any, **settings: Any) -> None:
+        if needed is not None:
+            budget.admit(model, needed, **settings)
+
+    replace(recorder, "budget", SimpleNamespace(admit=admit))
 
 
 # --- law 6: money that is spent -------------------------------------------------------------------
@@ -352,6 +401,16 @@ def another_job_each_run() -> None:
         return f"{before(self, index, request)}-{secrets.token_hex(4)}"
 
     before = replace(GenerateMany, "_key", key)
+
+
+@mutant("8", "requests that differ in their image only are the same job")
+def image_not_compared() -> None:
+    def fingerprint(request: Any) -> str:
+        fields = {name: each for name, each in request.input.items() if name != "image_urls"}
+        return before(SimpleNamespace(model=request.model, input=fields))  # type: ignore[no-any-return]
+
+    before: Any = models.fingerprint
+    replace_everywhere(before, fingerprint)
 
 
 @mutant("8", "a file counts as saved before it is on disk")

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.simulated.mutants import MUTANTS, Mutant
+from tests.simulated.faults.hardships import NEEDS
+from tests.simulated.more_mutants import ABSENT, all_mutants
+from tests.simulated.mutants import Mutant
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +43,7 @@ def try_mutant(mutant: Mutant, seeds: int) -> Caught:
         [
             *(sys.executable, "-m", "tests.simulated.faults", "--mutant", mutant.name),
             *("--seeds", str(seeds), "--stop"),
+            *(part for draw in mutant.draws if draw in NEEDS for part in ("--with", draw)),
         ],
         cwd=PROJECT,
         capture_output=True,
@@ -68,10 +71,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2000, help="maximum number of seeds for each")
     parser.add_argument("--jobs", type=int, default=2, help="number of parallel processes")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in MUTANTS]
+    mutants = all_mutants()
+    unknown = [name for name in options.names if name not in mutants]
     if unknown:
-        parser.error(f"no such mutant: {', '.join(unknown)}; there are {', '.join(MUTANTS)}")
-    chosen = [each for each in MUTANTS.values() if not options.names or each.name in options.names]
+        parser.error(f"no such mutant: {', '.join(unknown)}; there are {', '.join(mutants)}")
+    chosen = [each for each in mutants.values() if not options.names or each.name in options.names]
+    for name, target in () if options.names else ABSENT.items():
+        print(f"{'':8} {name:24} not present: there is no {target}")
     missed = 0
     print(f"{'law':8} {'mutant':24} {'seed':>5}  caught by")
     for caught in try_all(chosen, options.seeds, options.jobs):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.simulated.more_mutants import ABSENT, PRESENT, all_mutants, is_there
 from tests.simulated.mutants import MUTANTS, replace
 
 PROJECT = Path(__file__).parents[2]
@@ -33,10 +34,18 @@ def test_every_mutant_finds_what_it_replaces() -> None:
     """In another process: a mutant is never undone."""
     done = python(
         "-c",
-        "from tests.simulated.mutants import MUTANTS\n"
-        "for each in MUTANTS.values(): each.apply(); print(each.name)",
+        "from tests.simulated.more_mutants import all_mutants\n"
+        "for each in all_mutants().values(): each.apply(); print(each.name)",
     )
-    assert (done.stderr, done.stdout.split()) == ("", list(MUTANTS))
+    assert (done.stderr, done.stdout.split()) == ("", list(all_mutants()))
+
+
+def test_a_mutant_of_a_promise_that_is_not_made_yet_is_named_as_absent() -> None:
+    assert not PRESENT.keys() & ABSENT.keys()
+    assert not any(is_there(target) for target in ABSENT.values())
+    assert is_there("aivideo.ledger.rules:claim")
+    assert not is_there("aivideo.ledger.rules:claimed_twice")
+    assert not is_there("aivideo.no_such_module:claim")
 
 
 def test_every_law_of_money_is_broken_by_a_mutant() -> None:

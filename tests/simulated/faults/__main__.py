@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 
+from tests.simulated.faults.hardships import NEEDS, is_on
 from tests.simulated.faults.runner import apply, results, run
+from tests.simulated.faults.states import STATES
 from tests.simulated.faults.world import Result
+
+PROGRESS_EVERY = 500
+CAMPAIGN = 1000
+"""Seeds from which on a run fails that has not reached every state of :data:`STATES`."""
 
 
 def command(seed: int) -> str:
@@ -16,17 +23,10 @@ def command(seed: int) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the requested seeds. Return 1 if a law was violated, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulated.faults", description=__doc__)
-    parser.add_argument("--seed", type=int, help="run only this seed")
-    parser.add_argument("--trace", action="store_true", help="print what happened")
-    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--jobs", type=int, default=1, help="number of parallel processes")
-    parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
-    parser.add_argument("--mutant", help="apply this mutant first; see tests/simulated/mutants.py")
-    options = parser.parse_args(arguments)
-    apply(options.mutant)
+    """Run the requested seeds. Return 1 if a law was violated or a state never reached, else 0."""
+    options = _parser().parse_args(arguments)
+    enabled = frozenset(NEEDS if "all" in options.with_ else options.with_)
+    apply(options.mutant, enabled)
     if options.seed is not None:
         result = run(options.seed, tracing=options.trace)
         print("\n".join(result.trace))
@@ -35,26 +35,60 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.perf_counter()
     failed: list[int] = []
     number = deaths = tasks = unknowns = 0
+    reached: Counter[str] = Counter()
     seeds = range(options.first, options.first + options.seeds)
-    for result in results(seeds, options.jobs, options.mutant):
+    for result in results(seeds, options.jobs, options.mutant, enabled):
         number += 1
         deaths += result.deaths
         tasks += result.tasks
         unknowns += result.unknowns
-        if number % 1000 == 0 and number < options.seeds:
-            print(f"{number} seeds, {time.perf_counter() - began:.0f} s", flush=True)
+        reached += result.reached
         if result.violations:
             failed.append(result.seed)
             _report(result)
             if options.stop:
                 break
+        if number % PROGRESS_EVERY == 0 and number < options.seeds:
+            seconds = time.perf_counter() - began
+            print(f"{number} seeds, {seconds:.0f} s, {len(failed)} failed", flush=True)
     seconds = time.perf_counter() - began
     print(
         f"{number} seeds in {seconds:.0f} s ({number / seconds:.0f}/s): "
         f"{deaths} processes crashed, {tasks} tasks created, "
         f"{unknowns} jobs with an unknown outcome, {len(failed)} seeds failed"
     )
-    return bool(failed)
+    never = never_reached(reached)
+    for state in sorted({*reached, *never}):
+        print(f"{reached[state]:8} {state}")
+    is_campaign = number >= CAMPAIGN and options.mutant is None
+    if never and is_campaign:
+        print(f"never reached: {'; '.join(never)}")
+    return bool(failed or (never and is_campaign))
+
+
+def never_reached(reached: Counter[str]) -> list[str]:
+    """Return the interesting states that no seed has reached, without those that are off."""
+    return [state for state, need in STATES.items() if is_on(need) and not reached[state]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulated.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run only this seed")
+    parser.add_argument("--trace", action="store_true", help="print what happened")
+    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel processes")
+    parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
+    parser.add_argument("--mutant", help="apply this mutant first; see tests/simulated/mutants.py")
+    parser.add_argument(
+        "--with",
+        dest="with_",
+        action="append",
+        default=[],
+        choices=["all", *NEEDS],
+        help="also draw what the package is known not to withstand yet",
+    )
+    return parser
 
 
 def _report(result: Result) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from attrs import frozen
 
-from aivideo import RateLimit, Sora2
+from aivideo import RateLimit, Request, Sora2
 from aivideo.models import Sora2AspectRatio, Sora2Duration
 from aivideo.simulator import (
     Faults,
@@ -24,6 +24,10 @@ KEY = "sk-live-5b1e7c0ffee94d2a"
 """The API key: it must appear in no log line and in no ledger file."""
 
 MINUTE, HOUR = 60.0, 3600.0
+
+OutageKind: TypeAlias = Literal["all", "500", "502", "hang"]
+"""What fails in an outage: "all" requests; or every create, while all else is answered: with the
+documented 500, with a gateway's page, or not at all."""
 
 CrashAt: TypeAlias = Literal["write", "event", "post", "verdict", "time"]
 
@@ -47,6 +51,30 @@ class Crash:
     power: bool
 
 
+PauseAt: TypeAlias = Literal["claim", "write", "answer", "file", "time"]
+
+
+@frozen(kw_only=True)
+class Pause:
+    """When a process stands still for a while, and how.
+
+    Attributes:
+        at: the kind of point: "claim" (a claim has returned, its POST comes next), "write" (ledger
+            transactions), "answer" (responses about to be received), "file" (files about to be
+            written) or "time". There is none between the last look at the clock and the POST's
+            first byte: no program can tell that it was stopped there.
+        number: the pause begins at this point, counted from 1; for "time", after this many seconds.
+        seconds: how long it lasts.
+        stops: True: the whole process stops, its ledger thread too (SIGSTOP, a suspended virtual
+            machine). False: user code blocks the event loop.
+    """
+
+    at: PauseAt
+    number: float
+    seconds: float
+    stops: bool = True
+
+
 @frozen(kw_only=True)
 class ProcessPlan:
     """One run of a process: its work, its settings and how it ends."""
@@ -66,6 +94,30 @@ class ProcessPlan:
     callbacks: bool
     states_limit: bool
     crash: Crash | None = None
+    pauses: tuple[Pause, ...] = ()
+    clock_offset: float = 0.0
+    """Seconds by which its wall clock differs from that of the machine."""
+    clock_jumps: tuple[tuple[float, float], ...] = ()
+    """Jumps of its wall clock: seconds after its start, seconds by which it jumps."""
+    order: int | None = None
+    """Seed by which it shuffles the batch's requests; None: their own order."""
+    loose: bool = False
+    """Whether it submits the requests without key that nobody has taken on yet."""
+    manifest: bool = False
+    """Whether it runs the manifest."""
+    raising: float = 0.0
+    """Fraction of the calls of its own ``on_update`` that raise."""
+    raising_on_job: float = 0.0
+    """The same of ``on_job`` and ``key``."""
+    blocking: float = 0.0
+    """Fraction of the outcomes whose consumer blocks the event loop, for up to 20 s."""
+    reads_credits_every: float | None = None
+    """Seconds between two readings of the account's counters, stored for audits."""
+    unkept: tuple[Request, ...] = ()
+    """What it asks for instead of all other work, with a ledger in memory: another program that
+    spends on the same account."""
+    keep_ended: int = 10_000
+    """The number of ended jobs that its ledger in memory keeps."""
 
 
 @frozen(kw_only=True)
@@ -83,6 +135,23 @@ class BootPlan:
     """Interval in which requests to the service fail: (start, end), seconds since the boot."""
     disk_full: tuple[float, float] = (0.0, 0.0)
     """Interval in which ledger transactions fail: (start, end), seconds since the boot."""
+    outage_kind: OutageKind = "all"
+    visits: tuple[float, ...] = ()
+    """When a person looks at the ledger: seconds since the boot."""
+    settles: bool = False
+    """Whether that person also settles jobs while processes run."""
+    edits_before: int = 0
+    """How many edits of the manifest are made before the boot."""
+    edits: tuple[float, ...] = ()
+    """When the manifest is edited while processes run: seconds since the boot."""
+
+
+@frozen(kw_only=True)
+class Row:
+    """A line of the manifest."""
+
+    prompt: str
+    id: str | None = None
 
 
 @frozen(kw_only=True)
@@ -97,17 +166,33 @@ class Plan:
     network_delay: tuple[float, float]
     ledger_delay: float
     """Maximum duration of a ledger transaction, in seconds."""
-    batch: tuple[Sora2, ...]
+    batch: tuple[Request, ...]
     batch_ceiling: int | None
+    ceiling_from: int
+    """The first boot in which that ceiling is set."""
     saves: bool
-    keyed: tuple[Sora2, ...]
+    keyed: tuple[Request, ...]
     first_file: Literal["none", "empty", "wal"]
     """Ledger file before the first boot, as left by a process killed while opening it."""
     boots: tuple[BootPlan, ...]
+    loose: tuple[Request, ...] = ()
+    """Requests without a key; who is told that one is unsent submits it again."""
+    manifest: tuple[Row, ...] = ()
+    """The manifest before it is edited."""
+    ids: bool = True
+    """Whether all lines of the manifest have ids."""
+    rewords: bool = False
+    """Whether most edits of the manifest change the prompt of a line."""
+    repeated_ids: float = 0.0
+    """Fraction of the creates that are answered with the id of an earlier task."""
+    odd_answers: float = 0.0
+    """Fraction of the creates that are answered by a 4xx that the API does not list."""
+    late_creates: float = 0.0
+    """Fraction of the creates that reach the service late, when nobody waits for the response."""
 
 
 def plan_of(seed: int) -> Plan:
-    """Draw the plan of a seed."""
+    """Draw the plan of a seed, without the hardships of :mod:`tests.simulated.faults.hardships`."""
     rng = random.Random(f"plan {seed}")
     stated, limit = _limits(rng)
     batch_size = rng.choice((0, 3, 6, 10, 16)) if rng.random() < 0.9 else 0
@@ -156,6 +241,7 @@ def plan_of(seed: int) -> Plan:
         ledger_delay=rng.choice((0.0, 0.002, 0.05)),
         batch=batch,
         batch_ceiling=ceiling,
+        ceiling_from=0,
         saves=rng.random() < 0.8,
         keyed=keyed,
         first_file=rng.choice(("none", "none", "none", "empty", "wal")),
@@ -165,7 +251,9 @@ def plan_of(seed: int) -> Plan:
 
 def fault_free_process() -> ProcessPlan:
     """Plan of the final process, which runs without faults."""
-    return ProcessPlan(resumes=True, settings={}, callbacks=True, states_limit=True)
+    return ProcessPlan(
+        resumes=True, settings={}, callbacks=True, states_limit=True, loose=True, manifest=True
+    )
 
 
 def _request(rng: random.Random, name: str, durations: tuple[Sora2Duration, ...]) -> Sora2:

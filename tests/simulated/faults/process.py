@@ -9,89 +9,47 @@ After the crash, every external call of the process hangs forever.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar, copy_context
-from itertools import count
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import orjson
 from attrs import define, field
 
-from aivideo import APIConnectionError, APITimeoutError, LedgerError
-from aivideo._api.wire import Answer
+from aivideo import LedgerError
 from aivideo.delivery import download
-from aivideo.ledger import events
-from aivideo.ledger.events import Event
-from aivideo.ledger.records import JobRecord
-from aivideo.ledger.sqlite import SqliteLedger
-from aivideo.simulator import SimAnswer, SimRequest
-from aivideo.testing import VirtualTimeLoop
 from tests.simulated.faults.disk import Snapshot, state_after_crash
-from tests.simulated.faults.plan import ProcessPlan
+from tests.simulated.faults.holds import Hold
+from tests.simulated.faults.ledgers import WatchedLedger, WatchedMemory
+from tests.simulated.faults.loops import PROCESS
+from tests.simulated.faults.plan import Pause, ProcessPlan
 
 if TYPE_CHECKING:
     from aivideo import Session
     from tests.simulated.faults.world import Boot, World
 
-PROCESS: ContextVar[Process] = ContextVar("process")
 
-MAX_STEPS = 400_000
-"""Maximum event-loop iterations in one boot; a boot that needs more is in an endless loop."""
+@define
+class FileLock:
+    """A lock of an open file."""
 
+    handle: int
+    inode: int
 
-class StuckError(Exception):
-    """A boot does not terminate."""
+    @classmethod
+    def of(cls, handle: int) -> FileLock:
+        """Return the lock of a handle."""
+        return cls(handle, os.fstat(handle).st_ino)
 
-
-class _SerialTask(asyncio.Task[Any]):
-    """A task whose hash is a serial number, so that the order of sets of tasks is deterministic."""
-
-    _numbers = count()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._number = next(_SerialTask._numbers)
-        super().__init__(*args, **kwargs)
-
-    def __hash__(self) -> int:
-        return self._number
-
-
-class WorldLoop(VirtualTimeLoop):
-    """The event loop of a boot. Work for executor threads runs in the loop, possibly delayed.
-
-    Args:
-        start: initial time of its clock, in seconds.
-    """
-
-    def __init__(self, start: float) -> None:
-        super().__init__(start=start, deadlock_after=0.5)
-        self.steps = 0
-        self.set_task_factory(
-            lambda loop, coro, **settings: _SerialTask(coro, loop=loop, **settings)
-        )
-
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Any, func: Callable[..., Any], *args: Any
-    ) -> asyncio.Future[Any]:
-        """Run file or ledger work of the calling process."""
-        future: asyncio.Future[Any] = self.create_future()
-        process = PROCESS.get()
-        if executor is None:
-            process.write_file(future, lambda: func(*args))
-        else:
-            process.write_ledger(future, lambda: func(*args))
-        return future
-
-    def _run_once(self) -> None:
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise StuckError(f"{MAX_STEPS} iterations of the event loop")
-        super()._run_once()  # type: ignore[misc]
+    def release(self) -> None:
+        """Release it as the kernel does; the handle may have been closed, and used again."""
+        with suppress(OSError):
+            if os.fstat(self.handle).st_ino == self.inode:
+                fcntl.flock(self.handle, fcntl.LOCK_UN)
 
 
 @define
@@ -100,7 +58,11 @@ class Claim:
 
     job_id: str
     number: int
+    content: str
     at: float
+    """When it was claimed, by :meth:`Process.own_time`."""
+    since: float
+    """When it began to be claimed, in seconds of the simulation."""
     posted: bool = False
 
 
@@ -110,14 +72,23 @@ class Post:
 
     process: Process
     claim: Claim
-    prompt: str
+    content: str
+    sent_at: float
+    """Seconds of the simulation."""
     verdict: str | None = None
-    """The verdict on its response (:func:`tests.simulated.faults.laws.verdict_of`), if received."""
+    """The verdict on its response (:func:`~tests.simulated.faults.verdicts.verdict_of`)."""
     task_id: str | None = None
     write_attempted: bool = False
     """Whether its process has tried to record the verdict."""
     written: bool = False
     """Whether the verdict was recorded."""
+    is_known: bool = False
+    """Whether a ledger knows its task, perhaps from a callback."""
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """The id of its job, and the number of its attempt."""
+        return self.claim.job_id, self.claim.number
 
 
 @define(eq=False)
@@ -131,9 +102,8 @@ class Process:
     closed: bool = False
     """Whether it closed its session and ledger normally."""
     session: Session | None = None
-    ledger: WatchedLedger | None = None
-    claims: dict[str, Claim] = field(factory=dict)
-    """The latest claim of each prompt."""
+    ledger: WatchedLedger | WatchedMemory | None = None
+    claims: list[Claim] = field(factory=list)
     claiming: int = 0
     posts_at_death: int = 0
     """Value of ``pending_posts`` when it crashed."""
@@ -141,13 +111,25 @@ class Process:
     sends: list[float] = field(factory=list)
     """Times at which API requests were sent."""
     gate_closed_at: float | None = None
-    outage_since: float | None = None
-    unknowns_in_a_row: int = 0
-    pause: float = 5.0
-    """Minimum seconds between two probes for the end of an outage."""
-    probes_from: float = 0.0
-    """Earliest time of the next probe."""
+    hold: Hold = field(factory=Hold)
+    not_wanted: set[str] = field(factory=set)
+    """Jobs whose own ``on_job`` has raised: this process does not send them."""
+    locks: list[FileLock] = field(factory=list)
+    """Locks of files that the kernel releases when it dies."""
+    lines: set[str] = field(factory=set)
+    """The contents of the manifest as it read it."""
+    started: float = 0.0
+    stands_still: bool = False
+    set_aside: list[Any] = field(factory=list)
+    """Callbacks whose turn came while it stood still."""
+    still_seconds: float = 0.0
+    """For how long it has stood still so far."""
+    pace_from: float = 0.0
+    """Its pace is checked from here on: what was permitted before a pause is sent after it."""
     died: asyncio.Event = field(factory=asyncio.Event)
+    _is_stopped: bool = False
+    _stopped_work: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = field(factory=list)
+    _passed: dict[str, int] = field(factory=dict)
     _hung: list[Any] = field(factory=list)
     _points: dict[str, int] = field(factory=dict)
 
@@ -159,12 +141,74 @@ class Process:
     @property
     def pending_posts(self) -> int:
         """Number of claimed or sent POSTs whose verdict is not recorded yet."""
-        claimed = sum(not claim.posted for claim in self.claims.values())
+        claimed = sum(not claim.posted for claim in self.claims)
         return self.claiming + claimed + sum(not post.written for post in self.posts)
 
     def log(self, text: str) -> None:
         """Add a line to the trace."""
         self.world.log(self.name, text)
+
+    # --- clocks and pauses ------------------------------------------------------------------------
+
+    def unix(self) -> float:
+        """Unix time by its own wall clock, in seconds."""
+        world, plan = self.world, self.plan
+        running = world.now() - self.started
+        jumped = sum(seconds for after, seconds in plan.clock_jumps if after <= running)
+        return world.unix() + plan.clock_offset + jumped
+
+    @property
+    def has_other_clock(self) -> bool:
+        """Whether its wall clock ever differs from that of the machine."""
+        return bool(self.plan.clock_offset or self.plan.clock_jumps)
+
+    def own_time(self) -> float:
+        """Seconds of the simulation in which it did not stand still."""
+        return self.world.now() - self.still_seconds
+
+    def pauses_at(self, kind: str) -> None:
+        """Count a point of a kind, and stand still if the plan says so."""
+        if not self.plan.pauses:
+            return
+        self._passed[kind] = number = self._passed.get(kind, 0) + 1
+        for pause in self.plan.pauses:
+            if (pause.at, pause.number) == (kind, number):
+                self.stand_still(pause)
+
+    def stand_still(self, pause: Pause) -> None:
+        """Run nothing of this process for a while, from the next callback on."""
+        if not self.alive or self.closed or self.stands_still:
+            return
+        self.log(f"=== stands still for {pause.seconds:.1f} s at a {pause.at}")
+        self.stands_still, self._is_stopped = True, pause.stops
+        self.world.reached["a process stopped" if pause.stops else "a loop was blocked"] += 1
+        self.boot.loop.call_outside(pause.seconds, self._go_on, pause.seconds)
+
+    def _go_on(self, seconds: float) -> None:
+        if not self.alive:
+            return
+        self.log("=== goes on")
+        self.stands_still = self._is_stopped = False
+        self.still_seconds += seconds
+        self.sends.clear()
+        self.pace_from = self.world.now() + 120.0
+        for claim in self.claims:
+            if not claim.posted and claim.since + self.request_timeout < self.world.now():
+                self.world.reached["stopped between claim and POST, past the lease"] += 1
+        work, self._stopped_work = self._stopped_work, []
+        for future, each in work:
+            self._transact(future, each)
+        self.boot.loop.go_on(self)
+
+    @property
+    def asks_only_if_held(self) -> bool:
+        """Whether it reads the account's counters only to learn that an outage is over."""
+        return self.plan.reads_credits_every is None and not self.plan.manifest
+
+    @property
+    def request_timeout(self) -> float:
+        """Seconds that one of its requests may take."""
+        return float(self.plan.settings.get("request_timeout", 60.0))
 
     # --- crashes ----------------------------------------------------------------------------
 
@@ -199,9 +243,11 @@ class Process:
     def release(self) -> None:
         """Drop all references, so that the dead process can be garbage-collected."""
         self._hung.clear()
+        self.set_aside.clear()
+        self._stopped_work.clear()
         self.session = None
         self.died = asyncio.Event()
-        if self.ledger is not None:
+        if isinstance(self.ledger, WatchedLedger):
             self.ledger._flushing = None
             self.ledger._waiting.clear()
 
@@ -209,6 +255,8 @@ class Process:
         """Mark the process as dead."""
         if self.alive:
             self.posts_at_death = self.pending_posts
+            for lock in self.locks:
+                lock.release()
         self.alive = False
         self.died.set()
 
@@ -218,6 +266,10 @@ class Process:
             self.die(how=what)
         if not self.alive:
             await self.hang()
+        if kind != "post":  # between the last look at the clock and the first byte
+            self.pauses_at(kind)
+            if self.stands_still:
+                await asyncio.sleep(0)
 
     async def hang(self) -> None:
         """Wait forever."""
@@ -234,21 +286,25 @@ class Process:
             self.die(how="before a file is written")
         if self.alive:
             _settle(future, work)
+            self.pauses_at("file")
 
     def write_ledger(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
         """Run a ledger transaction after its simulated duration."""
         self._hung.append(future)
         world = self.world
-        loop = asyncio.get_running_loop()
-        # A process has one thread for its ledger, so transactions run one after another.
+        # A process has one thread for its ledger, so transactions run one after another. It goes on
+        # while the process's event loop is blocked.
         duration = world.rng.random() * world.plan.ledger_delay
-        loop.call_later(duration, self._transact, future, work)
+        self.boot.loop.call_outside(duration, self._transact, future, work)
 
     def _transact(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
         if not self.alive:
             return
+        if self._is_stopped:
+            self._stopped_work.append((future, work))
+            return
         world = self.world
-        assert self.ledger is not None
+        assert isinstance(self.ledger, WatchedLedger)
         closing = self.ledger._file is None
         if world.disk_is_full() and not closing:
             self.log("a transaction fails: the disk is full")
@@ -256,7 +312,8 @@ class Process:
             return
         if not self.crashes_at("write"):
             _settle(future, work)
-            world.laws.transaction_done(self)
+            world.laws.ceilings.transaction_done(self)
+            self.pauses_at("write")
             return
         # The process crashes in this transaction: its caller gets no result.
         assert self.plan.crash is not None
@@ -285,71 +342,6 @@ def _settle(future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
             future.set_result(result)
 
 
-class WatchedLedger(SqliteLedger):
-    """The SQLite ledger; reports its calls and their results to the law checker."""
-
-    def __init__(self, process: Process, path: Path) -> None:
-        self._owner_process = process
-        super().__init__(path, now=process.world.unix)
-        assert self._file is not None
-        self.file = self._file
-        pages = process.boot.plan.autocheckpoint
-        if pages is not None:
-            self.file.connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
-
-    async def claim(
-        self, job_id: str, *, lease: float, retry_faulted: bool = False
-    ) -> JobRecord | None:
-        """See :class:`SqliteLedger`."""
-        process = self._owner_process
-        laws = process.world.laws
-        if process.alive:
-            laws.claim_begins(process, job_id)
-        process.claiming += 1
-        try:
-            claimed = await super().claim(job_id, lease=lease, retry_faulted=retry_faulted)
-        finally:
-            process.claiming -= 1
-        if claimed is not None and process.alive:
-            laws.claimed(process, claimed)
-        return claimed
-
-    async def record(self, job_id: str, event: Event, *, attempt: int | None = None) -> JobRecord:
-        """See :class:`SqliteLedger`."""
-        process = self._owner_process
-        written = False
-        try:
-            record = await super().record(job_id, event, attempt=attempt)
-            written = True
-        finally:
-            if process.alive:
-                process.world.laws.recorded(process, job_id, attempt, event, written=written)
-        if process.world.tracing:
-            process.log(
-                f"wrote {_shown(event)}: {record.request.input['prompt']!r} is {record.status}"
-            )
-        return record
-
-    def abandon(self, *, close: bool) -> None:
-        """Release what the kernel releases when a process dies."""
-        owner = self.file.owner
-        if owner._lock is not None:
-            os.close(owner._lock)
-            owner._lock = None
-        if close:
-            self.file.connection.close()
-
-
-def _shown(event: Event) -> str:
-    match event:
-        case events.Taken(task_id):
-            return f"Taken({task_id[:8]})"
-        case events.Doubted(reason) | events.Faulted(reason) | events.Refused(reason):
-            return f"{type(event).__name__}({reason.message[:60]})"
-        case _:
-            return type(event).__name__
-
-
 class DownloadPart(download._Part):
     """The temporary file of a download; a dead process does not remove it."""
 
@@ -365,113 +357,6 @@ class DownloadPart(download._Part):
         elif self._file is not None and not self._file.closed:
             with suppress(OSError):
                 self._file.close()
-
-
-@define
-class ProcessTransport:
-    """The network of one process, as a :class:`aivideo.Transport`."""
-
-    process: Process
-
-    async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
-    ) -> Answer:
-        """See :meth:`aivideo.Transport.send`."""
-        process, loop = self.process, asyncio.get_running_loop()
-        world = process.world
-        path = urlsplit(url).path
-        began = loop.time()
-        await process.crash_point(
-            "post" if method == "POST" else "get", f"before a {method} is sent"
-        )
-        post = world.laws.sent(process, method, path, body)
-        name = f"{method} {path[:22]}" + (f" {post.prompt!r}" if post else "")
-        if world.connection_fails():
-            await asyncio.sleep(world.rng.random())
-            await process.crash_point("answer", "while it connects")
-            world.laws.unsent(process, post)
-            process.log(f"{name}: no connection")
-            raise APIConnectionError("no connection: refused", written=False)
-        delay = world.rng.uniform(*world.plan.network_delay)
-        if delay:
-            await asyncio.sleep(delay)
-        if process.boot.over:
-            await process.hang()  # the machine crashed before the request was sent
-        creates_before = world.service.truth.creates_taken
-        request = SimRequest(method, path, headers, body or b"")
-        answer = world.service.handle(request, loop.time())
-        if world.service.truth.creates_taken > creates_before:
-            world.laws.taken(process, post)
-        remaining = timeout - delay
-        await asyncio.sleep(min(answer.delay, remaining) if answer.delay > 0 else 0)
-        await process.crash_point("answer", f"before the response to {name} is received")
-        if post is not None and process.crashes_at("verdict"):
-            process.die(how="before a verdict is recorded")
-            await process.hang()
-        response: Answer | APIConnectionError
-        if answer.delay >= remaining:
-            response = APITimeoutError(f"no answer within {timeout:g} s", written=True)
-        elif answer.cut is not None:
-            response = APIConnectionError("the connection was cut", written=True)
-        else:
-            response = Answer(answer.status, answer.body, _lowered(answer))
-        world.laws.received(process, path, post, response)
-        if world.tracing:
-            result = f"{response.status}" if isinstance(response, Answer) else str(response)
-            taken = (
-                " (taken)" if world.service.truth.creates_taken > creates_before and post else ""
-            )
-            process.log(f"{name}: {result} after {loop.time() - began:.2f} s{taken}")
-        if isinstance(response, APIConnectionError):
-            raise response
-        return response
-
-    @asynccontextmanager
-    async def stream(
-        self, url: str, headers: Mapping[str, str], timeout: float
-    ) -> AsyncGenerator[Any]:
-        """See :meth:`aivideo.Transport.stream`."""
-        process, loop = self.process, asyncio.get_running_loop()
-        world = process.world
-        parts = urlsplit(url)
-        await process.crash_point("get", "before a download")
-        if world.connection_fails():
-            raise APIConnectionError("the result's origin did not answer", written=False)
-        request = SimRequest("GET", parts.path, headers, b"", parts.query)
-        answer = world.service.handle_result(request, loop.time())
-        await asyncio.sleep(world.rng.random() * 0.5)
-        await process.crash_point("answer", "while a result is received")
-        if answer.cut == "reset":
-            raise APIConnectionError("the connection was reset", written=True)
-        yield _Incoming(process, answer.status, _lowered(answer), answer)
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
-
-
-@define
-class _Incoming:
-    process: Process
-    status: int
-    headers: Mapping[str, str]
-    _answer: SimAnswer
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        body = self._answer.sent_body
-        for at in range(0, len(body), 600):
-            await self.process.crash_point("answer", "in the middle of a result")
-            yield body[at : at + 600]
-        if self._answer.cut is not None:
-            raise APIConnectionError("the connection was cut", written=True)
-
-
-def _lowered(answer: SimAnswer) -> dict[str, str]:
-    return {name.lower(): value for name, value in answer.headers.items()}
-
-
-def prompt_of(body: bytes | None) -> str:
-    """Read the prompt from the body of a create request."""
-    return str(orjson.loads(body or b"{}")["input"]["prompt"])
 
 
 def process_context(process: Process) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
+from tests.simulated.faults import hardships
 from tests.simulated.faults.world import Result, World
 
 CHUNK = 25
@@ -26,7 +27,12 @@ def _run_chunk(seeds: list[int]) -> list[Result]:
     return [run(seed) for seed in seeds]
 
 
-def results(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Iterator[Result]:
+def results(
+    seeds: Iterable[int],
+    jobs: int,
+    mutant: str | None = None,
+    enabled: frozenset[str] = frozenset(),
+) -> Iterator[Result]:
     """Simulate many seeds, in chunks in other processes if ``jobs`` is above 1."""
     if jobs == 1:
         for seed in seeds:
@@ -38,16 +44,17 @@ def results(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Itera
         jobs,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=apply,
-        initargs=(mutant,),
+        initargs=(mutant, enabled),
         max_tasks_per_child=CHUNKS,
     ) as pool:
         for chunk in pool.map(_run_chunk, chunks):
             yield from chunk
 
 
-def apply(mutant: str | None) -> None:
-    """Apply a mutant, if one is named."""
+def apply(mutant: str | None, enabled: frozenset[str] = frozenset()) -> None:
+    """Apply a mutant, if one is named, and switch draws on that are off by default."""
+    hardships.ENABLED.update(enabled)
     if mutant is not None:
-        from tests.simulated.mutants import MUTANTS
+        from tests.simulated.more_mutants import all_mutants
 
-        MUTANTS[mutant].apply()
+        all_mutants()[mutant].apply()

@@ -1,0 +1,215 @@
+"""Mutants of promises that not every version of the package makes.
+
+Each names what it replaces. Where that is not there, it is left out, and ``make mutations`` says
+so.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+from attrs import evolve
+
+from tests.simulated.mutants import MUTANTS, Mutant, replace
+
+PRESENT: dict[str, Mutant] = {}
+"""The mutants that fit this package."""
+
+ABSENT: dict[str, str] = {}
+"""The names of the others, and what they would replace."""
+
+
+def of(path: str) -> Any:
+    """Return what a path such as ``aivideo.ledger.audit:SETTLING_TIME`` names."""
+    module, _, name = path.partition(":")
+    return reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def is_there(path: str) -> bool:
+    """Whether a path names anything."""
+    try:
+        of(path)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def mutant(
+    law: str, what: str, target: str, *draws: str
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a mutant, if what it replaces is there.
+
+    Args:
+        law: the law that it breaks.
+        what: how it breaks it.
+        target: the path of what it replaces.
+        draws: the draws of the simulation that it needs.
+    """
+
+    def register(apply: Callable[[], None]) -> Callable[[], None]:
+        name = apply.__name__.replace("_", "-")
+        if is_there(target):
+            PRESENT[name] = Mutant(law, name, what, apply, draws)
+        else:
+            ABSENT[name] = target
+        return apply
+
+    return register
+
+
+def all_mutants() -> dict[str, Mutant]:
+    """Return the mutants that fit this package."""
+    return MUTANTS | PRESENT
+
+
+_OUTAGE = "aivideo._session.outage:Outage.begin_probing"
+
+
+@mutant("7", "after a hold all creates go at once", _OUTAGE, "gate")
+def all_probe() -> None:
+    def begin_probing(self: Any) -> None:
+        before(self)
+        self.allowed = None
+
+    before = replace(of("aivideo._session.outage:Outage"), "begin_probing", begin_probing)
+
+
+@mutant("7", "creates answered by 500 do not count as doubts", _OUTAGE, "gate")
+def server_errors_uncounted() -> None:
+    from aivideo._api import verdict
+    from aivideo._session import consequences
+
+    def row(heard: Any) -> Any:
+        found = before(heard)
+        if isinstance(heard, verdict.Faulted):
+            return evolve(found, gate=consequences.GateEffect.NONE)
+        return found
+
+    before = replace(consequences, "_row", row)
+
+
+@mutant(
+    "8",
+    "a line without an id is named by its number",
+    "aivideo.manifest.reading:content_name",
+    "ident",
+)
+def named_by_number() -> None:
+    from aivideo.manifest import reading
+
+    def lines(*args: Any, **settings: Any) -> Any:
+        found = before(*args, **settings)
+        return [each if each.named else evolve(each, id=f"{each.number:04d}") for each in found]
+
+    before = replace(reading, "_lines", lines)
+
+
+@mutant(
+    "4",
+    "a claim whose lease has passed is sent all the same",
+    "aivideo._api.send_deadline:SendDeadline.has_passed",
+    "fence",
+)
+def sent_after_lease() -> None:
+    replace(of("aivideo._api.send_deadline:SendDeadline"), "has_passed", lambda _: False)
+
+
+@mutant(
+    "4",
+    "the release of a late owner plans a job that another attempt has bought",
+    "aivideo.ledger.transitions:_is_overtaken",
+    "fence",
+)
+def late_release_plans() -> None:
+    transitions = importlib.import_module("aivideo.ledger.transitions")
+    replace(transitions, "_is_overtaken", lambda *_: False)
+
+
+@mutant("audit", "an audit concludes at once", "aivideo.ledger.audit:SETTLING_TIME", "audit")
+def audit_too_early() -> None:
+    replace(importlib.import_module("aivideo.ledger.audit"), "SETTLING_TIME", 0.0)
+
+
+@mutant(
+    "4",
+    "to send again after a 500 is written before the claim",
+    "aivideo._session.submitter:_still_faulted",
+    "after-500",
+)
+def retried_before_claim() -> None:
+    from aivideo._session.recorder import Recorder
+    from aivideo.ledger.events import Retried
+
+    async def claim(self: Any, live: Any, *, retry_faulted: bool = False, **settings: Any) -> Any:
+        if retry_faulted:
+            await self.ledger.record(live.id, Retried(pay_again=True))
+        return await before(self, live, **settings)
+
+    before = replace(Recorder, "claim", claim)
+
+
+@mutant("3", "any 4xx counts as refused", "aivideo._api.verdict:_is_final", "verdicts")
+def any_4xx_is_final() -> None:
+    from aivideo._api import verdict
+
+    def is_final(error: Any) -> bool:
+        return 400 <= int(error.status) < 500
+
+    replace(verdict, "_is_final", is_final)
+
+
+@mutant(
+    "5",
+    "an attempt of unknown price counts as free",
+    "aivideo.ledger.totals:holds_unpriced",
+    "unpriced",
+)
+def unpriced_is_free() -> None:
+    replace(importlib.import_module("aivideo.ledger.totals"), "holds_unpriced", lambda _: 0)
+
+
+@mutant(
+    "places",
+    "a create answered with another job's task keeps its place",
+    "aivideo._session.consequences:contradicted",
+    "places",
+)
+def place_kept() -> None:
+    from aivideo._session import consequences
+
+    def contradicted(text: str) -> Any:
+        return evolve(before(text), permit=consequences.PermitEnd.JOB_TAKEN)
+
+    before = replace(consequences, "contradicted", contradicted)
+
+
+@mutant(
+    "user code",
+    "a job whose on_job raised has no outcome",
+    "aivideo._session.many:GenerateMany._refuse",
+    "user-code",
+)
+def callback_swallowed() -> None:
+    from aivideo._session.many import GenerateMany
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        return None
+
+    replace(GenerateMany, "_refuse", refuse)
+
+
+@mutant(
+    "8",
+    "what may have been charged is bought again, though nobody asked",
+    "aivideo._session.intake:Intake.buy_again",
+)
+def pays_again_unasked() -> None:
+    from aivideo._session.intake import Intake
+
+    async def plan(self: Any, *args: Any, **settings: Any) -> Any:
+        return await before(self, *args, **{**settings, "retry_failed": True, "pay_again": True})
+
+    before = replace(Intake, "plan", plan)
