@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from aivideo._api import wire
 from aivideo._session.job import Job
-from aivideo.errors import AIVideoError, JobWithdrawnError, SubmitUnknownError
+from aivideo.errors import (
+    AIVideoError,
+    JobWithdrawnError,
+    SessionClosedError,
+    SubmitUnknownError,
+)
 from aivideo.ledger.records import JobRecord, JobStatus, Reason
 
 
@@ -27,6 +32,12 @@ def why_untaken(job: Job, record: JobRecord) -> AIVideoError | None:
             return withdrawn(job)
         case _:
             return None
+
+
+def sent_elsewhere(job: Job, record: JobRecord) -> AIVideoError:
+    """Return the error of a job that another process has sent, and that has no task yet."""
+    text = f"job {job.id} is being sent by another process: find it again later"
+    return why_untaken(job, record) or SessionClosedError(text, job=job)
 
 
 def withdrawn(job: Job) -> JobWithdrawnError:

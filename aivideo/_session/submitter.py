@@ -237,8 +237,11 @@ class Submitter:
 
     async def _unsent(
         self, live: LiveJob, submission: Submission, error: AIVideoError
-    ) -> AIVideoError:
-        """Return the error of a job that was not taken; withdraw the job where it was promised."""
+    ) -> AIVideoError | None:
+        """Return the error of a job that was not taken; withdraw the job where it was promised.
+
+        None: it was not sent here, and another process had it taken meanwhile.
+        """
         submission.ending = True
         if live.job.status is not JobStatus.PLANNED:
             if (
@@ -251,18 +254,38 @@ class Submitter:
         if submission.if_unsent is IfUnsent.KEEP:
             return reasons.with_note(error, reasons.who_sends_it(live.record))
         try:
-            withdrawn = await self._recorder.withdraw(live.id)
-        except ContradictionError:
-            pass  # another process was faster: it has sent it, or withdrawn it
+            record = await self._withdrawn_or_sent(live)
         except LedgerError:
             self._recorder.withdraw_later(live.id)
         else:
-            self._live.apply(live, withdrawn)
+            self._watching.follow(live, record)
+            if record.task_id is not None:
+                return None
+            if record.status is not JobStatus.WITHDRAWN:
+                return reasons.sent_elsewhere(live.job, record)
         return (
             reasons.with_note(error, "it was not sent")
             if isinstance(error, SessionClosedError)
             else error
         )
+
+    async def _withdrawn_or_sent(self, live: LiveJob) -> JobRecord:
+        """Withdraw a job; return what it is now, which is not ``planned``.
+
+        Another process may have been faster, and have sent it: its ``resume()``, say.
+
+        Raises:
+            LedgerError: it could not be withdrawn.
+        """
+        while True:
+            try:
+                return await self._recorder.withdraw(live.id)
+            except ContradictionError:
+                record = await self._recorder.ledger.find(live.id)
+                if record is None:
+                    raise LedgerError(f"job {live.id} is no longer in the ledger") from None
+                if record.status is not JobStatus.PLANNED:
+                    return record
 
     async def _submit(self, live: LiveJob, submission: Submission) -> None:
         """Send a job's create until it has a verdict that ends the submission.

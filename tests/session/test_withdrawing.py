@@ -436,3 +436,27 @@ async def test_a_job_whose_claim_is_written_while_the_session_closes_is_not_sent
         await enqueued
     assert sold.truth.creates_seen == 0
     assert await ledger.counts() == {JobStatus.WITHDRAWN: 1, JobStatus.PLANNED: 1}
+
+
+@pytest.mark.parametrize("how", ["close", "ceiling", "cancel"])
+async def test_a_job_that_another_session_has_sent_meanwhile_is_not_said_to_be_unsent(
+    path: Path, how: str
+) -> None:
+    sold = service()
+    async with full_queue(path, sold, max_credits=None if how != "ceiling" else 150) as one:
+        waiting = asyncio.create_task(one.submit(boat()))
+        await asyncio.sleep(1)
+        async with session_on(path, sold) as other:
+            (taken, queued) = sorted(await other.resume(), key=lambda job: job.task_id is None)
+            assert taken.task_id is not None
+            await queued.submitted()
+            if how == "close":
+                await one.aclose()
+            elif how == "cancel":
+                waiting.cancel()
+            await asyncio.wait([waiting], timeout=3600)
+    assert sold.truth.creates_taken == 2
+    if how == "cancel":
+        assert waiting.cancelled()
+    else:
+        assert (await waiting).task_id == queued.task_id
