@@ -39,14 +39,15 @@ class Outage:
 
     Attributes:
         allowed: creates that may be in flight at once; 0: they are held; None: no bound.
-        is_unreachable: whether the latest failure was that no connection could be made.
+        is_unreachable: whether creates are held, or were last, because none found a connection.
     """
 
     def __init__(self) -> None:
         self.allowed: int | None = None
         self.is_unreachable = False
         self._pause = FIRST_PAUSE
-        self._in_a_row = 0
+        self._failed_in_a_row = 0
+        self._unconnected_in_a_row = 0
         self._answered = 0
         self._was_reached = False
 
@@ -57,25 +58,24 @@ class Outage:
 
     def failed(self) -> bool:
         """Count a create that may have been taken; return whether a hold begins with it."""
-        self.is_unreachable = False
-        return self._count()
+        self._failed_in_a_row += 1
+        return self._begins(self._failed_in_a_row, is_unreachable=False)
 
     def unconnected(self) -> bool:
         """Count a create that found no connection; return whether a hold begins with it."""
-        if not self._was_reached:
-            return False
-        self.is_unreachable = True
-        return self._count()
+        self._unconnected_in_a_row += self._was_reached
+        return self._begins(self._unconnected_in_a_row, is_unreachable=True)
 
-    def _count(self) -> bool:
+    def _begins(self, in_a_row: int, *, is_unreachable: bool) -> bool:
         if self.is_held:
             return False  # it was sent before the hold began
-        self._in_a_row += 1
-        if self.allowed is None and self._in_a_row < FAILURES_IN_A_ROW:
+        is_probing = self.allowed is not None
+        if in_a_row < FAILURES_IN_A_ROW and not is_probing:
             return False
-        if self.allowed is not None:
+        if is_probing:
             self.next_pause()  # the answer to the question said nothing about creates
         self.allowed = 0
+        self.is_unreachable = is_unreachable
         return True
 
     def answered(self, *, accepted: bool) -> bool:
@@ -87,7 +87,7 @@ class Outage:
         Returns:
             Whether :attr:`allowed` has changed.
         """
-        self._in_a_row = 0
+        self._failed_in_a_row = self._unconnected_in_a_row = 0
         self._was_reached = True
         self.is_unreachable = False
         if accepted:
@@ -109,4 +109,4 @@ class Outage:
     def begin_probing(self) -> None:
         """Allow one create: the service has answered a question."""
         self.allowed = 1
-        self._answered = self._in_a_row = 0
+        self._answered = self._failed_in_a_row = self._unconnected_in_a_row = 0

@@ -94,6 +94,15 @@ def test_creates_without_a_connection_hold_the_others_once_the_service_was_reach
     assert not outage.is_unreachable
 
 
+def test_lost_connections_and_failed_creates_are_counted_apart() -> None:
+    outage = Outage()
+    outage.answered(accepted=True)
+    results = []
+    for _ in range(FAILURES_IN_A_ROW):
+        results += [outage.unconnected(), outage.failed()]
+    assert results.index(True) == 2 * (FAILURES_IN_A_ROW - 1)
+
+
 # --- an hour of outage --------------------------------------------------------------------------
 
 
