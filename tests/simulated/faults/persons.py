@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 from attrs import evolve
 
+from aivideo.errors import ContradictionError
 from aivideo.ledger import events
 from aivideo.ledger.records import AttemptStatus, JobRecord, JobStatus
 from aivideo.ledger.sqlite.file import LedgerFile
@@ -134,6 +135,8 @@ def _change(
     world.log("MANUAL", f"{type(event).__name__} for {content!r}")
     world.changed_manually.add(content)
     (result,) = file.group([lambda file: file.record(job.id, event, number)])
+    if isinstance(result, ContradictionError) and isinstance(event, events.Taken):
+        return  # the service gave another job this task's id first: nobody can settle it by that
     if isinstance(result, Exception):
         world.laws.fail("law 4", f"a manual change was rejected: {result}")
     elif isinstance(event, events.Taken):
