@@ -43,7 +43,7 @@ class Books:
             (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
             if integrity != "ok":
                 self.fail("ledger file", f"integrity_check: {integrity}")
-            jobs = connection.execute(
+            rows = connection.execute(
                 "SELECT seq, id, batch, key, input, "
                 "credits_millionths / 1e6, status, path, size FROM jobs"
             ).fetchall()
@@ -57,10 +57,12 @@ class Books:
         finally:
             connection.close()
         self._check_secrets()
-        jobs = [(*job[:4], content_of(orjson.loads(job[4])), job[5] or 0, *job[6:]) for job in jobs]
+        jobs: list[tuple[Any, ...]] = [
+            (*row[:4], content_of(orjson.loads(row[4])), row[5] or 0, *row[6:]) for row in rows
+        ]
         of_job: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
-        for row in attempts:
-            of_job[row[0]].append(row[1:])
+        for attempt in attempts:
+            of_job[attempt[0]].append(attempt[1:])
         self._check_totals(jobs, of_job, totals)
         known = {job[4] for job in jobs}
         sent = Counter(job[4] for job in jobs if job[6] not in NEVER_SENT)

@@ -94,7 +94,11 @@ class Work:
         await self.session.aclose()
         if running:
             # Closing the session must end all waiting calls; a GET that is under way ends first.
-            await asyncio.wait(running, timeout=1.0 + 3 * process.request_timeout * plan.manifest)
+            stood_still = process.still_seconds
+            allowed = 1.0 + 3 * process.request_timeout * plan.manifest
+            await asyncio.wait(running, timeout=allowed)
+            if process.still_seconds > stood_still:  # the time passed while nothing ran
+                await asyncio.wait(running, timeout=allowed)
             if process.alive and self.pending:
                 world.laws.fail("one outcome", f"still waiting after close: {self.pending}")
 
