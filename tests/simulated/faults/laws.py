@@ -106,10 +106,6 @@ class Laws:
             )
             if probes:
                 self.fail("law 7", f"{process.name} probes with more than one create after a hold")
-        if job_id in process.not_wanted:
-            self.fail("user code", f"{process.name} claims {job_id}, whose on_job has raised")
-        if self.promises.forbid(job_id):
-            self.fail("unsent", f"{process.name} claims {job_id}, which was said to be unsent")
 
     def claimed(self, process: Process, record: JobRecord, since: float) -> Claim:
         """A process claimed a job, and began to do so at ``since``."""
@@ -117,6 +113,10 @@ class Laws:
         claim = Claim(record.id, record.latest, content, process.own_time(), since)
         process.claims.append(claim)
         self._check_repeat(process, record, content)
+        if record.id in process.not_wanted:
+            self.fail("user code", f"{process.name} claims {record.id}, whose on_job has raised")
+        if self.promises.forbid(record.id):
+            self.fail("unsent", f"{process.name} claims {record.id}, which was said to be unsent")
         if self.world.tracing:
             process.log(f"claimed {content!r}, attempt {record.latest}")
         return claim

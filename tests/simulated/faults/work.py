@@ -266,16 +266,16 @@ class Work:
             return True
         if not is_on("after-500") and self.world.laws.promises.was_faulted(job_id):
             return False
-        if not is_on("unwritten") and self._is_planned(job_id) and key is None:
+        if not is_on("unwritten") and self._may_be_sent(job_id) and key is None:
             return False
         if not self.world.is_being_sent(job_id):
             self.world.laws.promises.told_unsent(self.process, job_id, key)
         return True
 
-    def _is_planned(self, job_id: str) -> bool:
+    def _may_be_sent(self, job_id: str) -> bool:
         ledger = self.process.ledger
         assert isinstance(ledger, WatchedLedger)
-        return ledger.is_planned(job_id)
+        return ledger.may_be_sent(job_id)
 
     async def _unkept(self) -> None:
         requests = self.process.plan.unkept
