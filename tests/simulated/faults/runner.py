@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
 from tests.simulated.faults import hardships
@@ -40,14 +39,10 @@ def results(
         return
     remaining = iter(seeds)
     chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
-    with ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=apply,
-        initargs=(mutant, enabled),
-        max_tasks_per_child=CHUNKS,
-    ) as pool:
-        for chunk in pool.map(_run_chunk, chunks):
+    # Not ProcessPoolExecutor: in CPython 3.11 it stops for ever when it replaces its workers.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, apply, (mutant, enabled), maxtasksperchild=CHUNKS) as pool:
+        for chunk in pool.imap(_run_chunk, chunks):
             yield from chunk
 
 
