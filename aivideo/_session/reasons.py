@@ -54,6 +54,14 @@ def who_sends_it(record: JobRecord) -> str:
     return f"not sent yet: submit it again with key={record.key!r}"
 
 
+def not_withdrawn(record: JobRecord) -> str:
+    """Say who may send a job that was to be withdrawn, which could not be recorded."""
+    return (
+        f"it was not sent, and its withdrawal could not be recorded yet: if this process ends "
+        f"before that, session.resume() may send it; see job {record.id}"
+    )
+
+
 def with_note(error: AIVideoError, note: str) -> AIVideoError:
     """Add a note in brackets to an error, and return it."""
     error.args = (f"{error} ({note})", *error.args[1:])

@@ -257,6 +257,7 @@ class Submitter:
             record = await self._withdrawn_or_sent(live)
         except LedgerError:
             self._recorder.withdraw_later(live.id)
+            return reasons.with_note(error, reasons.not_withdrawn(live.record))
         else:
             self._watching.follow(live, record)
             if record.task_id is not None:

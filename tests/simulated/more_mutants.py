@@ -37,22 +37,19 @@ def is_there(path: str) -> bool:
     return True
 
 
-def mutant(
-    law: str, what: str, target: str, *draws: str
-) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def mutant(law: str, what: str, target: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Register a mutant, if what it replaces is there.
 
     Args:
         law: the law that it breaks.
         what: how it breaks it.
         target: the path of what it replaces.
-        draws: the draws of the simulation that it needs.
     """
 
     def register(apply: Callable[[], None]) -> Callable[[], None]:
         name = apply.__name__.replace("_", "-")
         if is_there(target):
-            PRESENT[name] = Mutant(law, name, what, apply, draws)
+            PRESENT[name] = Mutant(law, name, what, apply)
         else:
             ABSENT[name] = target
         return apply
@@ -68,7 +65,7 @@ def all_mutants() -> dict[str, Mutant]:
 _OUTAGE = "aivideo._session.outage:Outage.begin_probing"
 
 
-@mutant("7", "after a hold all creates go at once", _OUTAGE, "gate")
+@mutant("7", "after a hold all creates go at once", _OUTAGE)
 def all_probe() -> None:
     def begin_probing(self: Any) -> None:
         before(self)
@@ -77,7 +74,7 @@ def all_probe() -> None:
     before = replace(of("aivideo._session.outage:Outage"), "begin_probing", begin_probing)
 
 
-@mutant("7", "creates answered by 500 do not count as doubts", _OUTAGE, "gate")
+@mutant("7", "creates answered by 500 do not count as doubts", _OUTAGE)
 def server_errors_uncounted() -> None:
     from aivideo._api import verdict
     from aivideo._session import consequences
@@ -91,12 +88,7 @@ def server_errors_uncounted() -> None:
     before = replace(consequences, "_row", row)
 
 
-@mutant(
-    "8",
-    "a line without an id is named by its number",
-    "aivideo.manifest.reading:content_name",
-    "ident",
-)
+@mutant("8", "a line without an id is named by its number", "aivideo.manifest.reading:content_name")
 def named_by_number() -> None:
     from aivideo.manifest import reading
 
@@ -111,7 +103,6 @@ def named_by_number() -> None:
     "4",
     "a claim whose lease has passed is sent all the same",
     "aivideo._api.send_deadline:SendDeadline.has_passed",
-    "fence",
 )
 def sent_after_lease() -> None:
     replace(of("aivideo._api.send_deadline:SendDeadline"), "has_passed", lambda _: False)
@@ -121,14 +112,13 @@ def sent_after_lease() -> None:
     "4",
     "the release of a late owner plans a job that another attempt has bought",
     "aivideo.ledger.transitions:_is_overtaken",
-    "fence",
 )
 def late_release_plans() -> None:
     transitions = importlib.import_module("aivideo.ledger.transitions")
     replace(transitions, "_is_overtaken", lambda *_: False)
 
 
-@mutant("audit", "an audit concludes at once", "aivideo.ledger.audit:SETTLING_TIME", "audit")
+@mutant("audit", "an audit concludes at once", "aivideo.ledger.audit:SETTLING_TIME")
 def audit_too_early() -> None:
     replace(importlib.import_module("aivideo.ledger.audit"), "SETTLING_TIME", 0.0)
 
@@ -136,8 +126,7 @@ def audit_too_early() -> None:
 @mutant(
     "4",
     "to send again after a 500 is written before the claim",
-    "aivideo._session.submitter:_still_faulted",
-    "after-500",
+    "aivideo._session.reasons:still_faulted",
 )
 def retried_before_claim() -> None:
     from aivideo._session.recorder import Recorder
@@ -151,7 +140,7 @@ def retried_before_claim() -> None:
     before = replace(Recorder, "claim", claim)
 
 
-@mutant("3", "any 4xx counts as refused", "aivideo._api.verdict:_is_final", "verdicts")
+@mutant("3", "any 4xx counts as refused", "aivideo._api.verdict:_is_final")
 def any_4xx_is_final() -> None:
     from aivideo._api import verdict
 
@@ -161,12 +150,7 @@ def any_4xx_is_final() -> None:
     replace(verdict, "_is_final", is_final)
 
 
-@mutant(
-    "5",
-    "an attempt of unknown price counts as free",
-    "aivideo.ledger.totals:holds_unpriced",
-    "unpriced",
-)
+@mutant("5", "an attempt of unknown price counts as free", "aivideo.ledger.totals:holds_unpriced")
 def unpriced_is_free() -> None:
     replace(importlib.import_module("aivideo.ledger.totals"), "holds_unpriced", lambda _: 0)
 
@@ -175,7 +159,6 @@ def unpriced_is_free() -> None:
     "places",
     "a create answered with another job's task keeps its place",
     "aivideo._session.consequences:contradicted",
-    "places",
 )
 def place_kept() -> None:
     from aivideo._session import consequences
@@ -190,7 +173,6 @@ def place_kept() -> None:
     "user code",
     "a job whose on_job raised has no outcome",
     "aivideo._session.many:GenerateMany._refuse",
-    "user-code",
 )
 def callback_swallowed() -> None:
     from aivideo._session.many import GenerateMany

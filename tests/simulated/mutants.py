@@ -51,8 +51,6 @@ class Mutant:
     name: str
     what: str
     apply: Callable[[], None]
-    draws: tuple[str, ...] = ()
-    """The draws of the simulation that it needs, besides those that are on."""
 
 
 MUTANTS: dict[str, Mutant] = {}

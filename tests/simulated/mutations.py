@@ -19,7 +19,6 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.simulated.faults.hardships import NEEDS
 from tests.simulated.more_mutants import ABSENT, all_mutants
 from tests.simulated.mutants import Mutant
 
@@ -43,7 +42,6 @@ def try_mutant(mutant: Mutant, seeds: int) -> Caught:
         [
             *(sys.executable, "-m", "tests.simulated.faults", "--mutant", mutant.name),
             *("--seeds", str(seeds), "--stop"),
-            *(part for draw in mutant.draws if draw in NEEDS for part in ("--with", draw)),
         ],
         cwd=PROJECT,
         capture_output=True,

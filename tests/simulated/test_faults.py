@@ -13,14 +13,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from attrs import evolve
 
 from aivideo.ledger import events
 from tests.simulated.faults import __main__ as campaign
-from tests.simulated.faults import hardships
 from tests.simulated.faults.__main__ import command, main
 from tests.simulated.faults.disk import SECTOR, Snapshot, state_after_crash
-from tests.simulated.faults.hardships import plan_with_hardships
 from tests.simulated.faults.holds import MORE_DOUBTS, Hold
 from tests.simulated.faults.loops import WorldLoop
 from tests.simulated.faults.plan import Pause, fault_free_process
@@ -102,15 +99,6 @@ def test_a_campaign_that_never_reached_a_state_fails(
     output = capsys.readouterr().out
     assert "0 seeds failed" in output
     assert "never reached: " in output
-
-
-def test_draws_that_are_off_change_no_other_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [plan_with_hardships(seed) for seed in range(40)]
-    monkeypatch.setattr(hardships, "ENABLED", {"verdicts"})
-    after = [plan_with_hardships(seed) for seed in range(40)]
-    changed = [each for each in after if each.odd_answers]
-    assert changed
-    assert [evolve(each, odd_answers=0.0) for each in after] == before
 
 
 @pytest.mark.parametrize("count", [5, 30])

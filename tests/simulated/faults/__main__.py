@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 
-from tests.simulated.faults.hardships import NEEDS, is_on
 from tests.simulated.faults.runner import apply, results, run
 from tests.simulated.faults.states import STATES
 from tests.simulated.faults.world import Result
@@ -25,8 +24,7 @@ def command(seed: int) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the requested seeds. Return 1 if a law was violated or a state never reached, else 0."""
     options = _parser().parse_args(arguments)
-    enabled = frozenset(NEEDS if "all" in options.with_ else options.with_)
-    apply(options.mutant, enabled)
+    apply(options.mutant)
     if options.seed is not None:
         result = run(options.seed, tracing=options.trace)
         print("\n".join(result.trace))
@@ -37,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     number = deaths = tasks = unknowns = 0
     reached: Counter[str] = Counter()
     seeds = range(options.first, options.first + options.seeds)
-    for result in results(seeds, options.jobs, options.mutant, enabled):
+    for result in results(seeds, options.jobs, options.mutant):
         number += 1
         deaths += result.deaths
         tasks += result.tasks
@@ -67,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def never_reached(reached: Counter[str]) -> list[str]:
-    """Return the interesting states that no seed has reached, without those that are off."""
-    return [state for state, need in STATES.items() if is_on(need) and not reached[state]]
+    """Return the interesting states that no seed has reached."""
+    return [state for state in STATES if not reached[state]]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,14 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="number of parallel processes")
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     parser.add_argument("--mutant", help="apply this mutant first; see tests/simulated/mutants.py")
-    parser.add_argument(
-        "--with",
-        dest="with_",
-        action="append",
-        default=[],
-        choices=["all", *NEEDS],
-        help="also draw what the package is known not to withstand yet",
-    )
     return parser
 
 

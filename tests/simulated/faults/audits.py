@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from aivideo.desk import Audit
 from aivideo.ledger.audit import Reading
-from tests.simulated.faults.hardships import is_on
 
 if TYPE_CHECKING:
     from tests.simulated.faults.laws import Laws
@@ -50,8 +49,6 @@ class Audits:
             for attempt in job.attempts
             if attempt.status.is_in_doubt and attempt.sent_at > finding.since.at
         ]
-        if not is_on("audit"):
-            return
         posts = {(job_id, attempt.number) for job_id, attempt in doubtful}
         tasks = [
             task

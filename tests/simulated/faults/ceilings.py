@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.simulated.faults.hardships import is_on
 from tests.simulated.faults.ledgers import WatchedLedger
 from tests.simulated.faults.process import Process
 
@@ -30,9 +29,7 @@ class Ceilings:
             self._laws.fail(
                 "law 5", f"{content!r} has no known price and is POSTed under a ceiling"
             )
-        elif (
-            "batch" in content and self._laws.world.ceiling_now() is not None and is_on("unpriced")
-        ):
+        elif "batch" in content and self._laws.world.ceiling_now() is not None:
             held = [
                 asked
                 for asked, tasks in self._laws.by_content.items()

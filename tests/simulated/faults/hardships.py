@@ -1,6 +1,6 @@
 """What is drawn besides faults and crashes: pauses, clocks, other spenders, users' own code.
 
-Each hardship has its own random numbers, so to switch one on or off changes no other draw.
+Each hardship has its own random numbers, so a change of one changes no other draw.
 """
 
 from __future__ import annotations
@@ -25,34 +25,12 @@ from tests.simulated.faults.plan import (
     plan_of,
 )
 
-NEEDS: dict[str, str] = {
-    "fence": "a claim whose lease has passed sends nothing",
-    "after-500": "an error that follows a 500 says that the 500 may have been charged",
-    "unwritten": "what was said to be unsent is not sent later, also if that was not written",
-    "gate": "a documented 500 counts as an unknown does, and one create probes after a hold",
-    "ident": "a line without id is named by its content, whatever other runs do meanwhile",
-    "user-code": "a job whose on_job or key raises gets its outcome, and the others go on",
-    "places": "a create answered with another job's task id is an unknown and takes no place",
-    "audit": "jobs audit says under which assumption its words are true",
-    "verdicts": "a 4xx that the API does not list proves nothing about a create",
-    "unpriced": "a ceiling admits nothing more after an attempt of unknown price",
-}
-"""Draws that are off until the package keeps these promises; see ``ENABLED``."""
-
-ENABLED: set[str] = set()
-"""The draws among :data:`NEEDS` that are on; ``--with NAME`` adds to them."""
-
 IMAGES = ("https://images.invalid/a.png", "https://images.invalid/b.png")
-SHORTEST_LEASE = 50.0
-"""Seconds: the shorter request timeout of the plans, and the margin of a lease."""
+LONGEST_PAUSE = 300.0
+"""Seconds for which a process stands still, at most: far longer than a lease."""
 
 Hardship = Callable[[random.Random, Plan], Plan]
 HARDSHIPS: dict[str, Hardship] = {}
-
-
-def is_on(name: str) -> bool:
-    """Whether a draw is on."""
-    return name not in NEEDS or name in ENABLED
 
 
 def hardship(draw: Hardship) -> Hardship:
@@ -125,7 +103,7 @@ def unpriced_requests(rng: random.Random, plan: Plan) -> Plan:
         )
 
     plan = evolve(plan, batch=some(plan.batch), keyed=some(plan.keyed))
-    if rng.random() < 0.4 or not is_on("unpriced"):
+    if rng.random() < 0.4:
         return plan
     # The ceiling is set when some of the batch has been bought. `resume()` would not know it.
     ceiling = plan.batch_ceiling or rng.choice((300, 1000, 2000))
@@ -160,12 +138,8 @@ def manifests(rng: random.Random, plan: Plan) -> Plan:
     plan = _each_process(plan, lambda process, _: evolve(process, manifest=rng.random() < 0.8))
 
     def edits(boot: BootPlan) -> BootPlan:
-        alone = sum(process.manifest for process in boot.processes) < 2
-        while_running = ids or alone or is_on("ident")
         times = tuple(rng.random() ** 2 * 120.0 for _ in range(rng.choice((0, 1, 3))))
-        return evolve(
-            boot, edits_before=rng.choice((0, 0, 1, 3)), edits=times if while_running else ()
-        )
+        return evolve(boot, edits_before=rng.choice((0, 0, 1, 3)), edits=times)
 
     plan = _each_boot(plan, edits)
     return _rivals(rng, plan) if ids and rng.random() < 0.4 else plan
@@ -237,20 +211,13 @@ def repeated_task_ids(rng: random.Random, plan: Plan) -> Plan:
     """Answer creates with the id of an earlier task."""
     if rng.random() < 0.9:
         return plan
-    plan = evolve(plan, repeated_ids=rng.choice((0.05, 0.2)))
-    if is_on("places"):
-        return plan
-
-    def without_cap(process: ProcessPlan, _: int) -> ProcessPlan:
-        return evolve(process, settings=process.settings | {"max_running_jobs": None})
-
-    return _each_process(plan, without_cap)
+    return evolve(plan, repeated_ids=rng.choice((0.05, 0.2)))
 
 
 @hardship
 def odd_answers(rng: random.Random, plan: Plan) -> Plan:
     """Answer creates, taken or not, by a 4xx that the API does not list."""
-    if not is_on("verdicts") or rng.random() < 0.9:
+    if rng.random() < 0.9:
         return plan
     return evolve(plan, odd_answers=rng.choice((0.1, 0.3)))
 
@@ -264,7 +231,7 @@ def late_creates(rng: random.Random, plan: Plan) -> Plan:
 @hardship
 def outages_of_creates(rng: random.Random, plan: Plan) -> Plan:
     """Let every create fail for a while, while all else is answered."""
-    if not is_on("gate") or rng.random() < 0.9:
+    if rng.random() < 0.9:
         return plan
     kinds: tuple[OutageKind, ...] = ("500", "502", "hang")
     kind = rng.choice(kinds)
@@ -299,11 +266,8 @@ def audits(rng: random.Random, plan: Plan) -> Plan:
 def _pause(rng: random.Random, *, stops: bool) -> Pause:
     points: tuple[PauseAt, ...] = ("claim", "claim", "write", "answer", "file", "time")
     at = rng.choice(points)
-    longest = 300.0
-    if at in ("claim", "write") and not is_on("fence"):
-        longest = SHORTEST_LEASE / 2
     number = rng.random() ** 2 * 10 * MINUTE if at == "time" else rng.randint(1, 12)
-    seconds = 1.0 + rng.random() ** 2 * (longest - 1.0)
+    seconds = 1.0 + rng.random() ** 2 * (LONGEST_PAUSE - 1.0)
     return Pause(at=at, number=number, seconds=seconds, stops=stops)
 
 
@@ -356,7 +320,7 @@ def users_code(rng: random.Random, plan: Plan) -> Plan:
     """Let the user's own functions raise."""
     if rng.random() < 0.8:
         return plan
-    on_job = rng.choice((0.0, 0.2)) if is_on("user-code") else 0.0
+    on_job = rng.choice((0.0, 0.2))
     return _each_process(
         plan,
         lambda process, _: evolve(

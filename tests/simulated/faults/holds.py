@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from attrs import define
 
-from tests.simulated.faults.hardships import is_on
-
 TOLERANCE = 1e-6
 DOUBTS_IN_A_ROW = 5
 FIRST_PAUSE = 5.0
+LONGEST_PAUSE = 900.0
 MORE_DOUBTS = 12
 """Creates that may be in doubt in an outage, besides those in flight at the fifth doubt."""
 
@@ -34,7 +33,7 @@ class Hold:
 
     def counts(self, verdict: str) -> bool:
         """Whether a verdict counts towards the five in a row."""
-        return verdict == "unknown" or (verdict == "faulted" and is_on("gate"))
+        return verdict in ("unknown", "faulted")
 
     def heard(self, verdict: str, now: float) -> bool:
         """Take in a verdict that was recorded; return whether a hold begins with it."""
@@ -47,7 +46,7 @@ class Hold:
             return True
         if verdict in ("taken", "no"):
             self.in_a_row = 0
-            if verdict == "taken" or not is_on("gate"):
+            if verdict == "taken":
                 self.released_at = None
                 self.pause = FIRST_PAUSE
                 self.asks_from = min(self.asks_from, now + FIRST_PAUSE)
@@ -57,9 +56,9 @@ class Hold:
         """Take in the answer to a question whether the outage is over; None: no answer."""
         if self.since is None or status == 429:
             return  # a 429 says nothing: the same question is asked again, at its pace
-        self.pause = min(900.0 if is_on("gate") else 600.0, 2 * self.pause)
+        self.pause = min(LONGEST_PAUSE, 2 * self.pause)
         self.asks_from = now + self.pause
-        if status is not None and (status < 500 if is_on("gate") else status == 200):
+        if status is not None and status < 500:
             self.since, self.released_at = None, now
             self.in_a_row = DOUBTS_IN_A_ROW - 1
 

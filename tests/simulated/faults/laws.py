@@ -29,7 +29,6 @@ from aivideo.simulator import TaskRecord
 from tests.simulated.faults.audits import Audits
 from tests.simulated.faults.ceilings import Ceilings
 from tests.simulated.faults.content import content_of, content_of_body, content_of_task
-from tests.simulated.faults.hardships import is_on
 from tests.simulated.faults.ledgers import CLAIM, WatchedLedger
 from tests.simulated.faults.process import Claim, Post, Process
 from tests.simulated.faults.promises import Promises
@@ -100,7 +99,7 @@ class Laws:
                 f"{process.name} claims {job_id} during an outage, before a probe succeeded",
             )
         released = hold.released_at
-        if is_on("gate") and released is not None:
+        if released is not None:
             probes = process.claiming + sum(
                 post.verdict is None and post.sent_at > released for post in process.posts
             )
@@ -123,7 +122,7 @@ class Laws:
 
     def _check_repeat(self, process: Process, record: JobRecord, content: str) -> None:
         """Check that nobody sends again, unasked, what may have been charged."""
-        allowed = process.plan.settings.get("resubmit_server_errors") or not is_on("after-500")
+        allowed = process.plan.settings.get("resubmit_server_errors")
         doubts = {each.status for each in record.attempts[:-1] if each.status.is_in_doubt}
         doubts -= {AttemptStatus.FAULTED} if allowed else set()
         if doubts and content not in self.world.changed_manually:
@@ -398,5 +397,5 @@ class Laws:
 def _as_the_gate_hears(verdict: str) -> str:
     """Return a verdict as the gate for creates counts it."""
     if verdict == "repeated":
-        return "unknown" if is_on("places") else "taken"
+        return "unknown"
     return verdict

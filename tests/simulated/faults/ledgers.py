@@ -120,12 +120,6 @@ class WatchedLedger(_Watched, SqliteLedger):
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def may_be_sent(self, job_id: str) -> bool:
-        """Whether a job is on disk as one that may be sent later, or is in doubt by a crash."""
-        run = self.file.connection.execute
-        row = run("SELECT status FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return row is not None and row[0] in ("planned", "submitting", "unknown")
-
     def is_in_doubt(self, job_id: str) -> bool:
         """Whether a create of a job may have been charged, as far as is on disk."""
         row = self.file.connection.execute(

@@ -48,12 +48,6 @@ class Promises:
         if process.ledger.is_in_doubt(job_id):
             self._laws.fail("unsent", f"job {job_id} is in doubt, and was said to be unsent")
 
-    def was_faulted(self, job_id: str) -> bool:
-        """Whether a create of a job was answered with the documented 500 or 503."""
-        return any(
-            post.claim.job_id == job_id and post.verdict == "faulted" for post in self._laws.posts
-        )
-
     def forbid(self, job_id: str) -> bool:
         """Whether a job must not be sent."""
         if job_id not in self._told_unsent:

@@ -6,7 +6,6 @@ import multiprocessing
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from tests.simulated.faults import hardships
 from tests.simulated.faults.world import Result, World
 
 CHUNK = 25
@@ -26,12 +25,7 @@ def _run_chunk(seeds: list[int]) -> list[Result]:
     return [run(seed) for seed in seeds]
 
 
-def results(
-    seeds: Iterable[int],
-    jobs: int,
-    mutant: str | None = None,
-    enabled: frozenset[str] = frozenset(),
-) -> Iterator[Result]:
+def results(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Iterator[Result]:
     """Simulate many seeds, in chunks in other processes if ``jobs`` is above 1."""
     if jobs == 1:
         for seed in seeds:
@@ -41,14 +35,13 @@ def results(
     chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
     # Not ProcessPoolExecutor: in CPython 3.11 it stops for ever when it replaces its workers.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs, apply, (mutant, enabled), maxtasksperchild=CHUNKS) as pool:
+    with context.Pool(jobs, apply, (mutant,), maxtasksperchild=CHUNKS) as pool:
         for chunk in pool.imap(_run_chunk, chunks):
             yield from chunk
 
 
-def apply(mutant: str | None, enabled: frozenset[str] = frozenset()) -> None:
-    """Apply a mutant, if one is named, and switch draws on that are off by default."""
-    hardships.ENABLED.update(enabled)
+def apply(mutant: str | None) -> None:
+    """Apply a mutant, if one is named."""
     if mutant is not None:
         from tests.simulated.more_mutants import all_mutants
 
