@@ -11,8 +11,8 @@ from tests.simulated.faults.world import Result, World
 CHUNK = 25
 """Seeds per task of a worker process."""
 
-CHUNKS = 20
-"""Tasks after which a worker is replaced: one that has run thousands of seeds is slow, since each
+CHUNKS = 4
+"""Tasks after which a worker is replaced: one that has run hundreds of seeds is slow, since each
 garbage collection visits what its caches hold."""
 
 
