@@ -6,8 +6,10 @@ so.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import reduce
 from typing import Any
 
@@ -88,15 +90,29 @@ def server_errors_uncounted() -> None:
     before = replace(consequences, "_row", row)
 
 
-@mutant("8", "a line without an id is named by its number", "aivideo.manifest.reading:content_name")
-def named_by_number() -> None:
-    from aivideo.manifest import reading
+@mutant(
+    "8",
+    "two runs match and record their lines at once, and name them by their numbers",
+    "aivideo.manifest.preparing:_alone",
+)
+def matched_at_once() -> None:
+    from aivideo.manifest import preparing, reading
 
     def lines(*args: Any, **settings: Any) -> Any:
         found = before(*args, **settings)
         return [each if each.named else evolve(each, id=f"{each.number:04d}") for each in found]
 
+    @asynccontextmanager
+    async def alone(_: object) -> AsyncIterator[None]:
+        yield
+
+    async def record(*args: Any) -> Any:
+        await asyncio.sleep(2)
+        return await record_before(*args)
+
     before = replace(reading, "_lines", lines)
+    replace(preparing, "_alone", alone)
+    record_before = replace(preparing, "_record", record)
 
 
 @mutant(
@@ -129,15 +145,16 @@ def audit_too_early() -> None:
     "aivideo._session.reasons:still_faulted",
 )
 def retried_before_claim() -> None:
-    from aivideo._session.recorder import Recorder
+    from aivideo._session.submitter import Submitter
     from aivideo.ledger.events import Retried
+    from aivideo.ledger.records import JobStatus
 
-    async def claim(self: Any, live: Any, *, retry_faulted: bool = False, **settings: Any) -> Any:
-        if retry_faulted:
-            await self.ledger.record(live.id, Retried(pay_again=True))
-        return await before(self, live, **settings)
+    async def permit(self: Any, live: Any, submission: Any, retry_after: Any) -> Any:
+        if submission.fault is not None and live.record.status is JobStatus.FAULTED:
+            await self._recorder.ledger.record(live.id, Retried(pay_again=True))
+        return await before(self, live, submission, retry_after)
 
-    before = replace(Recorder, "claim", claim)
+    before = replace(Submitter, "_permit", permit)
 
 
 @mutant("3", "any 4xx counts as refused", "aivideo._api.verdict:_is_final")
