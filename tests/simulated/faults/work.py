@@ -90,6 +90,7 @@ class Work:
             ticker.cancel()
         if plan.reads_credits_every is not None:
             await self._audit()
+        self._check_places()
         await self.session.aclose()
         if running:
             # Closing the session must end all waiting calls; a GET that is under way ends first.
@@ -251,6 +252,13 @@ class Work:
                 await asyncio.sleep(world.rng.random() * 0.4)
             else:
                 await self._wait_for_job(job)
+
+    def _check_places(self) -> None:
+        """Check that no place under ``max_running_jobs`` is taken by anything but a task."""
+        taken = self.session.statistics().limiter.running_jobs
+        tasks = len(self.session._parts.live.tasks())
+        if self.process.alive and taken > tasks:
+            self.world.laws.fail("places", f"{taken} places are taken by {tasks} tasks")
 
     def _told(self, error: AIVideoError, key: str | None) -> bool:
         """Take in the error of ``submit``; return whether the user believes it to be unsent."""
