@@ -32,14 +32,17 @@ def _no_api_key_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_interrupts() -> Iterator[None]:
-    """Let SIGINT interrupt, here and in processes that tests start.
+def _signals_have_their_effect() -> Iterator[None]:
+    """Let SIGINT and SIGHUP have their effect, here and in processes that tests start.
 
-    A shell starts background jobs (`make test &`, many CI runners) with SIGINT ignored, and their
-    children inherit that: the tests of Ctrl-C would wait for an interrupt that never comes.
+    A shell starts background jobs (`make test &`, many CI runners) with SIGINT ignored, and `nohup`
+    ignores SIGHUP. Children inherit that: the tests of signals would wait for one that never comes.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    if before[signal.SIGINT] is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

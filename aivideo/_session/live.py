@@ -299,6 +299,12 @@ class LiveJobs:
         self._lost.add(task_id)
         return True
 
+    def task_found(self, task_id: TaskId) -> bool:
+        """Note that a task is polled again; return whether it did not count as running."""
+        was_lost = task_id in self._lost
+        self._lost.discard(task_id)
+        return was_lost
+
     # --- credits ------------------------------------------------------------------------------
 
     @property

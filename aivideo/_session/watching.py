@@ -136,4 +136,6 @@ class Watching:
     def watch_again(self) -> None:
         """Poll every running task again, where a bad key has ended the polling."""
         for task_id, live in self._live.tasks():
+            if self._live.task_found(task_id):
+                self._limiter.job_adopted()
             self.watch(task_id, live.record.request)
