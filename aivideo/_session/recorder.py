@@ -149,6 +149,15 @@ class Recorder:
             self._live.hold(live, holding(record.attempt(number).status))
         return record
 
+    async def find(self, job_id: str) -> JobRecord | None:
+        """Find a job.
+
+        Raises:
+            LedgerError: however the ledger fails.
+        """
+        with _failures_as_ledger_errors():
+            return await self.ledger.find(job_id)
+
     async def withdraw(self, job_id: str) -> JobRecord:
         """Withdraw a planned job, so that nobody sends it.
 

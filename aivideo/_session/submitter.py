@@ -251,24 +251,37 @@ class Submitter:
             ):  # proved not taken, which could not be recorded yet
                 self._recorder.withdraw_later(live.id)
             return error
-        if submission.if_unsent is IfUnsent.KEEP:
-            return reasons.with_note(error, reasons.who_sends_it(live.record))
+        keeps = submission.if_unsent is IfUnsent.KEEP
         try:
-            record = await self._withdrawn_or_sent(live)
+            record = await (self._found(live) if keeps else self._withdrawn_or_sent(live))
         except LedgerError:
+            if keeps:
+                return reasons.with_note(error, reasons.who_sends_it(live.record))
             self._recorder.withdraw_later(live.id)
             return reasons.with_note(error, reasons.not_withdrawn(live.record))
-        else:
-            self._watching.follow(live, record)
-            if record.task_id is not None:
-                return None
-            if record.status is not JobStatus.WITHDRAWN:
-                return reasons.sent_elsewhere(live.job, record)
-        return (
-            reasons.with_note(error, "it was not sent")
-            if isinstance(error, SessionClosedError)
-            else error
-        )
+        self._watching.follow(live, record)
+        if record.status is JobStatus.PLANNED:
+            return reasons.with_note(error, reasons.who_sends_it(record))
+        if record.task_id is not None:
+            return None
+        if record.status is not JobStatus.WITHDRAWN:
+            return reasons.sent_elsewhere(live.job, record)
+        if keeps:  # a person has withdrawn it
+            return reasons.withdrawn(live.job)
+        if isinstance(error, SessionClosedError):
+            return reasons.with_note(error, "it was not sent")
+        return error
+
+    async def _found(self, live: LiveJob) -> JobRecord:
+        """Return what a job is now: another process may have sent it meanwhile.
+
+        Raises:
+            LedgerError: it cannot be read.
+        """
+        record = await self._recorder.find(live.id)
+        if record is None:
+            raise LedgerError(f"job {live.id} is no longer in the ledger")
+        return record
 
     async def _withdrawn_or_sent(self, live: LiveJob) -> JobRecord:
         """Withdraw a job; return what it is now, which is not ``planned``.
@@ -282,9 +295,7 @@ class Submitter:
             try:
                 return await self._recorder.withdraw(live.id)
             except ContradictionError:
-                record = await self._recorder.ledger.find(live.id)
-                if record is None:
-                    raise LedgerError(f"job {live.id} is no longer in the ledger") from None
+                record = await self._found(live)
                 if record.status is not JobStatus.PLANNED:
                     return record
 

@@ -460,3 +460,16 @@ async def test_a_job_that_another_session_has_sent_meanwhile_is_not_said_to_be_u
         assert waiting.cancelled()
     else:
         assert (await waiting).task_id == queued.task_id
+
+
+async def test_a_keyed_job_that_another_session_has_sent_is_not_said_to_be_unsent(
+    path: Path,
+) -> None:
+    sold = service()
+    async with full_queue(path, sold, max_credits=150) as one:
+        waiting = asyncio.create_task(one.submit(boat(), key="boat"))
+        await asyncio.sleep(1)
+        async with session_on(path, sold) as other:
+            sent = await other.submit(boat(), key="boat")
+        assert (await waiting).task_id == sent.task_id
+    assert sold.truth.creates_taken == 2

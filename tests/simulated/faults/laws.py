@@ -154,7 +154,10 @@ class Laws:
             )
         assert process.ledger is not None
         status = process.ledger.status_of(claim.job_id, claim.number) if claim.number else None
-        if status != "submitting":
+        # Somebody whose clock is ahead finds that the lease of a live claim has passed. The job is
+        # unknown then, and the POST's verdict lands all the same.
+        lapsed_early = status == "unknown" and process.has_other_clock
+        if status != "submitting" and not lapsed_early:
             self.fail("law 1", f"{content!r} is POSTed, but its ledger row is {status}")
         if "manifest" in content and content not in process.lines:
             self.fail(
