@@ -114,6 +114,7 @@ class Limiter:
         self._accepted = 0
         self._rejected = 0
         self._closed_by: AIVideoError | None = None
+        self._all_closed_by: AIVideoError | None = None
         self._creates_bound: int | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -129,12 +130,14 @@ class Limiter:
                 (0 if none were given). After them it is the first in the queue.
 
         Raises:
-            GateClosed: for a create, if creates are closed now or become closed while it waits.
+            GateClosed: the limiter, or for a create the creates, are closed now or become closed
+                while it waits.
         """
         loop = asyncio.get_running_loop()
         is_create = kind is RequestKind.CREATE
-        if is_create and self._closed_by is not None:
-            raise GateClosed(self._closed_by)
+        closed_by = self._all_closed_by or (self._closed_by if is_create else None)
+        if closed_by is not None:
+            raise GateClosed(closed_by)
         if not (self._creates or self._polls or self._delayed_creates or retry_after):
             permit = self._grant_at_once(loop.time(), is_create)
             if permit is not None:
@@ -168,6 +171,16 @@ class Limiter:
         waiters = [*self._creates, *(waiter for _, _, waiter in self._delayed_creates)]
         self._creates.clear()
         self._delayed_creates.clear()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(GateClosed(error))
+
+    def close(self, error: AIVideoError) -> None:
+        """Grant nothing more. All that wait now or come later get GateClosed(error)."""
+        self._all_closed_by = error
+        self.close_creates(error)
+        waiters = [*self._polls]
+        self._polls.clear()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(GateClosed(error))

@@ -29,6 +29,7 @@ from aivideo._session.recorder import Recorder
 from aivideo._session.submitter import CallbackURLs, Submitter
 from aivideo._session.supervisor import Supervisor
 from aivideo._session.watching import TaskEnds, Watching
+from aivideo.errors import SessionClosedError
 from aivideo.ledger import Ledger
 from aivideo.settings import SessionSettings
 
@@ -148,5 +149,6 @@ async def shut_down(parts: Parts) -> None:
             await asyncio.wait([*parts.supervisor.submissions])
     finally:
         await parts.poller.aclose()
+        parts.limiter.close(SessionClosedError("the session is closed; nothing was sent"))
         await parts.actions.finish_updates()
         await parts.downloads.aclose()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from aivideo._api.client import Client
-from aivideo._pacing.limiter import Limiter, Permit
+from aivideo._pacing.limiter import GateClosed, Limiter, Permit
 from aivideo._pacing.turns import RequestKind
 from aivideo.errors import APIConnectionError, LedgerError, RateLimitError
 from aivideo.ledger import Ledger
@@ -81,7 +82,10 @@ class Questions:
 
     async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
         while True:
-            permit = await self._limiter.acquire(RequestKind.OTHER)
+            try:
+                permit = await self._limiter.acquire(RequestKind.OTHER)
+            except GateClosed as closed:
+                raise copy.copy(closed.error) from None
             try:
                 return await _with_permit(permit, question())
             except RateLimitError:

@@ -250,6 +250,7 @@ class Submitter:
                 and live.held is Holding.NONE
             ):  # proved not taken, which could not be recorded yet
                 self._recorder.withdraw_later(live.id)
+                return reasons.with_note(error, reasons.not_withdrawn(live.record))
             return error
         keeps = submission.if_unsent is IfUnsent.KEEP
         try:

@@ -27,6 +27,7 @@ from aivideo.simulator import (
     Faults,
     Scenario,
     Service,
+    TokenBucket,
     serve,
 )
 from aivideo.testing import DirectTransport
@@ -141,3 +142,16 @@ async def test_instrumentation_is_told_of_jobs_and_of_saved_files(tmp_path: Path
     (saved,) = (event for event in told if isinstance(event, FileSaved))
     assert (saved.job_id, saved.path) == (job.id, tmp_path / "boat.mp4")
     assert "?" not in repr(told), "no signed URL"
+
+
+async def test_closing_releases_a_question_that_waits_for_its_turn() -> None:
+    sold = Service(scenario(rate_limit=TokenBucket(0.001, 1), latency=1.0))
+    async with Session("sk-test", transport=DirectTransport(sold)) as session:
+        await session.credits()
+        waiting = asyncio.create_task(session.credits())
+        await asyncio.sleep(60)
+        assert not waiting.done()
+    with pytest.raises(SessionClosedError):
+        await asyncio.wait_for(waiting, 60)
+    with pytest.raises(SessionClosedError):
+        await session.credits()
