@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from aivideo._api.client import Client
+from aivideo._api.send_deadline import SendDeadline
 from aivideo._pacing.limiter import GateClosed, Limiter, Permit
 from aivideo._pacing.turns import RequestKind
 from aivideo.errors import APIConnectionError, LedgerError, RateLimitError
@@ -18,6 +19,9 @@ from aivideo.models import Credits, Task, TaskId
 log = logging.getLogger("aivideo.session")
 
 T = TypeVar("T")
+
+READING_TIMEOUT = 60.0
+"""Seconds from the question to the answer, at most, for a reading of the balance to be kept."""
 
 
 class PacedPolls:
@@ -80,6 +84,17 @@ class Questions:
         """Ask for the balance; raises what :meth:`Client.credits` raises, but no 429."""
         return await self._ask(self._client.credits)
 
+    async def reading(self) -> tuple[Credits, SendDeadline]:
+        """Ask for the balance; return it, and until when it is fresh enough to be kept."""
+        fresh = SendDeadline.after(0.0)
+
+        async def ask() -> Credits:
+            nonlocal fresh
+            fresh = SendDeadline.after(READING_TIMEOUT)  # not while it waits for its turn
+            return await self._client.credits()
+
+        return await self._ask(ask), fresh
+
     async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
         while True:
             try:
@@ -105,8 +120,15 @@ class Account:
         self._ledger = ledger
 
     async def credits(self) -> Credits:
-        """Ask for the balance, and keep the answer beside what the ledger knows now."""
-        account = await self._questions.credits()
+        """Ask for the balance, and keep the answer beside what the ledger knows now.
+
+        An answer that was on its way for long is not kept, as where this process was suspended
+        meanwhile: the ledger may know purchases by now that the counter did not include.
+        """
+        account, fresh = await self._questions.reading()
+        if fresh.has_passed():
+            log.info("the balance was not recorded: its answer is more than a minute old")
+            return account
         try:
             await self._ledger.note_credits(account)
         except LedgerError as error:
