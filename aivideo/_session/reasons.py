@@ -48,10 +48,12 @@ def withdrawn(job: Job) -> JobWithdrawnError:
 def who_sends_it(record: JobRecord) -> str:
     """Say who may send a job later that stays planned."""
     if record.batch is not None:
-        return f"not sent yet: the batch {record.batch!r} sends it"
-    if record.resumable:
-        return "not sent yet: session.resume() sends it"
-    return f"not sent yet: submit it again with key={record.key!r}"
+        text = f"not sent yet: the batch {record.batch!r} sends it"
+    elif record.resumable:
+        text = "not sent yet: session.resume() sends it"
+    else:
+        text = f"not sent yet: submit it again with key={record.key!r}"
+    return f"{text}; an earlier create of it may have been charged" if record.doubts else text
 
 
 def not_withdrawn(record: JobRecord) -> str:

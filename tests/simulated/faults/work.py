@@ -268,6 +268,8 @@ class Work:
             return False  # it was enqueued under the same key before
         if "session.resume() may send it" in str(error):
             return False  # it could not be withdrawn
+        if "an earlier create of it may have been charged" in str(error):
+            return False  # a person had it sent again
         if isinstance(error, SessionClosedError) and "not sent" not in str(error):
             return False  # it followed a POST of another process
         job_id = PLANNED.get()
