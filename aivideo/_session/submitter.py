@@ -260,6 +260,10 @@ class Submitter:
                 return reasons.with_note(error, reasons.who_sends_it(live.record))
             self._recorder.withdraw_later(live.id)
             return reasons.with_note(error, reasons.not_withdrawn(live.record))
+        try:
+            _check_unchanged(live.record, record)
+        except InvalidRequestError as changed:
+            return changed
         self._watching.follow(live, record)
         if record.status is JobStatus.PLANNED:
             return reasons.with_note(error, reasons.who_sends_it(record))

@@ -13,6 +13,7 @@ import pytest
 from aivideo import (
     BudgetExceededError,
     Failed,
+    InvalidRequestError,
     Job,
     JobRecord,
     JobStatus,
@@ -472,4 +473,22 @@ async def test_a_keyed_job_that_another_session_has_sent_is_not_said_to_be_unsen
         async with session_on(path, sold) as other:
             sent = await other.submit(boat(), key="boat")
         assert (await waiting).task_id == sent.task_id
+    assert sold.truth.creates_taken == 2
+
+
+async def test_a_key_used_for_another_request_meanwhile_brings_no_foreign_result(
+    path: Path,
+) -> None:
+    sold, name = service(), "boat"
+    async with full_queue(path, sold, max_credits=150) as one:
+        outcomes = one.generate_many([boat(1)], batch="boats", key=lambda *_: name)
+        waiting = asyncio.create_task(anext(outcomes))
+        await asyncio.sleep(1)
+        async with session_on(path, sold) as other:
+            sent = other.generate_many([boat(2)], batch="boats", key=lambda *_: name)
+            assert not isinstance(await anext(sent), Failed)
+        outcome = await waiting
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, InvalidRequestError)
+        assert outcome.task_id is None
     assert sold.truth.creates_taken == 2
