@@ -97,7 +97,8 @@ class Work:
             stood_still = process.still_seconds
             allowed = 1.0 + 3 * process.request_timeout * plan.manifest
             await asyncio.wait(running, timeout=allowed)
-            if process.still_seconds > stood_still:  # the time passed while nothing ran
+            while process.still_seconds > stood_still:  # the time passed while nothing ran
+                stood_still = process.still_seconds
                 await asyncio.wait(running, timeout=allowed)
             if process.alive and self.pending:
                 world.laws.fail("one outcome", f"still waiting after close: {self.pending}")
