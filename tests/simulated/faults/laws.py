@@ -177,8 +177,9 @@ class Laws:
         if not process.plan.states_limit or limit is None or now < process.pace_from:
             return
         sends.append(now)
-        # A create is sent after its claim is on disk: up to `ledger_delay` after its permit.
-        late = self.world.plan.ledger_delay + TOLERANCE
+        # A create is sent after its claim is on disk: after its permit, the claim waits for the
+        # transaction that is under way, and then for its own.
+        late = 2 * self.world.plan.ledger_delay + TOLERANCE
         if limit.burst is None:
             earlier = len(sends) - 1 - int(limit.count)
             if earlier >= 0 and now - sends[earlier] < limit.seconds - late:
