@@ -28,6 +28,8 @@ it (observed with aiohttp 3.14, and held by ``tests/api/test_transport.py``):
 
 Deadlines are not anyio timeouts, since those would take a tenth of a request's CPU (see
 ``_Deadlines``).
+
+The file is long because it is the one border to aiohttp: the Protocol, and all that keeps it.
 """
 
 from __future__ import annotations

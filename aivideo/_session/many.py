@@ -6,6 +6,9 @@ the jobs that run, not with the requests that there are.
 
 What a function of the user raises is the outcome of the one job that it was called for, and is
 kept from the tasks of this module by :mod:`aivideo._session.user_code`.
+
+The file is long because one call is one state: producer, submissions, waiters and downloads share
+its counters and its one event, and each must leave them right when it ends.
 """
 
 from __future__ import annotations

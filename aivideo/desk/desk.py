@@ -1,4 +1,8 @@
-"""The desk itself; see :mod:`aivideo.desk`."""
+"""The desk itself; see :mod:`aivideo.desk`.
+
+The file is long because it is a public class: each method states its contract, and hands on what
+can be decided without a ledger to :mod:`aivideo.desk.choosing` and :mod:`aivideo.desk.evidence`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """One connection to a ledger's file, and the steps taken in its transactions.
 
-One thread at a time may use it.
+One thread at a time may use it. The file is long because all that reads or writes a row is here:
+what a transaction has written, and what is remembered of it, must agree.
 """
 
 from __future__ import annotations
