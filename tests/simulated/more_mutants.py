@@ -6,10 +6,8 @@ so.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -92,27 +90,16 @@ def server_errors_uncounted() -> None:
 
 @mutant(
     "8",
-    "two runs match and record their lines at once, and name them by their numbers",
-    "aivideo.manifest.preparing:_alone",
+    "a line without an id is not found by its content",
+    "aivideo.manifest.preparing:match",
 )
-def matched_at_once() -> None:
-    from aivideo.manifest import preparing, reading
+def content_ignored() -> None:
+    from aivideo.manifest import preparing
 
-    def lines(*args: Any, **settings: Any) -> Any:
-        found = before(*args, **settings)
-        return [each if each.named else evolve(each, id=f"{each.number:04d}") for each in found]
+    def match(lines: Any, records: Any) -> Any:
+        return before(lines, [evolve(record, fingerprint=record.id) for record in records])
 
-    @asynccontextmanager
-    async def alone(_: object) -> AsyncIterator[None]:
-        yield
-
-    async def record(*args: Any) -> Any:
-        await asyncio.sleep(2)
-        return await record_before(*args)
-
-    before = replace(reading, "_lines", lines)
-    replace(preparing, "_alone", alone)
-    record_before = replace(preparing, "_record", record)
+    before = replace(preparing, "match", match)
 
 
 @mutant(
