@@ -111,16 +111,6 @@ def sent_after_lease() -> None:
     replace(of("aivideo._api.send_deadline:SendDeadline"), "has_passed", lambda _: False)
 
 
-@mutant(
-    "4",
-    "the release of a late owner plans a job that another attempt has bought",
-    "aivideo.ledger.transitions:_is_overtaken",
-)
-def late_release_plans() -> None:
-    transitions = importlib.import_module("aivideo.ledger.transitions")
-    replace(transitions, "_is_overtaken", lambda *_: False)
-
-
 @mutant("audit", "an audit concludes at once", "aivideo.ledger.audit:SETTLING_TIME")
 def audit_too_early() -> None:
     replace(importlib.import_module("aivideo.ledger.audit"), "SETTLING_TIME", 0.0)
