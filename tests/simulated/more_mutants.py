@@ -111,9 +111,20 @@ def sent_after_lease() -> None:
     replace(of("aivideo._api.send_deadline:SendDeadline"), "has_passed", lambda _: False)
 
 
-@mutant("audit", "an audit concludes at once", "aivideo.ledger.audit:SETTLING_TIME")
-def audit_too_early() -> None:
-    replace(importlib.import_module("aivideo.ledger.audit"), "SETTLING_TIME", 0.0)
+@mutant(
+    "audit",
+    "an audit concludes at once, and takes a growth by less than all doubts for none",
+    "aivideo.ledger.audit:_of_one",
+)
+def audit_too_sure() -> None:
+    audit = importlib.import_module("aivideo.ledger.audit")
+
+    def of_one(rest: Any, prices: Any) -> str:
+        found: str = before(rest, prices)
+        return "none charged" if found in ("some charged", "all charged") else found
+
+    before = replace(audit, "_of_one", of_one)
+    replace(audit, "SETTLING_TIME", 0.0)
 
 
 @mutant(
