@@ -55,7 +55,7 @@ class Audits:
             for task_id, task in laws.world.service.truth.tasks.items()
             if laws.post_of_task[task_id].name in posts
         ]
-        charged = [task for task in tasks if not task.refunded or task.ends > now - READ_WITHIN]
+        charged = [task for task in tasks if not task.refunded or task.ends > now]
         if finding.conclusion == "none charged":
             self._said_untaken |= posts
             if charged:
