@@ -24,7 +24,7 @@ import copy
 import logging
 import random
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from aivideo._api import callback_tokens
 from aivideo._api.client import Client
@@ -50,7 +50,7 @@ from aivideo.errors import (
 )
 from aivideo.ledger import events
 from aivideo.ledger.events import AttemptEvent
-from aivideo.ledger.records import JobRecord, JobStatus, Reason
+from aivideo.ledger.records import AttemptStatus, JobRecord, JobStatus, Reason
 from aivideo.ledger.totals import Holding
 from aivideo.ledger.transitions import apply
 
@@ -534,8 +534,13 @@ def _checked(what: Consequence, record: JobRecord, number: int) -> Consequence:
     of this job runs.
     """
     event = what.event
-    if not isinstance(event, events.Taken) or record.attempt(number).task_id == event.task_id:
+    if not isinstance(event, events.Taken):
         return what
+    attempt = record.attempt(number)
+    if attempt.task_id == event.task_id:
+        # A callback may have reported its end meanwhile: then it takes no place.
+        runs = attempt.status is AttemptStatus.RUNNING
+        return what if runs else evolve(what, permit=PermitEnd.ACCEPTED)
     text = f"the response names task {event.task_id}, which is the task of another job"
     return consequences.contradicted(text)
 

@@ -10,9 +10,16 @@ import orjson
 import pytest
 
 from aivideo import AuthenticationError, Failed, Session, Sora2, SubmitUnknownError
+from aivideo._api.verdict import Accepted
 from aivideo._api.wire import Answer
+from aivideo._session import consequences
+from aivideo._session.consequences import PermitEnd
+from aivideo._session.submitter import _checked
+from aivideo.ledger.events import Claimed, Completed, Taken
+from aivideo.ledger.transitions import apply
 from aivideo.simulator import Scenario, Service
 from aivideo.testing import DirectTransport
+from tests.ledger.jobs import job
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +131,10 @@ async def test_a_task_that_ended_before_its_create_was_recorded_takes_no_place()
         outcomes = [outcome async for outcome in session.generate_many(boats(4))]
         assert not any(isinstance(outcome, Failed) for outcome in outcomes)
         assert session.statistics().limiter.running_jobs == 0
+
+
+async def test_a_task_whose_end_is_recorded_before_its_create_takes_no_place() -> None:
+    running = apply(apply(job(), Claimed()), Taken("t"))
+    what = consequences.of(Accepted("t"))
+    assert _checked(what, running, 1).permit is PermitEnd.JOB_TAKEN
+    assert _checked(what, apply(running, Completed()), 1).permit is PermitEnd.ACCEPTED
